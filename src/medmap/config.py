@@ -1,0 +1,200 @@
+"""The mechanics of configuration: frozen sections, YAML in and out, overrides, errors a person can act on.
+
+Rooms own the section that concerns them (``fit`` owns ``fit:``, ``augment`` owns ``augment:`` …); ``plan`` assembles
+them into one ``Run``. Nothing here knows what is configured.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from medmap.errors import ConfigError
+
+MAX_YAML_BYTES = 8 * 2**20
+MAX_YAML_DEPTH = 40
+
+
+class Section(BaseModel):
+    """The base of everything that is written to or read from a configuration file: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=False)
+
+
+S = TypeVar("S", bound=BaseModel)
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that refuses duplicate keys, anchors (the way to a billion laughs) and deep nesting."""
+
+    depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.events.AliasEvent):
+            raise ConfigError("YAML aliases (*name) are not accepted", remedy="write the value out")
+        self.depth += 1
+        if self.depth > MAX_YAML_DEPTH:
+            raise ConfigError("the YAML file is nested too deeply", expected=f"at most {MAX_YAML_DEPTH} levels")
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = key_node.value
+            if key in seen:
+                raise ConfigError("a key stands twice in one block", got=key, remedy="keep one of them")
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def parse_yaml(text: str, where: str) -> dict[str, Any]:
+    """YAML text to a mapping.
+
+    Raises:
+        ConfigError: No YAML, no mapping, a duplicate key, an alias, or nesting beyond reason.
+
+    Example:
+        >>> parse_yaml("train: {epochs: 5}", "run.yaml")
+        {'train': {'epochs': 5}}
+    """
+    try:
+        data = yaml.load(text, Loader=_Loader)  # noqa: S506  (a SafeLoader)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{where} is not valid YAML", got=" ".join(str(error).split())) from error
+    except RecursionError as error:
+        raise ConfigError(f"{where} is nested too deeply") from error
+    except ValueError as error:
+        raise ConfigError(f"{where} holds a value that cannot be read", got=str(error)) from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"{where} holds no settings", got=type(data).__name__, expected="keys and values")
+    return data
+
+
+def read_text(path: str | Path, limit_bytes: int = MAX_YAML_BYTES) -> str:
+    """A small text file as a string.
+
+    Raises:
+        ConfigError: Absent, unreadable, not text, or larger than ``limit_bytes``.
+    """
+    path = Path(path)
+    try:
+        size = path.stat().st_size
+        if size > limit_bytes:
+            raise ConfigError(
+                f"{path} is too large for a configuration file", got=f"{size} bytes", expected=limit_bytes
+            )
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path} does not exist") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read as text", got=str(error)) from error
+
+
+def validate(model: type[S], data: Mapping[str, Any], where: str) -> S:
+    """A mapping to a validated section; every error names the key, the value and what was expected.
+
+    Raises:
+        ConfigError: Unknown keys (with the closest known one), wrong types, values out of range.
+    """
+    try:
+        return model.model_validate(dict(data))
+    except ValidationError as error:
+        lines = [_explain(model, dict(item)) for item in error.errors()]
+        raise ConfigError(f"{where} is not usable: " + "; ".join(lines)) from error
+
+
+def _explain(model: type[BaseModel], item: dict[str, Any]) -> str:
+    path = ".".join(str(p) for p in item["loc"])
+    if item["type"] == "extra_forbidden":
+        close = difflib.get_close_matches(str(item["loc"][-1]), sorted(_known_keys(model)), n=1)
+        hint = f" (did you mean {close[0]}?)" if close else ""
+        return f"unknown key {path}{hint}"
+    if item["type"] == "missing":
+        return f"{path} is missing"
+    return f"{path} = {item['input']!r}: {item['msg'][:1].lower()}{item['msg'][1:]}"
+
+
+def _known_keys(model: type[BaseModel]) -> set[str]:
+    schema = model.model_json_schema()
+    blocks = [schema, *schema.get("$defs", {}).values()]
+    return {key for block in blocks for key in block.get("properties", {})}
+
+
+def with_overrides(data: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """The mapping with ``a.b=c`` assignments applied; values are YAML.
+
+    Raises:
+        ConfigError: No ``=``, an empty name, or a path through something that is no block.
+
+    Example:
+        >>> with_overrides({"fit": {"epochs": 5}}, ["fit.epochs=7", "fit.ema=null"])
+        {'fit': {'epochs': 7, 'ema': None}}
+    """
+    result = _copy(data)
+    for text in overrides:
+        path, equals, value = text.partition("=")
+        keys = path.strip().split(".")
+        if not equals or not all(keys):
+            raise ConfigError("an override reads block.key=value", got=repr(text))
+        block = result
+        for key in keys[:-1]:
+            child = block.setdefault(key, {})
+            if not isinstance(child, dict):
+                raise ConfigError(f"{path} leads through {key}, which is no block", got=repr(child))
+            block = child
+        try:
+            block[keys[-1]] = yaml.load(value, Loader=_Loader) if value.strip() else None  # noqa: S506
+        except yaml.YAMLError as error:
+            raise ConfigError(f"the value of {path} is not valid YAML", got=repr(value)) from error
+    return result
+
+
+def _copy(data: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: _copy(v) if isinstance(v, Mapping) else v for k, v in data.items()}
+
+
+def to_yaml(data: Mapping[str, Any]) -> str:
+    """Plain values as YAML in the order given, short lists on one line."""
+    return yaml.dump(
+        dict(data), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110, default_flow_style=None
+    )
+
+
+class _Dumper(yaml.SafeDumper):
+    """Tuples as lists, no anchors."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+_Dumper.add_representer(tuple, lambda dumper, value: dumper.represent_list(list(value)))
+
+
+def write_atomically(path: str | Path, content: str | bytes) -> None:
+    """Write a whole file or nothing: a neighbour file, synced, then renamed over the target.
+
+    Raises:
+        OSError: The disk is full or the folder not writable; the target is as it was.
+    """
+    path = Path(path)
+    data = content.encode("utf-8") if isinstance(content, str) else content
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).chmod(0o644)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise

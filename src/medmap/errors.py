@@ -1,0 +1,156 @@
+"""Every error medmap raises on purpose, and the exit code the command line gives it.
+
+::
+
+    MedmapError                 70  a defect of medmap's own, unless a branch below says otherwise
+    ├── UsageError               2  the call itself is wrong: a missing option, an output that exists
+    ├── DataError                3  data that cannot be used
+    │   ├── ReadError               a file that is unreadable, truncated or not what it claims to be
+    │   ├── LimitError              a declared or unpacked size beyond what may be allocated
+    │   ├── GeometryError           grids that do not match, a millimetre asked of an image that has none
+    │   ├── LayoutError             a folder or table in no known layout
+    │   ├── DatasetError            a dataset whose parts contradict each other
+    │   └── NotFiniteError          a loss or a score that is NaN or infinite; names the cases of the batch
+    ├── ConfigError              4  run.yaml, dataset.yaml or an override that is wrong
+    │   └── WeightsError            starting weights that are absent or do not fit
+    ├── BundleError              5  a bundle that is changed, incomplete, unknown or too new
+    ├── MissingExtraError        6  an optional dependency that is not installed
+    └── InterruptedRun         130  stopped by the user; the state is saved
+
+    MedmapWarning                   what a user should read before trusting a result
+    ├── LeakageWarning              the same patient or image stands in two splits
+    └── QualityWarning              something odd about the data that does not stop the work
+
+A message says what is wrong, the value received, the value expected and the remedy; it names a case by its
+pseudonym and never a patient.
+"""
+
+from __future__ import annotations
+
+
+class MedmapError(Exception):
+    """The root of the tree.
+
+    Args:
+        what: One sentence: what is wrong.
+        got: The value received, as a person would write it.
+        expected: The value expected.
+        remedy: What the user can do about it.
+        case: The case's identifier (a pseudonym) when one case is to blame.
+
+    Example:
+        >>> str(MedmapError("the image has no spacing", got="a PNG", remedy="give a DICOM or NIfTI file"))
+        'the image has no spacing: got a PNG. Remedy: give a DICOM or NIfTI file.'
+    """
+
+    exit_code = 70
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        got: object = None,
+        expected: object = None,
+        remedy: str | None = None,
+        case: str | None = None,
+    ) -> None:
+        self.what, self.got, self.expected, self.remedy, self.case = what, got, expected, remedy, case
+        super().__init__(self._sentence())
+
+    def _sentence(self) -> str:
+        text = self.what if self.case is None else f"case {self.case}: {self.what}"
+        details = [f"got {self.got}"] if self.got is not None else []
+        if self.expected is not None:
+            details.append(f"expected {self.expected}")
+        if details:
+            text = f"{text}: {', '.join(details)}"
+        text = text.rstrip(".") + "."
+        return text if self.remedy is None else f"{text} Remedy: {self.remedy.rstrip('.')}."
+
+
+class UsageError(MedmapError):
+    """The call itself is wrong."""
+
+    exit_code = 2
+
+
+class DataError(MedmapError):
+    """Data that cannot be used."""
+
+    exit_code = 3
+
+
+class ReadError(DataError):
+    """A file that is unreadable, truncated or not what it claims to be."""
+
+
+class LimitError(DataError):
+    """A declared or unpacked size beyond what may be allocated."""
+
+
+class GeometryError(DataError):
+    """Grids that do not match, or a millimetre asked of an image that has none."""
+
+
+class LayoutError(DataError):
+    """A folder or table in no known layout."""
+
+
+class DatasetError(DataError):
+    """A dataset whose parts contradict each other."""
+
+
+class NotFiniteError(DataError):
+    """A loss or a score that is NaN or infinite; the message names the cases."""
+
+
+class ConfigError(MedmapError):
+    """A configuration file or override that is wrong."""
+
+    exit_code = 4
+
+
+class WeightsError(ConfigError):
+    """Starting weights that are absent or do not fit."""
+
+
+class BundleError(MedmapError):
+    """A bundle that is changed, incomplete, unknown or too new."""
+
+    exit_code = 5
+
+
+class MissingExtraError(MedmapError):
+    """An optional dependency that is not installed.
+
+    Args:
+        package: The package that could not be imported.
+        extra: The name of medmap's extra that brings it.
+        needed_for: What the user asked for.
+    """
+
+    exit_code = 6
+
+    def __init__(self, package: str, extra: str, needed_for: str) -> None:
+        super().__init__(
+            f"{needed_for} needs the package {package}, which is not installed",
+            remedy=f"pip install 'medmap[{extra}]'",
+        )
+
+
+class InterruptedRun(MedmapError):
+    """Stopped by the user; what was done so far is saved."""
+
+    exit_code = 130
+
+
+class MedmapWarning(UserWarning):
+    """What a user should read before trusting a result."""
+
+
+class LeakageWarning(MedmapWarning):
+    """The same patient or the same image stands in two splits."""
+
+
+class QualityWarning(MedmapWarning):
+    """Something odd about the data that does not stop the work."""

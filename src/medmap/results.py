@@ -1,0 +1,267 @@
+"""What a network says about an image: scores, boxes, a mask, a picture; each can move between grids."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medmap.errors import DataError, GeometryError
+from medmap.geometry import Geometry, Trace
+from medmap.image import Image
+
+Floats = NDArray[np.float64]
+ScoreKind = Literal["binary", "multiclass", "multilabel", "ordinal", "regression"]
+
+
+def _readonly(array: Any, dtype: Any = None) -> NDArray[Any]:
+    out = np.array(array, dtype=dtype)
+    out.setflags(write=False)
+    return out
+
+
+@dataclass(frozen=True)
+class Label:
+    """A class or structure: its name and, where known, its code in a terminology (``SCT:…``)."""
+
+    name: str
+    code: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """One number for each class (or one predicted value for a regression).
+
+    Args:
+        labels: The classes.
+        values: (classes,) probabilities in 0…1; for a regression the values in the target's unit.
+        kind: How the numbers hang together: they sum to one, or each stands for itself.
+        calibrated: Whether they were calibrated on cases the network did not learn from.
+        uncalibrated: (classes,) probabilities before calibration, or None when nothing was calibrated.
+        spread: (classes,) standard deviation over ensemble members and test-time views, or None.
+        decided: Names of the classes decided on; empty when left to a person.
+        abstained: True when the decision rule leaves the case to a person.
+
+    Raises:
+        DataError: Lengths differ, or a value is not finite or (but for regression) outside 0…1.
+    """
+
+    labels: tuple[Label, ...]
+    values: Floats
+    kind: ScoreKind = "multiclass"
+    calibrated: bool = False
+    uncalibrated: Floats | None = None
+    spread: Floats | None = None
+    decided: tuple[str, ...] = ()
+    abstained: bool = False
+
+    def __post_init__(self) -> None:
+        values = _readonly(self.values, np.float64)
+        if values.shape != (len(self.labels),):
+            raise DataError("one score for each class is needed", got=values.shape, expected=(len(self.labels),))
+        if not np.isfinite(values).all():
+            raise DataError("a score is not a finite number", got=values.tolist())
+        if self.kind != "regression" and (values.min() < 0 or values.max() > 1 + 1e-9):
+            raise DataError("a probability lies outside 0…1", got=values.tolist())
+        object.__setattr__(self, "values", values)
+        for name in ("spread", "uncalibrated"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, _readonly(getattr(self, name), np.float64))
+
+    def moved(self, trace: Trace) -> Scores:
+        """Scores have no place: the same scores."""
+        return self
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values for a file."""
+        spread = None if self.spread is None else [float(v) for v in self.spread]
+        return {
+            "type": "scores",
+            "kind": self.kind,
+            "scores": {label.name: float(v) for label, v in zip(self.labels, self.values, strict=True)},
+            "codes": {label.name: label.code for label in self.labels if label.code},
+            "spread": spread,
+            "calibrated": self.calibrated,
+            "decided": list(self.decided),
+            "abstained": self.abstained,
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Boxes:
+    """Boxes found in an image, in index coordinates of ``geometry`` (integers at voxel centres).
+
+    Args:
+        corners: (boxes, 2·ndim): the low corner's indices, then the high corner's; low ≤ high.
+        label_ids: (boxes,) index into ``labels``.
+        scores: (boxes,) in 0…1.
+        labels: The classes.
+        geometry: The grid the indices speak of.
+        calibrated: Whether the scores were calibrated.
+    """
+
+    corners: Floats
+    label_ids: NDArray[np.int64]
+    scores: Floats
+    labels: tuple[Label, ...]
+    geometry: Geometry
+    calibrated: bool = False
+
+    def __post_init__(self) -> None:
+        n, count = self.geometry.ndim, len(np.atleast_1d(self.scores))
+        corners = _readonly(np.reshape(self.corners, (count, 2 * n)) if count else np.zeros((0, 2 * n)), np.float64)
+        ids = _readonly(np.reshape(self.label_ids, (count,)), np.int64)
+        scores = _readonly(np.reshape(self.scores, (count,)), np.float64)
+        if not np.isfinite(corners).all() or (corners[:, :n] > corners[:, n:]).any():
+            raise GeometryError("a box has swapped or undefined corners", expected="low ≤ high along each axis")
+        if count and (ids.min() < 0 or ids.max() >= len(self.labels)):
+            raise DataError("a box has an unknown class", got=sorted(set(ids.tolist())), expected=len(self.labels))
+        for name, value in (("corners", corners), ("label_ids", ids), ("scores", scores)):
+            object.__setattr__(self, name, value)
+
+    def moved(self, trace: Trace) -> Boxes:
+        """The boxes taken from the prepared grid back to the trace's source grid (the box of the moved corners)."""
+        if self.geometry.shape != trace.target.shape:
+            raise GeometryError("the boxes are not on the prepared grid", got=self.geometry.shape)
+        n = self.geometry.ndim
+        back = np.linalg.inv(trace.index_matrix)
+        ends = [self.corners[:, :n] @ back[:n, :n].T + back[:n, n], self.corners[:, n:] @ back[:n, :n].T + back[:n, n]]
+        corners = np.concatenate([np.minimum(*ends), np.maximum(*ends)], axis=1)
+        return replace(self, corners=corners, geometry=trace.source)
+
+    def centres_mm(self) -> Floats:
+        """(boxes, 3) centres in LPS millimetres."""
+        n = self.geometry.ndim
+        self.geometry.require_size("a position")
+        return self.geometry.to_world((self.corners[:, :n] + self.corners[:, n:]) / 2)
+
+    def sizes_mm(self) -> Floats:
+        """(boxes, ndim) edge lengths along the index axes, in mm, whole voxels counted."""
+        n = self.geometry.ndim
+        return np.asarray((self.corners[:, n:] - self.corners[:, :n] + 1) * np.array(self.geometry.spacing_mm))
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values for a file; millimetres only where the image has them."""
+        sized = self.geometry.has_size
+        centres = self.centres_mm().tolist() if sized else [None] * len(self.scores)
+        sizes = self.sizes_mm().tolist() if sized else [None] * len(self.scores)
+        rows = [
+            {
+                "index": corners.tolist(),
+                "centre_mm": centre,
+                "size_mm": size,
+                "label": self.labels[int(i)].name,
+                "code": self.labels[int(i)].code,
+                "score": float(score),
+            }
+            for corners, centre, size, i, score in zip(
+                self.corners, centres, sizes, self.label_ids, self.scores, strict=True
+            )
+        ]
+        return {"type": "boxes", "calibrated": self.calibrated, "boxes": rows}
+
+
+@dataclass(frozen=True, eq=False)
+class Mask:
+    """A label for every voxel: 0 is background, n stands for ``labels[n]``.
+
+    Args:
+        array: Unsigned integers, the geometry's shape; or bool with one trailing channel a label, when regions overlap.
+        geometry: The grid.
+        labels: value → label; never 0.
+        calibrated: Whether the probabilities behind it were calibrated.
+    """
+
+    array: NDArray[Any]
+    geometry: Geometry
+    labels: Mapping[int, Label]
+    calibrated: bool = False
+
+    def __post_init__(self) -> None:
+        array = _readonly(self.array)
+        overlapping = array.dtype == np.bool_
+        expected = (*self.geometry.shape, len(self.labels)) if overlapping else self.geometry.shape
+        if array.shape != expected:
+            raise GeometryError("the mask does not fit its geometry", got=array.shape, expected=expected)
+        if not overlapping and array.dtype.kind != "u":
+            raise DataError("a mask holds unsigned integers or booleans", got=array.dtype)
+        if 0 in self.labels:
+            raise DataError("0 is the background and has no label", got=self.labels[0].name)
+        object.__setattr__(self, "array", array)
+        object.__setattr__(self, "labels", MappingProxyType(dict(self.labels)))
+
+    def moved(self, trace: Trace) -> Mask:
+        """The mask taken back to the trace's source grid: exact for flips, crops and pads, nearest for resampling."""
+        return replace(self, array=trace.back(self.array, fill=0, order=0), geometry=trace.source)
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values for a file: voxels and, where there is a size, millilitres of each structure."""
+        rows = []
+        for channel, (value, label) in enumerate(self.labels.items()):
+            count = int(self.array[..., channel].sum() if self.array.dtype == np.bool_ else (self.array == value).sum())
+            sized = self.geometry.has_size and self.geometry.ndim == 3
+            volume = count * self.geometry.voxel_volume_mm3 / 1000 if sized else None
+            rows.append({"value": value, "label": label.name, "code": label.code, "voxels": count, "volume_ml": volume})
+        return {"type": "mask", "calibrated": self.calibrated, "structures": rows}
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """An image made from an image."""
+
+    image: Image
+
+    def moved(self, trace: Trace) -> Picture:
+        """The picture on the trace's source grid.
+
+        Raises:
+            GeometryError: The preparation changed intensities in a way that cannot be undone.
+        """
+        if trace.lossy_intensity:
+            raise GeometryError("the picture cannot be taken back to the source", got=trace.lossy_intensity)
+        array = trace.back(self.image.array, order=1)
+        return Picture(replace(self.image, array=array, geometry=trace.source, steps=(*self.image.steps, "back")))
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values for a file."""
+        return {"type": "picture", "shape": list(self.image.array.shape), "quantity": self.image.quantity}
+
+
+Output = Scores | Boxes | Mask | Picture
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """All that a bundle says about one case, in the geometry of the source image.
+
+    Args:
+        case: The case's identifier.
+        outputs: By name; a task may give several (a mask and a class).
+        source: The input images' grids by input name.
+        bundle: Hash of the bundle(s) that said so.
+        warnings: What a reader must know, in sentences.
+    """
+
+    case: str
+    outputs: Mapping[str, Output]
+    source: Mapping[str, Geometry] = field(default_factory=dict)
+    bundle: str = ""
+    warnings: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "outputs", MappingProxyType(dict(self.outputs)))
+        object.__setattr__(self, "source", MappingProxyType(dict(self.source)))
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values for a file."""
+        return {
+            "case": self.case,
+            "bundle": self.bundle,
+            "outputs": {name: output.as_json() for name, output in self.outputs.items()},
+            "geometry": {name: g.as_json() for name, g in self.source.items()},
+            "warnings": list(self.warnings),
+        }
