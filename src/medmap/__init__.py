@@ -7,7 +7,26 @@ front; each is imported from its room when it is first used, so that ``import me
 from __future__ import annotations
 
 import importlib
-from typing import Any
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from medmap.bundle import Bundle
+    from medmap.check import Issue, check
+    from medmap.dataset import Case, Dataset
+    from medmap.decision import Decision
+    from medmap.errors import LeakageWarning, MedmapError, MedmapWarning
+    from medmap.evaluate import Report, evaluate
+    from medmap.geometry import Geometry, Trace
+    from medmap.image import Image
+    from medmap.layouts import open_dataset
+    from medmap.plan import Run, plan
+    from medmap.predict import predict
+    from medmap.read import read
+    from medmap.results import Boxes, Mask, Picture, Prediction, Scores
+    from medmap.train import train
+    from medmap.write import write
 
 __version__ = "0.1.0"
 
@@ -41,13 +60,27 @@ _ROOMS = {
     "evaluate": "evaluate",
 }
 
-__all__ = ["__version__", *_ROOMS]
+__all__ = [  # noqa: PLE0604  (names of _ROOMS; a test holds the two together)
+    "__version__",
+    *_ROOMS,
+]
+
+
+class _Front(ModuleType):
+    """The package itself: a room (``medmap.read``, the module) never takes the place of its verb (``mm.read``)."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _ROOMS and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Front
 
 
 def __getattr__(name: str) -> Any:
     if name not in _ROOMS:
         raise AttributeError(f"module 'medmap' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"medmap.{_ROOMS[name]}"), name)
+    value: Any = getattr(importlib.import_module(f"medmap.{_ROOMS[name]}"), name)
     globals()[name] = value
     return value
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -175,7 +175,8 @@ class Geometry:
         points = np.atleast_2d(np.asarray(index, dtype=np.float64))
         if points.shape[1] != self.ndim:
             raise GeometryError("wrong number of index coordinates", got=points.shape[1], expected=self.ndim)
-        return cast(Floats, points @ self.affine_lps_mm[:3, : self.ndim].T + self.affine_lps_mm[:3, 3])
+        world: Floats = points @ self.affine_lps_mm[:3, : self.ndim].T + self.affine_lps_mm[:3, 3]
+        return world
 
     def to_index(self, world_mm: ArrayLike) -> Floats:
         """LPS millimetres (n, 3) to index coordinates (n, ndim); of a 2-D grid, the foot on its plane."""
@@ -183,7 +184,8 @@ class Geometry:
         if points.shape[1] != 3:
             raise GeometryError("world points have three coordinates", got=points.shape[1])
         inverse = np.linalg.inv(self.affine_lps_mm)
-        return (points @ inverse[:3, :3].T + inverse[:3, 3])[:, : self.ndim]
+        index: Floats = (points @ inverse[:3, :3].T + inverse[:3, 3])[:, : self.ndim]
+        return index
 
     def same_grid(self, other: Geometry, tolerance_voxels: float = GRID_TOLERANCE_VOXELS) -> bool:
         """Whether both put every voxel at the same place, to ``tolerance_voxels`` at the farthest corner."""
