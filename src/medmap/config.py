@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import difflib
 import os
-import tempfile
-from collections.abc import Iterable, Mapping
+import re
+import secrets
+from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +21,7 @@ from medmap.errors import ConfigError
 
 MAX_YAML_BYTES = 8 * 2**20
 MAX_YAML_DEPTH = 40
+SHOWN = 200  # characters of a wrong value that an error repeats
 
 
 class Section(BaseModel):
@@ -32,7 +34,10 @@ S = TypeVar("S", bound=BaseModel)
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML that refuses duplicate keys, anchors (the way to a billion laughs) and deep nesting."""
+    """Safe YAML that refuses duplicate keys, aliases (the way to a billion laughs) and deep nesting.
+
+    As in YAML 1.2 a class may be called ``no`` or ``off``, and ``1e-4`` is a number.
+    """
 
     depth = 0
 
@@ -49,11 +54,30 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
-            key = key_node.value
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, Hashable):
+                raise ConfigError("a key is a list or a block", got=repr(key)[:SHOWN], expected="a word or a number")
             if key in seen:
                 raise ConfigError("a key stands twice in one block", got=key, remedy="keep one of them")
             seen.add(key)
         return super().construct_mapping(node, deep)
+
+
+_BOOL, _FLOAT = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:float"
+_Loader.yaml_implicit_resolvers = {
+    first: [row for row in rows if row[0] != _BOOL] for first, rows in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(_BOOL, re.compile("^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+_Loader.add_implicit_resolver(_FLOAT, re.compile("^[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789"))
+
+
+def _load(text: str, where: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_Loader)  # noqa: S506  (a SafeLoader)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{where} is not valid YAML", got=" ".join(str(error).split())) from error
+    except ValueError as error:  # a date with month 99, a number of 5,000 digits
+        raise ConfigError(f"{where} holds a value that cannot be read", got=str(error)) from error
 
 
 def parse_yaml(text: str, where: str) -> dict[str, Any]:
@@ -66,14 +90,7 @@ def parse_yaml(text: str, where: str) -> dict[str, Any]:
         >>> parse_yaml("train: {epochs: 5}", "run.yaml")
         {'train': {'epochs': 5}}
     """
-    try:
-        data = yaml.load(text, Loader=_Loader)  # noqa: S506  (a SafeLoader)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{where} is not valid YAML", got=" ".join(str(error).split())) from error
-    except RecursionError as error:
-        raise ConfigError(f"{where} is nested too deeply") from error
-    except ValueError as error:
-        raise ConfigError(f"{where} holds a value that cannot be read", got=str(error)) from error
+    data = _load(text, where)
     if not isinstance(data, dict):
         raise ConfigError(f"{where} holds no settings", got=type(data).__name__, expected="keys and values")
     return data
@@ -87,6 +104,8 @@ def read_text(path: str | Path, limit_bytes: int = MAX_YAML_BYTES) -> str:
     """
     path = Path(path)
     try:
+        if path.exists() and not path.is_file():  # a folder; a pipe or a device would never end
+            raise ConfigError(f"{path} is no file")
         size = path.stat().st_size
         if size > limit_bytes:
             raise ConfigError(
@@ -95,7 +114,7 @@ def read_text(path: str | Path, limit_bytes: int = MAX_YAML_BYTES) -> str:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise ConfigError(f"{path} does not exist") from error
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a path with a zero byte
         raise ConfigError(f"{path} cannot be read as text", got=str(error)) from error
 
 
@@ -120,7 +139,7 @@ def _explain(model: type[BaseModel], item: dict[str, Any]) -> str:
         return f"unknown key {path}{hint}"
     if item["type"] == "missing":
         return f"{path} is missing"
-    return f"{path} = {item['input']!r}: {item['msg'][:1].lower()}{item['msg'][1:]}"
+    return f"{path} = {repr(item['input'])[:SHOWN]}: {item['msg'][:1].lower()}{item['msg'][1:]}"
 
 
 def _known_keys(model: type[BaseModel]) -> set[str]:
@@ -143,18 +162,15 @@ def with_overrides(data: Mapping[str, Any], overrides: Iterable[str]) -> dict[st
     for text in overrides:
         path, equals, value = text.partition("=")
         keys = path.strip().split(".")
-        if not equals or not all(keys):
-            raise ConfigError("an override reads block.key=value", got=repr(text))
+        if not equals or not all(keys) or len(keys) > MAX_YAML_DEPTH:
+            raise ConfigError("an override reads block.key=value", got=repr(text[:SHOWN]))
         block = result
         for key in keys[:-1]:
             child = block.setdefault(key, {})
             if not isinstance(child, dict):
-                raise ConfigError(f"{path} leads through {key}, which is no block", got=repr(child))
+                raise ConfigError(f"{path} leads through {key}, which is no block", got=repr(child)[:SHOWN])
             block = child
-        try:
-            block[keys[-1]] = yaml.load(value, Loader=_Loader) if value.strip() else None  # noqa: S506
-        except yaml.YAMLError as error:
-            raise ConfigError(f"the value of {path} is not valid YAML", got=repr(value)) from error
+        block[keys[-1]] = _load(value, f"the value of {path}") if value.strip() else None
     return result
 
 
@@ -176,25 +192,27 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
+_Dumper.add_implicit_resolver(_FLOAT, re.compile("^[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789"))
 _Dumper.add_representer(tuple, lambda dumper, value: dumper.represent_list(list(value)))
 
 
 def write_atomically(path: str | Path, content: str | bytes) -> None:
     """Write a whole file or nothing: a neighbour file, synced, then renamed over the target.
 
+    The file has the permissions of any new file of this user (the umask holds).
+
     Raises:
         OSError: The disk is full or the folder not writable; the target is as it was.
     """
     path = Path(path)
     data = content.encode("utf-8") if isinstance(content, str) else content
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    aside = path.with_name(f".{path.name[:50]}.{secrets.token_hex(8)}")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with aside.open("xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
+        aside.replace(path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        aside.unlink(missing_ok=True)
         raise

@@ -152,11 +152,21 @@ class Dataset:
             if not case.id or case.id in seen:
                 raise DatasetError("a case's identifier is empty or stands twice", got=repr(case.id))
             seen.add(case.id)
+            if not case.patient:
+                raise DatasetError("a case names no patient", remedy="repeat the case's identifier", case=case.id)
             if case.split is not None and case.split not in SPLITS:
                 raise DatasetError("unknown split", got=repr(case.split), expected=", ".join(SPLITS), case=case.id)
             label = case.truth.label
             if label is not None and not 0 <= label < len(self.labels):
                 raise DatasetError("unknown class", got=label, expected=f"0 to {len(self.labels) - 1}", case=case.id)
+            values = case.truth.values
+            if self.kind == "multilabel" and values is not None and len(values) != len(self.labels):
+                raise DatasetError(
+                    "a multi-label truth has one value a class",
+                    got=len(values),
+                    expected=len(self.labels),
+                    case=case.id,
+                )
             if not case.inputs.keys() <= self.inputs.keys():
                 raise DatasetError("unknown input", got=sorted(case.inputs), expected=sorted(self.inputs), case=case.id)
 
@@ -280,7 +290,9 @@ def deal(cases: Sequence[Case], shares: Sequence[float], seed: int) -> list[list
     """Deal cases into parts of about the given shares: whole patients, each stratum spread evenly.
 
     Patients are shuffled by ``seed``, ordered by how rare their strata are, and each goes to the part that is
-    furthest behind in that patient's strata (Sechidis et al. 2011, iterative stratification, over patients).
+    furthest behind in that patient's rarest stratum (Sechidis et al. 2011, iterative stratification, over patients);
+    what earlier strata left uneven counts too, so that many rare strata do not all end in the largest part. No part
+    stays empty while there are patients for it.
 
     Raises:
         UsageError: Shares that are not positive.
@@ -299,11 +311,13 @@ def deal(cases: Sequence[Case], shares: Sequence[float], seed: int) -> list[list
     have = {s: np.zeros(len(share)) for s in totals}
     size = np.zeros(len(share))
     parts: list[list[Case]] = [[] for _ in share]
-    for g in order:
+    for done, g in enumerate(order):
         rarest = min(counts[g], key=lambda s: (totals[s], str(s)))
-        need = share * totals[rarest] - have[rarest]
+        behind = share * totals[rarest] - have[rarest] + share * size.sum() - size
         room = share * len(cases) - size
-        best = max(range(len(share)), key=lambda p: (round(float(need[p]), 9), round(float(room[p]), 9), -p))
+        empty = [p for p, part in enumerate(parts) if not part]
+        open_parts = empty if len(order) - done <= len(empty) else range(len(parts))
+        best = max(open_parts, key=lambda p: (round(float(behind[p]), 9), round(float(room[p]), 9), -p))
         for s, n in counts[g].items():
             have[s][best] += n
         size[best] += len(groups[g])
@@ -316,7 +330,12 @@ def with_splits(dataset: Dataset, seed: int = 0, shares: Sequence[float] = (0.7,
 
     Supplied splits are kept. Cases without one are dealt by patient; a patient who already has a split keeps it.
     When the owner supplied train and test only, validation cases are taken from train, never from test.
+
+    Raises:
+        UsageError: Shares that are not three positive numbers (train, val, test).
     """
+    if len(shares) != len(SPLITS):
+        raise UsageError("a split has three shares", got=list(shares), expected=", ".join(SPLITS))
     if all(case.split is not None for case in dataset):
         present = {case.split for case in dataset}
         if "val" in present or "train" not in present:

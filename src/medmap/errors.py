@@ -57,6 +57,10 @@ class MedmapError(Exception):
         self.what, self.got, self.expected, self.remedy, self.case = what, got, expected, remedy, case
         super().__init__(self._sentence())
 
+    def __reduce__(self) -> tuple[object, ...]:
+        # whole across processes, also where a branch takes other arguments
+        return MedmapError.__new__, (type(self), *self.args), self.__dict__
+
     def _sentence(self) -> str:
         text = self.what if self.case is None else f"case {self.case}: {self.what}"
         details = [f"got {self.got}"] if self.got is not None else []

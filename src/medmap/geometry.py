@@ -105,6 +105,11 @@ class Geometry:
         cls, shape: Sequence[int], spacing_mm: Sequence[float], kind: Kind = "patient", origin_mm: Sequence[float] = ()
     ) -> Geometry:
         """An axis-aligned grid; ``origin_mm`` is the centre of voxel 0 (default: the world's origin)."""
+        if len(spacing_mm) != len(shape) or len(origin_mm) not in (0, 3) or not all(s > 0 for s in spacing_mm):
+            raise GeometryError(
+                "a grid needs a positive spacing for each axis and an origin of three coordinates",
+                got=f"spacing {tuple(spacing_mm)}, origin {tuple(origin_mm)} for shape {tuple(shape)}",
+            )
         affine = np.eye(4)
         affine[range(len(spacing_mm)), range(len(spacing_mm))] = spacing_mm
         if len(origin_mm):
@@ -163,12 +168,14 @@ class Geometry:
         """Letters of the directions in which each index axis grows, e.g. ``LPS``; ``none`` without a size."""
         if self.kind == "none":
             return "none"
-        return "".join(self._letter(c) for c in range(self.ndim))
+        vectors = self._directions()
+        along = _nearest_assignment(np.abs(vectors))
+        return "".join("LPS"[w] if vectors[w, a] > 0 else "RAI"[w] for a, w in enumerate(along))
 
-    def _letter(self, column: int) -> str:
-        vector = self.affine_lps_mm[:3, column]
-        axis = int(np.abs(vector).argmax())
-        return "LPS"[axis] if vector[axis] > 0 else "RAI"[axis]
+    def _directions(self) -> Floats:
+        columns = self.affine_lps_mm[:3, : self.ndim]
+        directions: Floats = columns / np.linalg.norm(columns, axis=0)
+        return directions
 
     def to_world(self, index: ArrayLike) -> Floats:
         """Index coordinates (n, ndim) to LPS millimetres (n, 3)."""
@@ -192,8 +199,9 @@ class Geometry:
         if self.shape != other.shape or self.has_size != other.has_size:
             return False
         corners = np.array(np.meshgrid(*[(0, n - 1) for n in self.shape])).reshape(self.ndim, -1).T
-        moved = np.abs(self.to_index(other.to_world(corners)) - corners)
-        return bool(moved.max() <= tolerance_voxels) and self._same_frame(other)
+        # in all three world directions: two parallel slices are two grids
+        moved = np.linalg.solve(self.affine_lps_mm[:3, :3], (other.to_world(corners) - self.to_world(corners)).T)
+        return bool(np.abs(moved).max() <= tolerance_voxels) and self._same_frame(other)
 
     def _same_frame(self, other: Geometry) -> bool:
         ours, theirs = self.frame_of_reference, other.frame_of_reference
@@ -210,7 +218,8 @@ class Geometry:
         )
 
     def __hash__(self) -> int:
-        return hash((self.shape, self.kind, self.frame_of_reference, self.affine_lps_mm.tobytes()))
+        # + 0.0: minus zero equals zero, so it must hash alike
+        return hash((self.shape, self.kind, self.frame_of_reference, (self.affine_lps_mm + 0.0).tobytes()))
 
     # -- changing ----------------------------------------------------------------------------------------------
 
@@ -255,10 +264,12 @@ class Geometry:
                 "images without a size match only at equal shape", got=self.shape, expected=target.shape
             )
         n = self.ndim
-        relative = (np.linalg.inv(target.affine_lps_mm) @ self.affine_lps_mm)[:n, :]  # index here -> index there
-        linear, offset = relative[:, :n], relative[:, 3]
+        relative = np.linalg.inv(target.affine_lps_mm) @ self.affine_lps_mm  # index here -> index there
+        linear, offset = relative[:n, :n], relative[:n, 3]
         rounded = np.rint(linear)
-        exact = np.abs(linear - rounded).max() * max(self.shape) <= GRID_TOLERANCE_VOXELS * 10
+        out_of_plane = np.abs(relative[n:3, [*range(n), 3]]) @ (*self.shape, 1)  # of a 2-D grid; nothing in 3-D
+        drift = max(np.abs(linear - rounded).max() * max(self.shape), out_of_plane.max(initial=0))
+        exact = drift <= GRID_TOLERANCE_VOXELS * 10
         if not exact or not (np.abs(rounded).sum(0) == 1).all() or not (np.abs(rounded).sum(1) == 1).all():
             raise GeometryError(
                 "the grids differ by more than permutation, flip, crop and pad",
@@ -305,7 +316,7 @@ class Geometry:
         pairs = {"L": 0, "R": 0, "P": 1, "A": 1, "S": 2, "I": 2}
         if self.ndim != 3 or len(letters) != 3 or sorted(pairs.get(c, -1) for c in letters) != [0, 1, 2]:
             raise GeometryError("an orientation is three letters of L/R, P/A, S/I for a 3-D image", got=repr(letters))
-        vectors = self.affine_lps_mm[:3, :3] / np.linalg.norm(self.affine_lps_mm[:3, :3], axis=0)
+        vectors = self._directions()
         world_of_axis = _nearest_assignment(np.abs(vectors))
         order = tuple(world_of_axis.index(pairs[c]) for c in letters)
         wanted = [1 if c in "LPS" else -1 for c in letters]
@@ -324,13 +335,17 @@ class Geometry:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Geometry:
         """The inverse of ``as_json``."""
-        return cls(tuple(data["shape"]), np.array(data["affine_lps_mm"]), data["kind"], data.get("frame_of_reference"))
+        try:
+            shape, affine = tuple(int(n) for n in data["shape"]), np.array(data["affine_lps_mm"], dtype=np.float64)
+            return cls(shape, affine, data["kind"], data.get("frame_of_reference"))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise GeometryError("a stored geometry cannot be understood", got=repr(data)[:200]) from error
 
 
 def _nearest_assignment(strength: Floats) -> list[int]:
     """For each index axis (column) the world axis it runs along most, each used once, strongest first."""
-    left, result = strength.copy(), [-1, -1, -1]
-    for _ in range(3):
+    left, result = strength.copy(), [-1] * strength.shape[1]
+    for _ in result:
         world, axis = np.unravel_index(int(left.argmax()), left.shape)
         result[int(axis)] = int(world)
         left[world, :] = left[:, axis] = -1
@@ -456,8 +471,9 @@ class Pad:
 
     def apply(self, before: Geometry) -> Geometry:
         """The grid after the step."""
+        matrix = self.index_matrix(before)
         shape = [b + n + a for b, n, a in zip(self.before, before.shape, self.after, strict=True)]
-        return before.moved(self.index_matrix(before), shape)
+        return before.moved(matrix, shape)
 
     def inverse(self, before: Geometry) -> Step:
         """The step back, for a grid ``before`` the step."""
@@ -504,13 +520,16 @@ class Resample:
         n = before.ndim
         flat = array.reshape((*array.shape[:n], -1))
         kept = array.dtype if order == 0 or array.dtype.kind == "f" else np.dtype(np.float32)
+        kept = np.dtype(np.float32) if kept == np.float16 else kept  # scipy knows no half precision
         out = np.empty((*self.shape, flat.shape[-1]), dtype=kept)
         for channel in range(flat.shape[-1]):
             source = flat[..., channel].astype(kept, copy=False)
             affine_transform(
                 source, np.diag(back)[:n], back[:n, n], self.shape, out[..., channel], order=order, mode="nearest"
             )
-        return out.reshape((*self.shape, *array.shape[n:]))
+        # integers become float32 when interpolated; every other type comes back as it came
+        kept = array.dtype if array.dtype.kind == "f" else kept
+        return out.astype(kept, copy=False).reshape((*self.shape, *array.shape[n:]))
 
 
 Step = Permute | Flip | Crop | Pad | Resample
@@ -593,22 +612,32 @@ class Trace:
         """Plain values for a file."""
         return {
             "source": self.source.as_json(),
-            "steps": [{"step": type(s).__name__.lower(), **s.__dict__} for s in self.steps],
+            "steps": [
+                {"step": type(s).__name__.lower(), **{k: [int(n) for n in v] for k, v in s.__dict__.items()}}
+                for s in self.steps
+            ],
             "lossy_intensity": self.lossy_intensity,
         }
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Trace:
         """The inverse of ``as_json``."""
-        steps = []
-        for row in data["steps"]:
-            values = {k: tuple(v) for k, v in row.items() if k != "step"}
-            steps.append(_STEPS[row["step"]](**values))
-        return cls(Geometry.from_json(data["source"]), tuple(steps), data.get("lossy_intensity"))
+        try:
+            steps = [
+                _STEPS[row["step"]](**{k: tuple(int(n) for n in v) for k, v in row.items() if k != "step"})
+                for row in data["steps"]
+            ]
+            source = Geometry.from_json(data["source"])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise GeometryError("a stored trace cannot be understood", got=repr(data)[:200]) from error
+        return cls(source, tuple(steps), data.get("lossy_intensity"))
 
 
 def angle_between_deg(first: ArrayLike, second: ArrayLike) -> float:
     """Angle between two direction vectors, in degrees."""
     a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
-    cosine = float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)))
+    lengths = float(np.linalg.norm(a) * np.linalg.norm(b))
+    if not (math.isfinite(lengths) and lengths > 0):
+        raise GeometryError("a vector without length has no direction", got=(a.tolist(), b.tolist()))
+    cosine = float(a @ b / lengths)
     return math.degrees(math.acos(min(1.0, max(-1.0, cosine))))

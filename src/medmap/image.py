@@ -84,7 +84,7 @@ class Image:
         expected = (*self.geometry.shape, *self._trailing())
         if array.shape != expected:
             raise GeometryError("the array does not fit its geometry", got=array.shape, expected=expected)
-        if array.flags.writeable or not isinstance(array, np.ndarray):
+        if array.flags.writeable:
             array = array.view()
             array.setflags(write=False)
         object.__setattr__(self, "array", array)
@@ -113,8 +113,9 @@ class Image:
 
     def content_sha256(self) -> str:
         """Hash of shape, type and voxel values: equal for equal images whatever file they came from."""
-        digest = hashlib.sha256(f"{self.array.shape} {self.array.dtype.str}".encode())
-        digest.update(np.ascontiguousarray(self.array).tobytes())
+        dtype = self.array.dtype.newbyteorder("<")  # a big-endian file holds the same image
+        digest = hashlib.sha256(f"{self.array.shape} {dtype.str}".encode())
+        digest.update(np.ascontiguousarray(self.array, dtype=dtype).tobytes())
         return digest.hexdigest()
 
     def with_array(self, array: NDArray[Any], step: str, **changes: Any) -> Image:
@@ -125,8 +126,9 @@ class Image:
         """The image after geometric steps; exact steps change no value, a resampling interpolates by ``order``."""
         array, geometry = self.array, self.geometry
         for step in steps:
+            after = step.apply(geometry)  # first: it refuses a step that does not fit
             array = step.on_array(array, geometry, fill=fill, order=order)
-            geometry = step.apply(geometry)
+            geometry = after
         names = tuple(type(s).__name__.lower() for s in steps)
         return replace(self, array=array, geometry=geometry, steps=(*self.steps, *names))
 

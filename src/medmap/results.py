@@ -61,7 +61,7 @@ class Scores:
 
     def __post_init__(self) -> None:
         values = _readonly(self.values, np.float64)
-        if values.shape != (len(self.labels),):
+        if values.shape != (len(self.labels),) or not self.labels:
             raise DataError("one score for each class is needed", got=values.shape, expected=(len(self.labels),))
         if not np.isfinite(values).all():
             raise DataError("a score is not a finite number", got=values.tolist())
@@ -102,6 +102,10 @@ class Boxes:
         labels: The classes.
         geometry: The grid the indices speak of.
         calibrated: Whether the scores were calibrated.
+
+    Raises:
+        DataError: Counts that differ, an unknown class, a score outside 0…1.
+        GeometryError: Corners that are swapped or not finite.
     """
 
     corners: Floats
@@ -112,10 +116,15 @@ class Boxes:
     calibrated: bool = False
 
     def __post_init__(self) -> None:
-        n, count = self.geometry.ndim, len(np.atleast_1d(self.scores))
-        corners = _readonly(np.reshape(self.corners, (count, 2 * n)) if count else np.zeros((0, 2 * n)), np.float64)
+        n, count = self.geometry.ndim, np.size(self.scores)
+        sizes = (np.size(self.corners), np.size(self.label_ids))
+        if sizes != (count * 2 * n, count):
+            raise DataError("each box has its corners, a class and a score", got=(*sizes, count), expected=2 * n)
+        corners = _readonly(np.reshape(self.corners, (count, 2 * n)), np.float64)
         ids = _readonly(np.reshape(self.label_ids, (count,)), np.int64)
         scores = _readonly(np.reshape(self.scores, (count,)), np.float64)
+        if not ((scores >= 0) & (scores <= 1 + 1e-9)).all():
+            raise DataError("a box's score lies outside 0…1", got=scores.tolist())
         if not np.isfinite(corners).all() or (corners[:, :n] > corners[:, n:]).any():
             raise GeometryError("a box has swapped or undefined corners", expected="low ≤ high along each axis")
         if count and (ids.min() < 0 or ids.max() >= len(self.labels)):
@@ -124,13 +133,23 @@ class Boxes:
             object.__setattr__(self, name, value)
 
     def moved(self, trace: Trace) -> Boxes:
-        """The boxes taken from the prepared grid back to the trace's source grid (the box of the moved corners)."""
+        """The boxes taken from the prepared grid back to the trace's source grid.
+
+        The outer edges are moved (half a voxel beyond the corners), so that a box keeps its millimetres when the grid
+        was resampled; one that is smaller than a voxel of the source becomes that voxel.
+
+        Raises:
+            GeometryError: The boxes are not on the prepared grid.
+        """
         if self.geometry.shape != trace.target.shape:
             raise GeometryError("the boxes are not on the prepared grid", got=self.geometry.shape)
         n = self.geometry.ndim
         back = np.linalg.inv(trace.index_matrix)
-        ends = [self.corners[:, :n] @ back[:n, :n].T + back[:n, n], self.corners[:, n:] @ back[:n, :n].T + back[:n, n]]
-        corners = np.concatenate([np.minimum(*ends), np.maximum(*ends)], axis=1)
+        edges = (self.corners[:, :n] - 0.5, self.corners[:, n:] + 0.5)
+        ends = [edge @ back[:n, :n].T + back[:n, n] for edge in edges]
+        low, high = np.minimum(*ends) + 0.5, np.maximum(*ends) - 0.5
+        middle = (low + high) / 2
+        corners = np.concatenate([np.minimum(low, middle), np.maximum(high, middle)], axis=1)
         return replace(self, corners=corners, geometry=trace.source)
 
     def centres_mm(self) -> Floats:

@@ -1,0 +1,268 @@
+"""Augmentation: parameters are drawn first, as plain values; applying them is deterministic and batched."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from medmap.config import Section
+
+if TYPE_CHECKING:
+    import torch
+
+# Which index axes of a picture (rows, columns) or volume a flip may reverse without showing an anatomy that does not
+# exist. Tissue under a microscope and skin have no left and right; a chest does (the heart), and so has a volume in a
+# patient's space. A breast or an eye is either side in life: the columns may flip, up and down may not.
+FLIPS_2D: dict[str, tuple[int, ...]] = {
+    "SM": (0, 1),
+    "GM": (0, 1),
+    "XC": (0, 1),
+    "DERM": (0, 1),
+    "US": (1,),
+    "MG": (1,),
+    "OP": (1,),
+    "OPT": (1,),
+}
+# Blood cells, skin and tissue have no upright: any rotation is a real picture.
+ANY_ROTATION = ("SM", "GM", "DERM")
+
+
+class AugmentSection(Section):
+    """What may happen to a training image; ``augment:`` of run.yaml. A number is the largest amount, 0 switches off.
+
+    Args:
+        probability: Chance that the affine part is drawn for an image, likewise each intensity part.
+        rotate_deg: Rotation, degrees either way (in a volume about each axis).
+        shift: Translation as a part of each side, either way.
+        scale: Zoom: sizes from 1/(1+scale) to 1+scale.
+        shear_deg: Shear, degrees either way.
+        flip_axes: Index axes that may be reversed, each with probability one half.
+        brightness, contrast, gamma: Strength of intensity changes, in standard deviations and log factors.
+        noise: Largest standard deviation of added Gaussian noise, in standard deviations of the image.
+        blur_voxels: Largest sigma of a Gaussian blur.
+        cutout: Largest side of a box replaced by the mean, as a part of the image's side.
+        mixup: Beta parameter of mixup (Zhang et al. 2018); 0 is none.
+    """
+
+    probability: float = Field(default=0.8, ge=0, le=1)
+    rotate_deg: float = Field(default=15, ge=0, le=180)
+    shift: float = Field(default=0.08, ge=0, le=0.5)
+    scale: float = Field(default=0.15, ge=0, le=1)
+    shear_deg: float = Field(default=0, ge=0, le=45)
+    flip_axes: tuple[int, ...] = ()
+    brightness: float = Field(default=0.1, ge=0, le=2)
+    contrast: float = Field(default=0.15, ge=0, le=1)
+    gamma: float = Field(default=0, ge=0, le=1)
+    noise: float = Field(default=0.05, ge=0, le=2)
+    blur_voxels: float = Field(default=0, ge=0, le=5)
+    cutout: float = Field(default=0, ge=0, le=0.9)
+    mixup: float = Field(default=0, ge=0, le=2)
+
+
+OFF = AugmentSection(
+    probability=0, rotate_deg=0, shift=0, scale=0, brightness=0, contrast=0, noise=0,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What happens to one image: plain values, enough to do it again.
+
+    Args:
+        matrix: (ndim, ndim) linear map of centred coordinates, output to input.
+        shift: (ndim,) parts of each side, output to input.
+        flips: Index axes reversed.
+        brightness, contrast, gamma: Added, multiplied, exponent (1 is none).
+        noise, noise_seed: Standard deviation and the seed of its field.
+        blur_voxels: Sigma of the blur.
+        box: (centre …, side) of the cut-out as parts of the image, or None.
+    """
+
+    matrix: tuple[tuple[float, ...], ...]
+    shift: tuple[float, ...]
+    flips: tuple[int, ...] = ()
+    brightness: float = 0.0
+    contrast: float = 1.0
+    gamma: float = 1.0
+    noise: float = 0.0
+    noise_seed: int = 0
+    blur_voxels: float = 0.0
+    box: tuple[float, ...] | None = None
+
+
+def allowed_flips(modality: str | None, ndim: int, label_names: Sequence[str], patient_space: bool) -> tuple[int, ...]:
+    """Index axes along which a flip shows nothing that anatomy forbids.
+
+    A class named for a side (left, right) forbids every flip; so does a volume in a patient's space.
+    """
+    sided = any(word in name.lower().replace("_", " ").replace("-", " ").split() for name in label_names for word in
+                ("left", "right"))  # fmt: skip
+    if sided or ndim != 2 or patient_space:
+        return ()
+    return FLIPS_2D.get(modality or "", ())
+
+
+def draw(section: AugmentSection, rng: np.random.Generator, ndim: int) -> Drawn:
+    """Draw what happens to one image of ``ndim`` axes."""
+    uniform = rng.uniform
+    linear = np.eye(ndim)
+    shift = np.zeros(ndim)
+    if rng.random() < section.probability:
+        linear = _rotation(section.rotate_deg, rng, ndim)
+        log_scale = math.log1p(section.scale)
+        linear = linear * math.exp(uniform(-log_scale, log_scale))
+        if section.shear_deg:
+            shear = np.eye(ndim)
+            rows = rng.permutation(ndim)[:2]
+            shear[rows[0], rows[1]] = math.tan(math.radians(uniform(-section.shear_deg, section.shear_deg)))
+            linear = linear @ shear
+        shift = uniform(-section.shift, section.shift, ndim)
+    flips = tuple(a for a in section.flip_axes if a < ndim and rng.random() < 0.5)
+    chosen = rng.random(5) < section.probability
+    box = None
+    if section.cutout and chosen[4]:
+        box = (*(float(v) for v in uniform(0, 1, ndim)), float(uniform(0.1, section.cutout)))
+    return Drawn(
+        matrix=tuple(tuple(float(v) for v in row) for row in linear),
+        shift=tuple(float(v) for v in shift),
+        flips=flips,
+        brightness=float(uniform(-section.brightness, section.brightness)) if chosen[0] else 0.0,
+        contrast=float(math.exp(uniform(-section.contrast, section.contrast))) if chosen[0] else 1.0,
+        gamma=float(math.exp(uniform(-section.gamma, section.gamma))) if section.gamma and chosen[1] else 1.0,
+        noise=float(uniform(0, section.noise)) if chosen[2] else 0.0,
+        noise_seed=int(rng.integers(2**31)),
+        blur_voxels=float(uniform(0, section.blur_voxels)) if chosen[3] else 0.0,
+        box=box,
+    )
+
+
+def _rotation(limit_deg: float, rng: np.random.Generator, ndim: int) -> NDArray[np.float64]:
+    matrix = np.eye(ndim)
+    for i in range(ndim):
+        for j in range(i + 1, ndim):
+            angle = math.radians(rng.uniform(-limit_deg, limit_deg))
+            plane = np.eye(ndim)
+            plane[i, i] = plane[j, j] = math.cos(angle)
+            plane[i, j], plane[j, i] = -math.sin(angle), math.sin(angle)
+            matrix = matrix @ plane
+    return matrix
+
+
+def apply(images: torch.Tensor, drawn: Sequence[Drawn]) -> torch.Tensor:
+    """Do to each image of a batch what was drawn for it.
+
+    Args:
+        images: (batch, channels, spatial …) float32, standardised.
+        drawn: One for each image.
+
+    Returns:
+        A new tensor of the same shape.
+    """
+    out = _geometry(images, drawn)
+    out = _intensity(out, drawn)
+    return _cut_out(out, drawn)
+
+
+def _geometry(images: torch.Tensor, drawn: Sequence[Drawn]) -> torch.Tensor:
+    import torch
+    from torch.nn import functional
+
+    ndim = images.ndim - 2
+    theta = np.zeros((len(drawn), ndim, ndim + 1), dtype=np.float32)
+    sides = np.array(images.shape[2:], dtype=np.float64)
+    still = np.zeros(len(drawn), dtype=bool)
+    for n, one in enumerate(drawn):
+        # voxel coordinates to the −1…1 coordinates of grid_sample, axis by axis, so that a rotation stays one
+        matrix = np.array(one.matrix)
+        matrix = matrix * sides[None, :] / sides[:, None]
+        signs = np.array([-1.0 if a in one.flips else 1.0 for a in range(ndim)])
+        theta[n, :, :ndim] = signs[:, None] * matrix
+        theta[n, :, ndim] = signs * 2 * np.array(one.shift)
+        still[n] = not one.flips and not np.any(one.shift) and np.array_equal(matrix, np.eye(ndim))
+    if still.all():
+        return images.clone()
+    # grid_sample counts the last axis first
+    order = list(range(ndim))[::-1]
+    theta = theta[:, order][:, :, [*order, ndim]]
+    grid = functional.affine_grid(torch.from_numpy(theta).to(images.device), list(images.shape), align_corners=False)
+    return functional.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def _column(values: Sequence[float], like: torch.Tensor) -> torch.Tensor:
+    import torch
+
+    return torch.tensor(values, dtype=like.dtype, device=like.device).reshape(-1, *[1] * (like.ndim - 1))
+
+
+def _intensity(images: torch.Tensor, drawn: Sequence[Drawn]) -> torch.Tensor:
+    import torch
+
+    contrast, brightness = _column([d.contrast for d in drawn], images), _column([d.brightness for d in drawn], images)
+    axes = tuple(range(1, images.ndim))
+    mean = images.mean(dim=axes, keepdim=True)
+    images = (images - mean) * contrast + mean + brightness
+    if any(d.gamma != 1 for d in drawn):
+        low, high = images.amin(dim=axes, keepdim=True), images.amax(dim=axes, keepdim=True)
+        span = (high - low).clamp_min(1e-6)
+        images = ((images - low) / span).clamp_min(0) ** _column([d.gamma for d in drawn], images) * span + low
+    if any(d.blur_voxels > 0.2 for d in drawn):
+        images = torch.stack(
+            [_blur(x, d.blur_voxels) if d.blur_voxels > 0.2 else x for x, d in zip(images, drawn, strict=True)]
+        )
+    if any(d.noise for d in drawn):
+        # one stream a batch, seeded by its first image: reproducible, and cheap enough for every step
+        generator = torch.Generator().manual_seed(drawn[0].noise_seed)
+        field = torch.randn(images.shape, generator=generator, dtype=torch.float32).to(images.device)
+        images = images + field * _column([d.noise for d in drawn], images)
+    return images
+
+
+def _blur(image: torch.Tensor, sigma: float) -> torch.Tensor:
+    import torch
+    from torch.nn import functional
+
+    radius = max(1, math.ceil(3 * sigma))
+    offsets = torch.arange(-radius, radius + 1, dtype=image.dtype, device=image.device)
+    kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
+    kernel = kernel / kernel.sum()
+    ndim = image.ndim - 1
+    convolve: Any = functional.conv2d if ndim == 2 else functional.conv3d
+    out = image[:, None]
+    for axis in range(ndim):
+        shape = [1] * ndim
+        shape[axis] = len(kernel)
+        pad = [0] * (2 * ndim)
+        pad[2 * (ndim - 1 - axis)] = pad[2 * (ndim - 1 - axis) + 1] = radius
+        out = convolve(functional.pad(out, pad, mode="replicate"), kernel.reshape(1, 1, *shape))
+    return out[:, 0]
+
+
+def _cut_out(images: torch.Tensor, drawn: Sequence[Drawn]) -> torch.Tensor:
+    if all(d.box is None for d in drawn):
+        return images
+    out = images.clone()
+    sides = images.shape[2:]
+    for n, one in enumerate(drawn):
+        if one.box is None:
+            continue
+        centre, side = one.box[:-1], one.box[-1]
+        where = tuple(
+            slice(max(0, round(c * s - side * s / 2)), max(1, min(s, round(c * s + side * s / 2))))
+            for c, s in zip(centre, sides, strict=True)
+        )
+        out[n][(slice(None), *where)] = out[n].mean()
+    return out
+
+
+def mixup_weights(section: AugmentSection, rng: np.random.Generator, count: int) -> NDArray[np.float32] | None:
+    """Weights of the first image in each pair (image n with image n−1 of the batch), or None when mixup is off."""
+    if section.mixup <= 0 or count < 2:
+        return None
+    weights = rng.beta(section.mixup, section.mixup, count).astype(np.float32)
+    return np.asarray(np.maximum(weights, 1 - weights))

@@ -1,0 +1,31 @@
+"""The bundle: a directory of data (weights, recipes, labels, decision, card) that is verified before it is believed.
+
+::
+
+    bundle/
+      spec.json            BundleSpec: task, labels, inputs, members with recipe and network, decision, run, provenance
+      weights.safetensors  all members' tensors, by name member0/…
+      model.onnx           optional: all members as one graph, (N, C, *spatial) → (N, members, outputs …)
+      parity.npz           optional: phantom inputs and the outputs they must give
+      CARD.md              the model card
+      SHA256SUMS           every file's hash; the bundle's digest is the hash of this
+
+No pickle, no expressions, no import strings, no links, no folders, no archives that are unpacked.
+"""
+
+from medmap.bundle.card import model_card
+from medmap.bundle.parity import export, verify
+from medmap.bundle.spec import BundleSpec, InputSpec, LabelSpec, MemberSpec, digest_of_cases
+from medmap.bundle.stored import Bundle
+
+__all__ = [
+    "Bundle",
+    "BundleSpec",
+    "InputSpec",
+    "LabelSpec",
+    "MemberSpec",
+    "digest_of_cases",
+    "export",
+    "model_card",
+    "verify",
+]

@@ -1,0 +1,152 @@
+"""The model card: one Markdown page for the person who decides whether to use the bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from medmap.bundle.spec import BundleSpec, MemberSpec
+
+# One task, one sentence of what comes out.
+_ANSWERS = {
+    "classify": "a score for each class",
+    "detect": "boxes around findings, each with a score",
+    "segment": "an outline of each structure",
+    "enhance": "an improved image",
+}
+
+
+def model_card(spec: BundleSpec, estimates: Sequence[Mapping[str, Any]]) -> str:
+    """The card of a bundle in Markdown: data, intended use, metrics with intervals, limits, licence, how made.
+
+    Args:
+        spec: The bundle's spec; ``provenance`` and ``run`` are shown as far as they are plain.
+        estimates: Rows as in ``metrics.json``: name, group, value, low, high, n, method, and optionally
+            split, stage, reason.
+
+    Example:
+        >>> spec = BundleSpec(task="classify", name="nodules", created="2025-01-31T12:00:00Z", medmap_version="0.1.0",
+        ...     inputs={"image": {"modality": "CT"}}, members=[{"network": {"name": "resnet18"}, "recipe": {}}])
+        >>> print(model_card(spec, [])[:9])
+        # nodules
+    """
+    parts = [
+        f"# {_text(spec.name)}",
+        *_warnings(spec),
+        *_intended_use(spec),
+        *_metrics(estimates),
+        *_limits(spec, estimates),
+        *_data(spec),
+        *_making(spec),
+        "## Licence",
+        _text(spec.licence),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _text(value: object) -> str:
+    """One line without Markdown or HTML of its own: names come from data, not from the card's author."""
+    line = " ".join(str(value).split())
+    for sign in "\\`*_[]<>|#":
+        line = line.replace(sign, "\\" + sign)
+    return line
+
+
+def _warnings(spec: BundleSpec) -> list[str]:
+    if not spec.warnings:
+        return []
+    return ["## Read this first", "\n".join(f"- {_text(warning)}" for warning in spec.warnings)]
+
+
+def _intended_use(spec: BundleSpec) -> list[str]:
+    rows = []
+    for name, given in spec.inputs.items():
+        size = f", prepared to {' × '.join(map(str, given.size))}" if given.size else ""
+        channels = f"{given.channels} channel{'s' if given.channels > 1 else ''}"
+        rows.append(f"- Input {_text(name)}: {_text(given.modality or 'modality not stated')}, {channels}{size}.")
+    answer = _ANSWERS.get(spec.task, f"the outputs of the task {_text(spec.task)}")
+    labels = []
+    for index, label in enumerate(spec.labels):
+        code = f" ({_text(label.code)})" if label.code else ""
+        labels.append(f"{_text(label.name)}{code}" + (" (positive)" if index == spec.positive else ""))
+    rows.append(f"- Answer: {answer}" + (f": {', '.join(labels)}." if labels else "."))
+    return [
+        "## Intended use",
+        "Research, on images like those it learnt from. It is not a medical device, and no person's care may rest on "
+        "its answer alone.",
+        "\n".join(rows),
+    ]
+
+
+def _number(value: object) -> str:
+    return f"{value:.3f}" if isinstance(value, (int, float)) and not isinstance(value, bool) else "not defined"
+
+
+def _metrics(estimates: Sequence[Mapping[str, Any]]) -> list[str]:
+    if not estimates:
+        return ["## How good it is", "Not measured. A bundle without an evaluation proves nothing."]
+    lines = ["| metric | group | split | value | 95 % interval | n | method |", "|---|---|---|---|---|---|---|"]
+    for row in estimates:
+        low, high = row.get("low"), row.get("high")
+        interval = "—" if low is None or high is None else f"{_number(low)} to {_number(high)}"
+        value = _number(row.get("value"))
+        if row.get("value") is None and row.get("reason"):
+            value = f"not defined: {_text(row['reason'])}"
+        name = str(row.get("name", "?")) + (f" ({row['stage']})" if row.get("stage") else "")
+        cells = [
+            _text(name),
+            _text(row.get("group") or "all"),
+            _text(row.get("split") or "—"),
+            value,
+            interval,
+            _text(row.get("n", "—")),
+            _text(row.get("method") or "—"),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return ["## How good it is", "\n".join(lines)]
+
+
+def _limits(spec: BundleSpec, estimates: Sequence[Mapping[str, Any]]) -> list[str]:
+    lines = [
+        "- Measured on the cases named below; another hospital's scanners, protocols and patients may give other "
+        "results. Evaluate it on cases of your own before you rely on it.",
+        "- Groups of patients that are rare in the data are hardly tested by it.",
+    ]
+    counts = [row["n"] for row in estimates if isinstance(row.get("n"), int)]
+    if counts and min(counts) < 100:
+        lines.append(f"- At least one number above rests on no more than {min(counts)} cases: mind its interval.")
+    slow = [key for key, parity in spec.engines.items() if not parity.get("passed")]
+    lines += [f"- The engine {_text(key)} does not give the same answer and is not used." for key in slow]
+    return ["## Limits", "\n".join(lines)]
+
+
+def _plain(block: Mapping[str, Any]) -> list[str]:
+    shown = {k: v for k, v in block.items() if isinstance(v, (str, int, float)) and not isinstance(v, bool)}
+    return [f"- {_text(key.replace('_', ' '))}: {_text(value)}" for key, value in shown.items()]
+
+
+def _data(spec: BundleSpec) -> list[str]:
+    lines = _plain(spec.provenance)
+    dataset = spec.provenance.get("dataset")
+    if isinstance(dataset, Mapping):
+        lines = _plain({f"dataset {key}": value for key, value in dataset.items()}) + lines
+    return ["## Data", "\n".join(lines) or "Nothing is recorded about the data."]
+
+
+def _network(member: MemberSpec) -> str:
+    fold = "" if member.fold is None else f", trained without fold {member.fold}"
+    return f"- {_text(member.network.get('name', 'network'))}{fold}"
+
+
+def _making(spec: BundleSpec) -> list[str]:
+    lines = [f"- Made {_text(spec.created)} with medmap {_text(spec.medmap_version)}."]
+    count = len(spec.members)
+    lines.append(f"- {count} network{'s whose outputs are averaged' if count > 1 else ''}:")
+    lines += [f"  {_network(member)}" for member in spec.members]
+    for key, parity in spec.engines.items():
+        verdict = "gives the same answer as torch" if parity.get("passed") else "differs from torch"
+        largest = parity.get("max_abs")
+        far = f", largest difference {largest:.2g}" if isinstance(largest, (int, float)) else ""
+        lines.append(f"- Engine {_text(key)} {verdict}{far}, on {_text(parity.get('cases', '?'))} prepared cases.")
+    lines.append("- The complete recipe stands in `spec.json` beside this card; `SHA256SUMS` holds every file's hash.")
+    return ["## How it was made", "\n".join(lines)]

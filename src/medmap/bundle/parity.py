@@ -1,0 +1,213 @@
+"""Export with proof: the engines of a bundle, measured on real prepared inputs and again on phantoms at every site."""
+
+from __future__ import annotations
+
+import io
+import math
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medmap.bundle.files import SUMS
+from medmap.bundle.spec import BundleSpec
+from medmap.bundle.stored import ONNX, PARITY, Bundle, member_module, shared_recipe
+from medmap.bundle.weights import WEIGHTS
+from medmap.errors import BundleError, UsageError
+from medmap.runtime import EngineKind, Parity, Precision, cpu_facts, export_onnx, measure_parity, open_engine
+from medmap.runtime.parity import TOLERANCE
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+Floats = NDArray[np.float32]
+Format = Literal["onnx", "openvino"]
+PHANTOMS = 2
+PHANTOM_SEED = 20_250_101
+MAX_PARITY_BYTES = 2**30
+_ENSEMBLE_AXIS = 2  # (N, members, outputs …)
+
+
+def phantom_inputs(shape: tuple[int, ...], count: int = PHANTOMS) -> Floats:
+    """Seeded noise in the shape of prepared inputs: what a bundle keeps instead of a patient's pixels.
+
+    Args:
+        shape: Of one batch, (N, C, *spatial); N is ignored.
+        count: How many phantoms.
+
+    Example:
+        >>> phantom_inputs((7, 1, 4, 4)).shape
+        (2, 1, 4, 4)
+    """
+    rng = np.random.default_rng(PHANTOM_SEED)
+    return rng.standard_normal((count, *shape[1:]), dtype=np.float32)
+
+
+def pack_parity(spec: BundleSpec, states: Sequence[Mapping[str, Tensor]], inputs: Floats) -> bytes:
+    """Phantom inputs and the outputs torch gives for them, as the content of ``parity.npz``.
+
+    Args:
+        spec: The bundle's spec.
+        states: The members' weights.
+        inputs: (N, C, *spatial) or (N, members, C, *spatial) float32 phantoms.
+
+    Raises:
+        BundleError: The members are no networks, the weights do not fit, or an output is not finite.
+    """
+    from medmap.bundle.ensemble import Ensemble
+
+    modules = [
+        member_module(member, state, f"member {index}")
+        for index, (member, state) in enumerate(zip(spec.members, states, strict=True))
+    ]
+    engine = open_engine("torch", module=Ensemble(modules, shared_recipe=shared_recipe(spec)), device="cpu")
+    outputs = np.concatenate([engine(inputs[i : i + 1]) for i in range(len(inputs))])
+    engine.close()
+    if not np.isfinite(outputs).all():
+        raise BundleError("the network's outputs for phantom inputs are not finite")
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, inputs=np.asarray(inputs, np.float32), outputs=outputs)
+    return buffer.getvalue()
+
+
+def read_parity(path: Path) -> tuple[Floats, Floats]:
+    """Inputs and reference outputs of ``parity.npz``, its declared sizes checked before anything is unpacked.
+
+    Raises:
+        BundleError: No npz, other arrays than these two, objects, or sizes beyond reason.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if sorted(archive.namelist()) != ["inputs.npy", "outputs.npy"]:
+                raise BundleError(f"{path} holds something else than inputs and outputs")
+            inputs, outputs = (_read_array(archive, name) for name in ("inputs.npy", "outputs.npy"))
+    except (zipfile.BadZipFile, OSError, ValueError, EOFError, NotImplementedError, zlib.error) as error:
+        raise BundleError(f"{path} is not a whole npz file", got=str(error)[:200]) from error
+    if inputs.ndim < 3 or not len(inputs) or len(inputs) != len(outputs):
+        raise BundleError(f"{path} holds no matching inputs and outputs", got=(inputs.shape, outputs.shape))
+    return inputs, outputs
+
+
+def _read_array(archive: zipfile.ZipFile, name: str) -> Floats:
+    info = archive.getinfo(name)
+    if info.file_size > MAX_PARITY_BYTES:
+        raise BundleError(f"{name} of {PARITY} is too large", got=f"{info.file_size} bytes", expected=MAX_PARITY_BYTES)
+    with archive.open(info) as file:
+        version = np.lib.format.read_magic(file)
+        if version != (1, 0):
+            raise ValueError(f"{name} is of npy version {version}")
+        shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+        wanted = math.prod(shape) * 4
+        if dtype != np.dtype("<f4") or fortran or wanted > info.file_size:
+            raise ValueError(f"{name} declares {shape} of {dtype} in {info.file_size} bytes")
+        data = file.read(wanted + 1)
+    if len(data) != wanted:
+        raise ValueError(f"{name} has {len(data)} bytes for {shape}")
+    return np.frombuffer(data, dtype="<f4").reshape(shape).astype(np.float32)
+
+
+def export(
+    bundle: Bundle,
+    formats: Sequence[Format],
+    inputs: Floats,
+    *,
+    make_card: Callable[[BundleSpec], str] | None = None,
+) -> Bundle:
+    """Add the exported model and the measured parity of each engine to a bundle.
+
+    Args:
+        bundle: The bundle; its folder is replaced by the new one, whole or not at all.
+        formats: ``onnx`` (measured on ONNX Runtime), ``openvino`` (measured on OpenVINO) or both; one ONNX
+            file serves both.
+        inputs: (N, C, *spatial) real prepared inputs, or (N, members, C, *spatial) where members have recipes of their
+            own. The numbers are kept, the inputs are not; phantoms take their place in ``parity.npz``.
+        make_card: Gives the card for the spec as it now is; None keeps the card.
+
+    Returns:
+        The bundle as it now stands; ``spec.engines`` holds the parity by ``engine`` or ``engine:precision``.
+
+    Raises:
+        UsageError: An unknown format or no inputs.
+        BundleError: The network cannot be exported; the bundle is as it was.
+    """
+    if unknown := sorted(set(formats) - {"onnx", "openvino"}):
+        raise UsageError("a bundle cannot be exported to this", got=unknown[0], expected="onnx or openvino")
+    if not formats or not len(inputs):
+        raise UsageError("an export needs a format and at least one prepared input")
+    network = bundle.ensemble()
+    with tempfile.TemporaryDirectory(prefix="medmap-export-") as folder:
+        path = Path(folder) / ONNX
+        export_onnx(network, inputs, path)
+        model = path.read_bytes()
+        found = _measure(network, path, formats, inputs)
+    states = [bundle.state_dict(index) for index in range(len(bundle.spec.members))]
+    engines = {**bundle.spec.engines, **{_key(parity): parity.as_json() for parity in found}}
+    own = {"spec.json", WEIGHTS, "CARD.md", PARITY, ONNX, SUMS}
+    files = {name: (bundle.path / name).read_bytes() for name in bundle.hashes if name not in own}
+    spec = bundle.spec.model_copy(update={"engines": engines})
+    return Bundle.write(
+        bundle.path,
+        spec,
+        states,
+        card=make_card(spec) if make_card else (bundle.path / "CARD.md").read_text(encoding="utf-8"),
+        parity_inputs=phantom_inputs(inputs.shape),
+        files={**files, ONNX: model},
+        overwrite=True,
+    )
+
+
+def _key(parity: Parity) -> str:
+    return parity.engine if parity.precision == "float32" else f"{parity.engine}:{parity.precision}"
+
+
+def _measure(network: nn.Module, model: Path, formats: Sequence[Format], inputs: Floats) -> list[Parity]:
+    reference = open_engine("torch", module=network, device="cpu")
+    expected = np.concatenate([reference(inputs[i : i + 1]) for i in range(len(inputs))])
+    trials: list[tuple[EngineKind, Precision]] = [(name, "float32") for name in formats]
+    if "openvino" in formats and cpu_facts().fast_bfloat16:
+        trials.append(("openvino", "bfloat16"))
+    return [_one(name, model, precision, expected, inputs) for name, precision in trials]
+
+
+def _one(name: EngineKind, model: Path, precision: Precision, expected: Floats, inputs: Floats) -> Parity:
+    """The parity of one engine; an engine that cannot run this network has failed, and says why."""
+    try:
+        engine = open_engine(name, model_path=model, precision=precision, device="cpu")
+    except BundleError as error:
+        return Parity(name, precision, len(inputs), None, None, 0.0, False, TOLERANCE[precision], reason=error.what)
+    try:
+        return measure_parity(expected, engine, inputs, class_axis=_ENSEMBLE_AXIS)
+    finally:
+        engine.close()
+
+
+def verify(bundle: Bundle) -> list[Parity]:
+    """Run the bundle's phantoms on every engine at this site and compare with the outputs kept in the bundle.
+
+    Args:
+        bundle: A loaded bundle, so one whose hashes agree.
+
+    Returns:
+        One row for torch, and one for each engine the bundle was exported to.
+
+    Raises:
+        BundleError: The bundle has no phantoms, or an engine cannot run it.
+    """
+    if PARITY not in bundle.hashes:
+        raise BundleError(f"{bundle.path} holds no phantoms to compare with", remedy="export the bundle first")
+    inputs, outputs = read_parity(bundle.path / PARITY)
+    torch_engine = open_engine("torch", module=bundle.ensemble(), device="cpu")
+    rows = [measure_parity(outputs, torch_engine, inputs, class_axis=_ENSEMBLE_AXIS)]
+    torch_engine.close()
+    if ONNX not in bundle.hashes:
+        return rows
+    for key in bundle.spec.engines:
+        name, _, low = key.partition(":")  # the spec admits no other names
+        precision: Precision = "bfloat16" if low else "float32"
+        rows.append(_one(cast("EngineKind", name), bundle.path / ONNX, precision, outputs, inputs))
+    return rows

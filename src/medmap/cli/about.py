@@ -1,0 +1,110 @@
+"""``medmap info`` and ``medmap schema``: what a thing is, and what a file may hold."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from medmap.errors import LayoutError, ReadError
+
+
+def about(path: Path, header_only: bool) -> dict[str, Any]:
+    """Facts about a bundle, a run, an image or a dataset, by name.
+
+    Raises:
+        ReadError: It does not exist, or is nothing medmap knows.
+    """
+    if not path.exists() and "#" not in path.name:
+        raise ReadError(f"{path} does not exist")
+    if (path / "spec.json").exists() or (path / "bundle" / "spec.json").exists():
+        return _bundle(path)
+    if path.is_dir() or path.suffix.lower() in (".csv", ".yaml", ".yml"):
+        return _dataset(path)
+    if path.suffix.lower() == ".npz":
+        try:
+            return _dataset(path)
+        except LayoutError:
+            return _image(path, header_only)
+    return _image(path, header_only)
+
+
+def _bundle(path: Path) -> dict[str, Any]:
+    from medmap.bundle import Bundle
+
+    bundle = Bundle.load(path)
+    spec = bundle.spec
+    return {
+        "kind": "bundle",
+        "task": spec.task,
+        "name": spec.name,
+        "created": spec.created,
+        "labels": [label.name for label in spec.labels],
+        "positive": None if spec.positive is None else spec.labels[spec.positive].name,
+        "inputs": {name: value.modality or "any modality" for name, value in spec.inputs.items()},
+        "members": len(spec.members),
+        "network": spec.members[0].network["name"],
+        "input_shape": list(spec.members[0].network["input_shape"]),
+        "engines": [name for name, parity in spec.engines.items() if parity["passed"]],
+        "trained_on": spec.provenance.get("dataset"),
+        "licence": spec.licence,
+        "digest": bundle.digest,
+        "warnings": list(spec.warnings),
+    }
+
+
+def _dataset(path: Path) -> dict[str, Any]:
+    from medmap.layouts import open_dataset
+
+    data = open_dataset(path)
+    classes = Counter(data.labels[c.truth.label].name for c in data if c.truth.label is not None)
+    return {
+        "kind": "dataset",
+        "name": data.name,
+        "task": data.task,
+        "labels": list(data.label_names),
+        "label_kind": data.kind,
+        "positive": None if data.positive is None else data.labels[data.positive].name,
+        "inputs": {name: spec.modality or "modality not stated" for name, spec in data.inputs.items()},
+        "cases": len(data),
+        "patients": len({c.patient for c in data}) if data.patients_known else None,
+        "splits": dict(Counter(c.split or "none" for c in data)),
+        "classes": dict(classes),
+        "annotated": sum(c.truth.annotated for c in data),
+        "licence": data.licence,
+        "source": data.source,
+        "warnings": [] if data.patients_known else ["no patient identifier: every case counts as a patient of its own"],
+    }
+
+
+def _image(path: Path, header_only: bool) -> dict[str, Any]:
+    from medmap.read import info
+
+    return info(path, header_only=header_only).as_json()
+
+
+def schemas() -> dict[str, Callable[[], dict[str, Any]]]:
+    """JSON Schemas by file name, made when asked for."""
+
+    def run() -> dict[str, Any]:
+        from medmap.plan import Run
+
+        return Run.model_json_schema()
+
+    def dataset() -> dict[str, Any]:
+        from medmap.layouts import dataset_schema
+
+        return dataset_schema()
+
+    def spec() -> dict[str, Any]:
+        from medmap.bundle import BundleSpec
+
+        return BundleSpec.model_json_schema()
+
+    def metrics() -> dict[str, Any]:
+        from medmap.evaluate import metrics_schema
+
+        return metrics_schema()
+
+    return {"run.yaml": run, "dataset.yaml": dataset, "spec.json": spec, "metrics.json": metrics}

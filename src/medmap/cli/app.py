@@ -1,0 +1,427 @@
+"""The commands. Each is a few lines: read the words, call the Python interface, show the result."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from medmap.cli.show import Screen, duration_s, size_bytes
+from medmap.errors import UsageError
+
+if TYPE_CHECKING:
+    from medmap.bundle import Bundle
+
+app = typer.Typer(
+    help="Everything is a mapping: from your own medical images to a class, boxes, a mask or a better image.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    epilog="Errors are a sentence; add --debug for the traceback. Every command has --help.",
+)
+
+Quiet = Annotated[bool, typer.Option("--quiet", help="Only warnings and results.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
+Layout = Annotated[str, typer.Option("--layout", help="Layout of the data; auto recognises it.")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", metavar="BLOCK.KEY=VALUE", help="Override one setting; repeatable.")
+]
+Budget = Annotated[str | None, typer.Option("--budget", help="Time from process start to exit: 90s, 10m, 2h.")]
+Memory = Annotated[str | None, typer.Option("--memory", help="Memory the run may take: 4GiB.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
+Engine = Annotated[str, typer.Option("--engine", help="auto, torch, onnx or openvino.")]
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Argument(help="Where to put it; must be new or empty.")] = Path("medmap-demo"),
+    quiet: Quiet = False,
+) -> None:
+    """Walk the whole way on synthetic images, offline: make, check, train, evaluate, predict, report."""
+    from medmap.demo import run_demo
+
+    screen = Screen(quiet)
+    try:
+        run_demo(folder, screen.hear)
+    finally:
+        screen.close()
+
+
+@app.command()
+def info(
+    path: Annotated[Path, typer.Argument(help="An image file, a dataset, a run or a bundle.")],
+    header: Annotated[bool, typer.Option("--header", help="Do not read the pixels.")] = False,
+    json: Json = False,
+) -> None:
+    """Say what something is: geometry, channels, value range, what is odd about it."""
+    from medmap.cli.about import about
+
+    screen = Screen(json=json)
+    facts = about(path, header)
+    if json:
+        screen.document(facts)
+        return
+    width = max(len(k) for k in facts)
+    for key, value in facts.items():
+        if value not in (None, [], ""):
+            screen.result(f"{key.ljust(width)}  {_plain(value)}")
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return " × ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in value)
+    if isinstance(value, dict):
+        return ", ".join(f"{k}: {v}" for k, v in value.items())
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+@app.command("import")
+def import_(
+    source: Annotated[Path, typer.Argument(help="Data in any known layout.")],
+    dest: Annotated[Path, typer.Argument(help="The dataset folder to write.")],
+    layout: Layout = "auto",
+    task: Annotated[str | None, typer.Option("--task", help="classify, detect, segment or enhance.")] = None,
+    copy: Annotated[bool, typer.Option("--copy", help="Copy the images instead of referring to them.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Turn any known layout into a dataset folder: dataset.yaml beside cases.csv."""
+    from medmap.layouts import import_dataset
+
+    data = import_dataset(source, dest, layout=layout, task=task, copy=copy)
+    Screen(quiet).result(f"{len(data)} cases of {data.name} ({data.task}) in {dest / 'dataset.yaml'}")
+
+
+@app.command()
+def fetch(
+    name: Annotated[str, typer.Argument(help="Name of a public dataset.")],
+    dest: Annotated[Path, typer.Argument(help="Folder to put it in.")],
+    source: Annotated[str | None, typer.Option("--from", help="A folder or URL to take it from.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Get a public dataset by name; its checksum is verified, a broken download is resumed."""
+    from medmap.layouts import fetch as fetch_dataset
+
+    path = fetch_dataset(name, dest, source)
+    Screen(quiet).result(f"{path} (checksum verified)")
+
+
+@app.command()
+def check(
+    dataset: Annotated[Path, typer.Argument(help="A dataset in any known layout.")],
+    report: Annotated[Path | None, typer.Option("--report", help="Also write an HTML report.")] = None,
+    label_errors: Annotated[bool, typer.Option("--label-errors", help="Also look for wrong labels (slower).")] = False,
+    layout: Layout = "auto",
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Find everything wrong with a dataset, worst first; exit code 1 with findings at error level."""
+    from medmap.check import check as check_dataset
+    from medmap.check import write_check_report
+    from medmap.layouts import open_dataset
+
+    screen = Screen(quiet, json)
+    data = open_dataset(dataset, layout=layout)
+    issues = check_dataset(data, label_errors=label_errors, progress=screen.counter("checking"))
+    screen.close()
+    if report is not None:
+        write_check_report(issues, data, report)
+    if json:
+        screen.document([issue.as_json() for issue in issues])
+    else:
+        for issue in issues:
+            names = ", ".join(issue.cases[:5]) + (f" and {len(issue.cases) - 5} more" if len(issue.cases) > 5 else "")
+            screen.result(f"{issue.severity}: {issue.code}: {issue.message}" + (f" [{names}]" if names else ""))
+            screen.line(f"    effect: {issue.effect}\n    remedy: {issue.remedy}")
+        errors = sum(issue.severity == "error" for issue in issues)
+        screen.result(f"{len(data)} cases: {len(issues)} findings, {errors} at error level")
+        if report is not None:
+            screen.result(f"report: {report}")
+    if any(issue.severity == "error" for issue in issues):
+        raise typer.Exit(1)
+
+
+@app.command()
+def plan(
+    dataset: Annotated[Path, typer.Argument(help="A dataset in any known layout.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the plan.")] = Path("run.yaml"),
+    budget: Budget = None,
+    memory: Memory = None,
+    recipe: Annotated[str, typer.Option("--recipe", help="rules, or a classical recipe: cnn, vgg16.")] = "rules",
+    sets: Set = None,
+    seed: Annotated[int, typer.Option("--seed", help="Decides every draw.")] = 0,
+    folds: Annotated[int | None, typer.Option("--folds", help="Number of folds; 0 for a validation split.")] = None,
+    init: Annotated[
+        str | None, typer.Option("--init", help="Starting weights: a bundle, a file, a hub name, none.")
+    ] = None,
+    device: Device = "auto",
+    layout: Layout = "auto",
+    quiet: Quiet = False,
+) -> None:
+    """Write what would be trained, and why: a complete run.yaml within a budget measured on this machine."""
+    from medmap.layouts import open_dataset
+
+    screen = Screen(quiet)
+    options = _Planning(budget, memory, recipe, sets or [], seed, folds, init, device)
+    run = options.plan(open_dataset(dataset, layout=layout))
+    if output.exists():
+        raise UsageError(f"{output} exists already", remedy="choose another file with -o, or remove it")
+    run.save(output)
+    for where, why in run.reasons.items():
+        screen.line(f"{where}: {why}")
+    screen.result(f"plan: {output}")
+
+
+class _Planning:
+    """The words of a command line that a plan needs."""
+
+    def __init__(self, *words: Any) -> None:
+        self.budget, self.memory, self.recipe, self.sets, self.seed, self.folds, self.init, self.device = words
+
+    def plan(self, data: Any) -> Any:
+        import time
+
+        from medmap.cli import started
+        from medmap.plan import plan as plan_run
+
+        fixed: dict[str, Any] = {"seed": self.seed, "device": self.device}
+        if self.memory:
+            fixed["memory_bytes"] = size_bytes(self.memory)
+        if self.init:
+            fixed["init"] = None if self.init == "none" else self.init
+        return plan_run(
+            data,
+            budget_s=duration_s(self.budget) if self.budget else None,
+            recipe_name=self.recipe,
+            overrides=self.sets,
+            folds=self.folds,
+            spent_s=time.time() - started(),
+            **fixed,
+        )
+
+
+@app.command()
+def train(
+    dataset: Annotated[Path, typer.Argument(help="A dataset in any known layout.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The run's folder; must be new.")],
+    config: Annotated[
+        Path | None, typer.Option("--config", help="A run.yaml; without it the plan is made here.")
+    ] = None,
+    sets: Set = None,
+    budget: Budget = None,
+    memory: Memory = None,
+    recipe: Annotated[str, typer.Option("--recipe", help="rules, or a classical recipe: cnn, vgg16.")] = "rules",
+    seed: Annotated[int | None, typer.Option("--seed", help="Decides every draw (default 0).")] = None,
+    folds: Annotated[int | None, typer.Option("--folds", help="Number of folds; 0 for a validation split.")] = None,
+    init: Annotated[
+        str | None, typer.Option("--init", help="Starting weights: a bundle, a file, a hub name, none.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where a stopped run stands.")] = False,
+    device: Device = "auto",
+    layout: Layout = "auto",
+    quiet: Quiet = False,
+) -> None:
+    """Train, and always leave a usable bundle with its evaluation."""
+    from medmap.cli import started
+    from medmap.layouts import open_dataset
+    from medmap.plan import Run
+    from medmap.train import train as train_run
+
+    screen = Screen(quiet)
+    begin = started()
+    data = open_dataset(dataset, layout=layout)
+    if resume:
+        if config is not None or sets:
+            raise UsageError("a resumed run keeps its settings", remedy="leave out --config and --set")
+        run = Run.load(output / "run.yaml")
+        if budget:
+            run = run.model_copy(update={"budget_s": duration_s(budget)})
+    elif config is not None:
+        words = list(sets or [])
+        words += [f"seed={seed}"] if seed is not None else []
+        words += [f"budget_s={duration_s(budget)}"] if budget else []
+        words += [f"network.init={None if init == 'none' else init}"] if init else []
+        words += [f"ensemble.folds={folds}", f"ensemble.members={max(1, folds)}"] if folds is not None else []
+        run = Run.load(config, words)
+    else:
+        run = _Planning(budget, memory, recipe, sets or [], seed or 0, folds, init, device).plan(data)
+    try:
+        bundle = train_run(run, data, output, resume=resume, listener=screen.hear, started=begin)
+    finally:
+        screen.close()
+    screen.result(f"bundle: {bundle.path}")
+    screen.result(f"report: {output / 'evaluation' / 'report.html'}")
+
+
+def _bundles(paths: list[Path]) -> list[Bundle]:
+    from medmap.bundle import Bundle
+
+    return [Bundle.load(path) for path in paths]
+
+
+def _is_model(path: Path) -> bool:
+    return (path / "spec.json").exists() or (path / "bundle" / "spec.json").exists()
+
+
+@app.command()
+def evaluate(
+    paths: Annotated[list[Path], typer.Argument(metavar="MODEL... DATASET", help="Bundles or runs, then a dataset.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the evaluation.")],
+    split: Annotated[
+        str | None, typer.Option("--split", help="train, val, test or all; default test, else all.")
+    ] = None,
+    engine: Engine = "auto",
+    device: Device = "auto",
+    layout: Layout = "auto",
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Judge a model on a dataset: metrics.json, predictions.csv, report.html."""
+    from medmap.evaluate import evaluate as judge
+    from medmap.layouts import open_dataset
+    from medmap.report import save_evaluation
+
+    if len(paths) < 2:
+        raise UsageError("evaluate takes a model and a dataset", got=" ".join(map(str, paths)))
+    screen = Screen(quiet, json)
+    data = open_dataset(paths[-1], layout=layout)
+    report = judge(
+        _bundles(paths[:-1]), data, split, engine=engine, device=device, progress=screen.counter("predicting")
+    )
+    save_evaluation(report, output, dataset=data)
+    screen.close()
+    for text in report.warnings:
+        screen.warning(text)
+    if json:
+        screen.document(report.as_json())
+        return
+    for row in report.rows:
+        if row.group == "all" and row.average is None and row.stage in (None, "calibrated"):
+            screen.line(_row(row))
+    screen.result(f"report: {output / 'report.html'}")
+
+
+def _row(row: Any) -> str:
+    if row.value is None:
+        return f"{row.name:18} –      ({row.reason})"
+    interval = "" if row.low is None else f"  ({row.low:.3f} to {row.high:.3f}, {row.method})"
+    return f"{row.name:18} {row.value:.3f}{interval}"
+
+
+@app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(metavar="OUT_A", help="An evaluation folder.")],
+    second: Annotated[Path, typer.Argument(metavar="OUT_B", help="Another one, of the same cases.")],
+    json: Json = False,
+) -> None:
+    """Compare two evaluations on the same cases with paired tests."""
+    from medmap.evaluate import compare as compare_folders
+
+    screen = Screen(json=json)
+    found = compare_folders(first, second)
+    if json:
+        screen.document(found.as_json())
+    else:
+        screen.result(found.as_text())
+
+
+@app.command()
+def predict(
+    paths: Annotated[list[Path], typer.Argument(metavar="MODEL... INPUT...", help="Bundles or runs, then images.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the answers; must be new or empty.")],
+    formats: Annotated[str, typer.Option("--format", help="json, csv (comma-separated).")] = "json,csv",
+    engine: Engine = "auto",
+    device: Device = "auto",
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Answer for images, folders of images or a dataset: OUT/index.json lists case, files, outputs, warnings."""
+    from medmap.cli.answers import write_answers
+
+    models = [p for n, p in enumerate(paths) if _is_model(p) and all(_is_model(q) for q in paths[:n])]
+    inputs = paths[len(models) :]
+    if not models:
+        raise UsageError("predict takes a model first", got=str(paths[0]), expected="a bundle folder or a run folder")
+    if not inputs:
+        raise UsageError("predict takes images after the model", got="none")
+    screen = Screen(quiet, json)
+    index = write_answers(_bundles(models), inputs, output, formats.split(","), (engine, device), screen)
+    if json:
+        screen.document(index)
+    failed = [row for row in index["cases"] if row["error"]]
+    screen.result(f"{len(index['cases']) - len(failed)} cases answered, {len(failed)} failed: {output / 'index.json'}")
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def export(
+    model: Annotated[Path, typer.Argument(help="A bundle or a run.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The new bundle's folder.")],
+    to: Annotated[str, typer.Option("--to", help="onnx or openvino.")] = "onnx",
+    dataset: Annotated[Path | None, typer.Option("--dataset", help="Real cases for the parity test.")] = None,
+) -> None:
+    """Export a model for another engine, with a parity test."""
+    from medmap.cli.answers import export_bundle
+
+    screen = Screen()
+    for line in export_bundle(model, output, to, dataset):
+        screen.result(line)
+
+
+@app.command()
+def verify(
+    model: Annotated[Path, typer.Argument(help="A bundle or a run.")],
+    json: Json = False,
+) -> None:
+    """Check a bundle's hashes, and here and now that every engine gives its answers."""
+    from medmap.bundle import Bundle
+    from medmap.bundle import verify as verify_bundle
+
+    screen = Screen(json=json)
+    bundle = Bundle.load(model)
+    found = verify_bundle(bundle)
+    if json:
+        screen.document({"bundle": bundle.digest, "parity": [p.as_json() for p in found]})
+    else:
+        screen.result(f"hashes: as written ({bundle.digest})")
+        for p in found:
+            verdict = "the same answer" if p.passed else "DIFFERS"
+            screen.result(f"{p.engine} {p.precision}: {verdict}, at most {p.max_abs:.2g} apart")
+    if not all(p.passed for p in found):
+        raise typer.Exit(1)
+
+
+@app.command()
+def schema(
+    name: Annotated[str | None, typer.Argument(help="run.yaml, dataset.yaml, spec.json or metrics.json.")] = None,
+) -> None:
+    """Print the JSON Schema of a file that medmap reads or writes."""
+    from medmap.cli.about import schemas
+
+    screen = Screen(json=True)
+    known = schemas()
+    if name is None:
+        screen.document(sorted(known))
+        return
+    if name not in known:
+        raise UsageError("there is no schema of that name", got=repr(name), expected=", ".join(sorted(known)))
+    screen.document(known[name]())
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from medmap import __version__
+
+        typer.echo(f"medmap {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def medmap(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Everything is a mapping."""

@@ -1,0 +1,216 @@
+"""From cases to batches: prepared once into a store, drawn by seed, augmented, each batch knowing its cases."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medmap import augment
+from medmap.dataset import Case, Dataset
+from medmap.errors import DataError
+from medmap.prepare import Recipe
+from medmap.read import read_ref
+from medmap.tasks.protocol import Batch, Task, Tensors
+
+if TYPE_CHECKING:
+    import torch
+
+# Above this part of the memory allowed, prepared cases live compressed on disk instead of in memory.
+MEMORY_SHARE = 0.5
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Store:
+    """Prepared cases: half-precision tensors in memory, or compressed on disk and read case by case.
+
+    Args:
+        cases: In the order of the rows.
+        rows: Indexable: ``rows[i]`` is (channels, spatial …) float16.
+        hashes: Content hash of each case's source pixels.
+        recipe: The recipe's digest.
+        failed: Cases that could not be read, with the reason.
+    """
+
+    cases: tuple[Case, ...]
+    rows: Any
+    hashes: tuple[str, ...]
+    recipe: str
+    failed: Mapping[str, str] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(channels, spatial …) of a case."""
+        return tuple(int(v) for v in self.rows.shape[1:])
+
+    def subset(self, rows: Sequence[int]) -> Store:
+        """The store of some rows; those on disk are copied to memory only when they all are."""
+        cases, hashes = tuple(self.cases[i] for i in rows), tuple(self.hashes[i] for i in rows)
+        picked: Any = self.rows[np.asarray(rows)] if isinstance(self.rows, np.ndarray) else _Picked(self.rows, rows)
+        return Store(cases, picked, hashes, self.recipe, self.failed)
+
+    def __getitem__(self, row: int) -> Tensors:
+        return {"image": np.asarray(self.rows[row])}
+
+    def take(self, indices: Sequence[int] | NDArray[np.intp]) -> NDArray[np.float32]:
+        """(len(indices), channels, spatial …) float32."""
+        if isinstance(self.rows, np.ndarray):
+            return self.rows[np.asarray(indices)].astype(np.float32)
+        return np.stack([self.rows[int(i)] for i in indices]).astype(np.float32)
+
+
+class _Picked:
+    """Some rows of a store on disk."""
+
+    def __init__(self, rows: Any, picked: Sequence[int]) -> None:
+        self._rows, self._picked = rows, tuple(picked)
+        self.shape = (len(self._picked), *rows.shape[1:])
+
+    def __getitem__(self, row: int) -> NDArray[np.float16]:
+        return np.asarray(self._rows[self._picked[row]])
+
+
+def build_store(
+    dataset: Dataset,
+    recipe: Recipe,
+    *,
+    memory_bytes: int,
+    folder: Path | None = None,
+    progress: Progress | None = None,
+) -> Store:
+    """Read and prepare every case of a dataset, each once.
+
+    Args:
+        dataset: Cases with one input.
+        recipe: The fitted preparation.
+        memory_bytes: Memory the run may take; half of it may hold prepared cases.
+        folder: Where a store too large for memory goes; required then.
+        progress: Called with (done, of).
+
+    Raises:
+        DataError: No case can be read, or the store is too large for memory and no folder is given.
+    """
+    name = next(iter(dataset.inputs))
+    shape = (recipe.section.channels, *recipe.section.shape)
+    size = int(np.prod(shape)) * 2 * len(dataset)
+    rows = _rows((len(dataset), *shape), size, int(memory_bytes * MEMORY_SHARE), folder)
+    kept: list[Case] = []
+    hashes: list[str] = []
+    failed: dict[str, str] = {}
+    for number, case in enumerate(dataset):
+        ref = case.inputs.get(name)
+        try:
+            if ref is None:
+                raise DataError("the input was not acquired", got=f"no {name}", case=case.id)
+            image = read_ref(dataset, ref)
+            rows[len(kept)] = recipe.apply(image).tensors["image"].astype(np.float16)
+        except DataError as error:
+            failed[case.id] = str(error)
+            continue
+        kept.append(case)
+        hashes.append(image.content_sha256())
+        if progress is not None and (number % 64 == 0 or number + 1 == len(dataset)):
+            progress(number + 1, len(dataset))
+    if not kept:
+        raise DataError("no case of the dataset can be read", got=next(iter(failed.values())))
+    return Store(
+        tuple(kept), rows[: len(kept)] if isinstance(rows, np.ndarray) else rows, tuple(hashes), recipe.digest, failed
+    )
+
+
+def _rows(shape: tuple[int, ...], size: int, limit: int, folder: Path | None) -> Any:
+    if size <= limit:
+        return np.empty(shape, dtype=np.float16)
+    if folder is None:
+        raise DataError(
+            "the prepared cases do not fit the memory allowed", got=f"{size} bytes", expected=f"at most {limit}"
+        )
+    import blosc2
+
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "prepared.b2nd"
+    path.unlink(missing_ok=True)
+    chunk = (1, *shape[1:])
+    return blosc2.empty(shape, dtype=np.float16, chunks=chunk, urlpath=str(path), cparams={"clevel": 3})
+
+
+@dataclass(frozen=True, eq=False)
+class Feed:
+    """Batches of a store's cases, the same ones for the same (seed, epoch), whatever was drawn before.
+
+    Args:
+        store: Prepared cases.
+        indices: Rows that take part.
+        task: Says what one example is and how examples become a batch.
+        batch_size: Images a batch.
+        seed: With the epoch and the row it decides every draw.
+        section: What may happen to an image.
+        weights: Chance of each index to be drawn (balanced sampling), or None for each once an epoch.
+    """
+
+    store: Store
+    indices: NDArray[np.intp]
+    task: Task
+    batch_size: int
+    seed: int
+    section: augment.AugmentSection
+    weights: NDArray[np.float64] | None = None
+
+    @property
+    def steps(self) -> int:
+        """Batches an epoch; a last batch of one image is left out (batch normalisation needs two)."""
+        full, rest = divmod(len(self.indices), self.batch_size)
+        return max(1, full + (rest > 1))
+
+    def order(self, epoch: int) -> NDArray[np.intp]:
+        """The rows of an epoch in the order they are learned from."""
+        rng = np.random.default_rng([self.seed, epoch])
+        if self.weights is None:
+            return rng.permutation(self.indices)
+        chance = self.weights / self.weights.sum()
+        return rng.choice(self.indices, len(self.indices), replace=True, p=chance)
+
+    def epoch(self, number: int) -> Iterator[Batch]:
+        """The batches of an epoch."""
+        order = self.order(number)
+        for step in range(self.steps):
+            yield self.batch(order[step * self.batch_size : (step + 1) * self.batch_size], number, step)
+
+    def batch(self, rows: NDArray[np.intp], epoch: int, step: int) -> Batch:
+        """One augmented batch: every draw depends on (seed, epoch, row) alone, mixup on (seed, epoch, step)."""
+        import torch
+
+        generators = [np.random.default_rng([self.seed, epoch, int(row)]) for row in rows]
+        cases = [self.store.cases[int(row)] for row in rows]
+        examples = [self.task.draw(self.store[int(row)], rng) for row, rng in zip(rows, generators, strict=True)]
+        images, truth = self.task.collate(examples, cases)
+        images = augment.apply(images, [augment.draw(self.section, rng, images.ndim - 2) for rng in generators])
+        names = tuple(case.id for case in cases)
+        weight = augment.mixup_weights(self.section, np.random.default_rng([self.seed, epoch, step, 1]), len(rows))
+        if weight is None:
+            return Batch(images, truth, names)
+        own = torch.from_numpy(weight)
+        share = own.reshape(-1, *[1] * (images.ndim - 1))
+        return Batch(share * images + (1 - share) * images.roll(1, 0), truth, names, own)
+
+
+def plain_batches(store: Store, indices: Sequence[int] | NDArray[np.intp], batch_size: int) -> Iterator[torch.Tensor]:
+    """Images without augmentation, in order, for prediction."""
+    import torch
+
+    for start in range(0, len(indices), batch_size):
+        yield torch.from_numpy(store.take(indices[start : start + batch_size]))
+
+
+def cases_digest(hashes: Sequence[str]) -> str:
+    """One hash over the cases' content hashes, independent of their order."""
+    return hashlib.sha256("".join(sorted(hashes)).encode()).hexdigest()

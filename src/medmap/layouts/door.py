@@ -1,0 +1,92 @@
+"""The door that every dataset comes through: which layout is it, and open it without reading a pixel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from medmap.dataset import TASKS, Dataset, TaskName
+from medmap.errors import LayoutError, ReadError, UsageError
+from medmap.layouts.described import open_described, recognise_described
+from medmap.layouts.folders import open_folders, recognise_folders
+from medmap.layouts.manifests import (
+    open_cases,
+    open_gandlf,
+    open_innereye,
+    recognise_cases,
+    recognise_gandlf,
+    recognise_innereye,
+)
+from medmap.layouts.medmnist import open_medmnist, recognise_medmnist
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One row of the table of layouts.
+
+    Args:
+        name: What ``--layout`` calls it.
+        says: What it looks like, for people.
+        recognises: Whether a path looks like it; reads names and first lines only.
+        open: (path, task or None) → the dataset; reads no pixel.
+    """
+
+    name: str
+    says: str
+    recognises: Callable[[Path], bool]
+    open: Callable[[Path, TaskName | None], Dataset]
+
+
+# In the order in which they are tried: what the owner wrote down first, what names suggest last.
+LAYOUTS: tuple[Layout, ...] = (
+    Layout("medmap", "dataset.yaml beside cases.csv", recognise_described, open_described),
+    Layout("innereye", "a CSV with subject, channel, filePath", recognise_innereye, open_innereye),
+    Layout("gandlf", "a CSV with SubjectID, Channel_0 … and Label or ValueToPredict", recognise_gandlf, open_gandlf),
+    Layout("csv", "a CSV with image and label, mask, boxes or target", recognise_cases, open_cases),
+    Layout("medmnist", "one .npz file with train_images, train_labels …", recognise_medmnist, open_medmnist),
+    Layout("folders", "one folder a class, optionally below train, val and test", recognise_folders, open_folders),
+)
+
+
+def open_dataset(path: str | Path, *, layout: str = "auto", task: TaskName | None = None) -> Dataset:
+    """A dataset in any known layout, opened in place; 100,000 cases open in seconds and no pixel is read.
+
+    Args:
+        path: A folder, a ``dataset.yaml``, a CSV table or an ``.npz`` file.
+        layout: A name from ``LAYOUTS``, or ``auto`` to recognise it.
+        task: classify, detect, segment or enhance, where the layout leaves it open.
+
+    Raises:
+        LayoutError: In no known layout; says what was found.
+        ReadError: Absent or unreadable.
+        DatasetError: Parts that contradict each other.
+        ConfigError: A ``dataset.yaml`` that is wrong.
+        UsageError: An unknown layout or task was asked for.
+    """
+    path = Path(path)
+    if task is not None and task not in TASKS:
+        raise UsageError("unknown task", got=repr(task), expected=", ".join(TASKS))
+    if "\0" in str(path) or not path.exists():
+        raise ReadError(f"{str(path)!r} does not exist", expected="a folder, dataset.yaml, a CSV table or an .npz file")
+    return _chosen(path, layout).open(path, task)
+
+
+def _chosen(path: Path, layout: str) -> Layout:
+    if layout == "auto":
+        for row in LAYOUTS:
+            if row.recognises(path):
+                return row
+        known = "; ".join(f"{row.name} ({row.says})" for row in LAYOUTS)
+        raise LayoutError(f"{path} is in no known layout", got=_found(path), expected=known)
+    for row in LAYOUTS:
+        if row.name == layout:
+            return row
+    raise UsageError("unknown layout", got=repr(layout), expected=", ".join(["auto", *(r.name for r in LAYOUTS)]))
+
+
+def _found(path: Path) -> str:
+    if not path.is_dir():
+        return f"a file {path.name}"
+    names = sorted(p.name + ("/" if p.is_dir() else "") for p in path.iterdir() if not p.name.startswith("."))
+    return f"{len(names)} entries: " + ", ".join(names[:8]) + (" …" if len(names) > 8 else "") if names else "nothing"

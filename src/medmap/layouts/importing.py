@@ -1,0 +1,116 @@
+"""Any known layout to a dataset folder: ``dataset.yaml`` and ``cases.csv``, whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from medmap.config import write_atomically
+from medmap.dataset import Case, Dataset, Ref, TaskName, Truth
+from medmap.errors import DatasetError, ReadError, UsageError
+from medmap.layouts.described import DESCRIPTION, TABLE, root_text, texts
+from medmap.layouts.door import open_dataset
+from medmap.read import forget_arrays, recognise
+
+COPIED = "images"
+# a header in one file, voxels in another: copying one of them would give half an image
+_DETACHED = (".mhd", ".nhdr")
+
+
+def import_dataset(
+    source: str | Path, dest: str | Path, *, layout: str = "auto", task: TaskName | None = None, copy: bool = False
+) -> Dataset:
+    """A dataset in any known layout as a folder of medmap's own.
+
+    Args:
+        source: What ``open_dataset`` opens.
+        dest: A folder that does not exist yet, or is empty.
+        layout: A name from ``LAYOUTS``, or ``auto``.
+        task: Where the layout leaves it open.
+        copy: Copy the images into the folder; else they are referenced where they are.
+
+    Raises:
+        UsageError: ``dest`` is not empty, or cannot be written; nothing is left behind.
+        LayoutError: ``source`` is in no known layout.
+        DatasetError: A file to be copied is no image, or lies outside the source through a link.
+    """
+    dest = Path(dest)
+    _require_free(dest)
+    dataset = open_dataset(source, layout=layout, task=task)
+    aside = dest.resolve().with_name(f".{dest.name}.{secrets.token_hex(8)}")
+    try:
+        aside.mkdir(parents=True)
+        if copy:
+            dataset = _copied(dataset, aside)
+        yaml_text, table_text = texts(dataset, "." if copy else root_text(dataset.root, dest))
+        write_atomically(aside / TABLE, table_text)
+        write_atomically(aside / DESCRIPTION, yaml_text)
+        if dest.exists():
+            dest.rmdir()  # empty; refused by the system should something have appeared meanwhile
+        aside.replace(dest)
+    except OSError as error:
+        raise UsageError(
+            f"{dest} cannot be written", got=error.strerror, remedy="check free space and permissions"
+        ) from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return open_dataset(dest)
+
+
+def _require_free(dest: Path) -> None:
+    if "\0" in str(dest):
+        raise UsageError("the destination's name holds a NUL character")
+    if dest.is_symlink() or (dest.exists() and not dest.is_dir()):
+        raise UsageError(f"{dest} exists and is no folder", remedy="choose another destination")
+    if dest.is_dir() and any(dest.iterdir()):
+        raise UsageError(f"{dest} is not empty", remedy="choose a new folder; nothing is overwritten")
+
+
+def _copied(dataset: Dataset, folder: Path) -> Dataset:
+    """The dataset with every referenced file copied below ``folder/images``."""
+    places: dict[str, str] = {}
+    root = dataset.root.resolve()
+    for case in dataset:
+        for ref in (*case.inputs.values(), *case.truth.masks, case.truth.target):
+            if ref is not None and ref.path not in places:
+                places[ref.path] = _copy(dataset.resolve(ref), ref, root, folder, len(places))
+    forget_arrays()
+
+    def moved(ref: Ref | None) -> Ref | None:
+        return None if ref is None else Ref(places[ref.path], ref.member)
+
+    return replace(dataset, root=folder, cases=tuple(_with_refs(case, moved) for case in dataset))
+
+
+def _copy(path: Path, ref: Ref, root: Path, folder: Path, number: int) -> str:
+    real = path.resolve()
+    inside = root in real.parents
+    if not inside and not Path(ref.path).is_absolute():
+        raise DatasetError(
+            f"{path} is a link out of the dataset's folder and is not copied", remedy="import without copying"
+        )
+    if path.suffix.lower() in _DETACHED:
+        raise DatasetError(
+            f"{path} keeps its voxels in another file and is not copied",
+            remedy="import without copying, or convert it to one file (.mha, .nrrd, .nii.gz)",
+        )
+    try:
+        recognise(path)  # only images are copied, whatever the table says
+    except ReadError as error:
+        raise DatasetError(f"{path} is not copied: it is no image that can be read", got=str(error)) from error
+    relative = f"outside/{number:06d}_{real.name}" if Path(ref.path).is_absolute() else os.path.normpath(ref.path)
+    target = folder / COPIED / relative
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(real, target)
+    return f"{COPIED}/{Path(relative).as_posix()}"
+
+
+def _with_refs(case: Case, moved: Callable[[Ref | None], Ref | None]) -> Case:
+    inputs: Mapping[str, Ref | None] = {name: moved(ref) for name, ref in case.inputs.items()}
+    masks = tuple(found for ref in case.truth.masks if (found := moved(ref)) is not None)
+    truth: Truth = replace(case.truth, masks=masks, target=moved(case.truth.target))
+    return replace(case, inputs=inputs, truth=truth)

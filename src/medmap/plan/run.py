@@ -1,0 +1,160 @@
+"""``run.yaml``: one frozen value that says everything a training does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+
+from medmap.augment import AugmentSection
+from medmap.config import Section, parse_yaml, read_text, to_yaml, validate, with_overrides, write_atomically
+from medmap.decision import parse_target
+from medmap.errors import ConfigError, MedmapError
+from medmap.fit import FitSection
+from medmap.prepare import PrepareSection
+from medmap.tasks.classify import ClassifySection
+
+SECTIONS_WITH_REASONS = ("task", "splits", "prepare", "augment", "network", "fit", "ensemble", "decision")
+
+
+class SplitsSection(Section):
+    """Shares dealt by patient where the owner supplied no split; ``splits:`` of run.yaml."""
+
+    train: float = Field(default=0.7, gt=0, lt=1)
+    val: float = Field(default=0.1, gt=0, lt=1)
+    test: float = Field(default=0.2, gt=0, lt=1)
+
+
+class NetworkSection(Section):
+    """What is trained; ``network:`` of run.yaml.
+
+    Args:
+        name: A plain name, or ``timm:…``, ``torchvision:…``, ``monai:…``.
+        width: Multiplier of the channels, for networks of medmap's own.
+        dropout: Before the head.
+        stem: ``small`` keeps the first stage at full resolution, ``standard`` is the library's, ``auto`` goes by size.
+        init: Starting weights: a bundle, a weights file or a hub name; None starts from scratch.
+    """
+
+    name: str = "small_resnet"
+    width: float = Field(default=1.0, gt=0, le=16)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    stem: Literal["auto", "small", "standard"] = "auto"
+    init: str | None = None
+
+
+class EnsembleSection(Section):
+    """How many networks answer together; ``ensemble:`` of run.yaml.
+
+    Args:
+        folds: Parts that the training and validation cases are dealt into, by patient; each member leaves one out
+            and is judged on it. 0: every member learns from the training split and is judged on the validation split.
+        members: Networks trained: the first so many folds (again from the first with other seeds when there are more).
+    """
+
+    folds: int = Field(default=0, ge=0, le=100)
+    members: int = Field(default=1, ge=1, le=200)
+
+    @field_validator("folds")
+    @classmethod
+    def _folds(cls, value: int) -> int:
+        if value == 1:
+            raise ValueError("one fold leaves nothing to learn from; 0 or at least 2")
+        return value
+
+
+class DecisionSection(Section):
+    """How scores become a decision; ``decision:`` of run.yaml.
+
+    Args:
+        target: ``youden``, ``sensitivity>=0.95``, ``specificity>=0.9``, ``net_benefit@0.2`` or ``f1``.
+        prevalence: Share of positives where the bundle will be used, when it differs from the data's.
+    """
+
+    target: str = "youden"
+    prevalence: float | None = Field(default=None, gt=0, lt=1)
+
+    @field_validator("target")
+    @classmethod
+    def _target(cls, value: str) -> str:
+        try:
+            parse_target(value)
+        except MedmapError as error:
+            raise ValueError(str(error)) from error
+        return value
+
+
+class Run(Section):
+    """A training, completely: from ``plan``, or loaded from a file.
+
+    Example:
+        >>> run = Run(prepare=PrepareSection(shape=(28, 28))).override(["fit.epochs=3"])
+        >>> run.fit.epochs
+        3
+    """
+
+    medmap_run: Literal[1] = 1
+    task: ClassifySection = ClassifySection()
+    seed: int = Field(default=0, ge=0, le=2**31 - 1)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    splits: SplitsSection = SplitsSection()
+    prepare: PrepareSection
+    augment: AugmentSection = AugmentSection()
+    network: NetworkSection = NetworkSection()
+    fit: FitSection = FitSection()
+    ensemble: EnsembleSection = EnsembleSection()
+    decision: DecisionSection = DecisionSection()
+    budget_s: float | None = Field(default=None, gt=0)
+    memory_bytes: int = Field(default=4 * 2**30, ge=2**28)
+    reasons: dict[str, str] = Field(default_factory=dict)
+
+    @classmethod
+    def load(cls, path: str | Path, overrides: Iterable[str] = ()) -> Run:
+        """Read and validate ``run.yaml``.
+
+        Raises:
+            ConfigError: Unreadable, unknown keys, values out of range.
+        """
+        data = parse_yaml(read_text(path), str(path))
+        version = data.get("medmap_run", 1)
+        if isinstance(version, int) and version > 1:
+            raise ConfigError(f"{path} was written for a newer medmap", got=f"medmap_run {version}", expected="1")
+        return validate(cls, with_overrides(data, overrides), str(path))
+
+    def override(self, overrides: Iterable[str]) -> Run:
+        """The run with ``block.key=value`` assignments applied.
+
+        Raises:
+            ConfigError: An unknown key or a value out of range.
+        """
+        texts = list(overrides)
+        if not texts:
+            return self
+        changed = validate(Run, with_overrides(self.model_dump(mode="json"), texts), "--set " + " --set ".join(texts))
+        told = {text.partition("=")[0].strip(): "set by hand" for text in texts}
+        return changed.model_copy(update={"reasons": {**changed.reasons, **told}})
+
+    def save(self, path: str | Path) -> None:
+        """Write ``run.yaml``, whole or not at all, each section with its reasons beside it."""
+        write_atomically(path, self.as_yaml())
+
+    def as_yaml(self) -> str:
+        """The text of ``run.yaml``; reasons stand as comments over their section."""
+        data = self.model_dump(mode="json")
+        lines = ["# medmap run: `medmap schema run.yaml` describes every key"]
+        for key, value in data.items():
+            if key in SECTIONS_WITH_REASONS:
+                lines.append("")
+                lines += [f"# {name}: {why}" for name, why in self.reasons.items() if name.split(".")[0] == key]
+            if key == "reasons":
+                lines.append("")
+            lines.append(_block(key, value).rstrip())
+        return "\n".join(lines) + "\n"
+
+
+def _block(key: str, value: Any) -> str:
+    if isinstance(value, Mapping) and value:
+        return f"{key}:\n" + "".join(f"  {to_yaml({k: v})}" for k, v in value.items())
+    return to_yaml({key: value})

@@ -1,0 +1,114 @@
+"""A short trial on this machine: how long the real training step takes, and which precision is fastest."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from medmap import augment
+from medmap.fit import FitSection, start, step
+from medmap.fit.loop import batch_to
+from medmap.plan.run import Run
+from medmap.tasks import Batch
+from medmap.tasks.classify import Classify
+
+if TYPE_CHECKING:
+    import torch
+
+STEPS = 3
+# bfloat16 must win by this much to be worth its rounding.
+WORTHWHILE = 0.9
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the trial found.
+
+    Args:
+        precision, channels_last: The fastest way.
+        step_s: Seconds of a step that way, making the batch included.
+        float32_s: Seconds of a plain float32 step.
+        batch_s: Seconds of augmenting one batch (part of ``step_s``).
+    """
+
+    precision: str
+    channels_last: bool
+    step_s: float
+    float32_s: float
+    batch_s: float
+
+    @property
+    def reason(self) -> str:
+        """In words."""
+        if self.precision == "float32":
+            return f"measured here: float32 takes {self.float32_s * 1000:.0f} ms a step and bfloat16 is not faster"
+        return (
+            f"measured here: bfloat16 takes {(self.step_s - self.batch_s) * 1000:.0f} ms a step, "
+            f"float32 {(self.float32_s - self.batch_s) * 1000:.0f} ms"
+        )
+
+
+def phantom_batch(task: Classify, run: Run, size: int) -> Batch:
+    """Noise shaped like the real thing, with labels in turn."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn((size, run.prepare.channels, *run.prepare.shape), generator=generator)
+    names = tuple(str(n) for n in range(size))
+    if task.kind in ("multilabel", "regression"):
+        truth = (torch.arange(size * len(task.labels)) % 2).float().reshape(size, -1)
+    else:
+        truth = torch.arange(size) % len(task.labels)
+    return Batch(images, truth, names)
+
+
+def measure(task: Classify, run: Run, device: torch.device) -> Measured:
+    """Time the training step of a run's network, batch and size on a device, in float32 and in bfloat16."""
+    batch = phantom_batch(task, run, run.fit.batch_size)
+    ndim = len(run.prepare.shape)
+    begin = time.perf_counter()
+    drawn = [augment.draw(run.augment, np.random.default_rng([0, i]), ndim) for i in range(run.fit.batch_size)]
+    augment.apply(batch.images, drawn)
+    batch_s = time.perf_counter() - begin
+    plain = _seconds(
+        task, run, batch, device, run.fit.model_copy(update={"precision": "float32", "channels_last": False})
+    )
+    low_section = run.fit.model_copy(update={"precision": "bfloat16", "channels_last": True})
+    low = _seconds(task, run, batch, device, low_section)
+    if low < WORTHWHILE * plain:
+        return Measured("bfloat16", True, low + batch_s, plain + batch_s, batch_s)
+    return Measured("float32", False, plain + batch_s, plain + batch_s, batch_s)
+
+
+def _seconds(task: Classify, run: Run, batch: Batch, device: torch.device, section: FitSection) -> float:
+    import torch
+
+    net = build(task, run, seed=0)
+    state = start(net, section, device)
+    net.train()
+    here = batch_to(batch, device, section.channels_last)
+    times = []
+    for _ in range(STEPS + 1):
+        begin = time.perf_counter()
+        step(task, here, section, state, 10)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - begin)
+    return float(np.median(times[1:]))
+
+
+def build(task: Classify, run: Run, seed: int) -> torch.nn.Module:
+    """The untrained network of a run."""
+    return task.network(
+        run.network.name,
+        seed=seed,
+        dimensions=len(run.prepare.shape),
+        in_channels=run.prepare.channels,
+        input_shape=run.prepare.shape,
+        dropout=run.network.dropout,
+        width=run.network.width,
+        stem=run.network.stem,
+    )

@@ -1,0 +1,244 @@
+"""Preparation that exists only fitted: the same recipe in training, evaluation, service and at a federated site."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from medmap.config import Section
+from medmap.errors import BundleError, DataError
+from medmap.geometry import Flip, Pad, Permute, Resample, Step, Trace
+from medmap.image import Image
+
+Floats = NDArray[np.float32]
+IntensityKind = Literal["range", "window", "zscore"]
+
+# A resized side may differ from the source's proportions by this much before padding is used instead of stretching.
+STRETCH_TOLERANCE = 0.05
+
+
+class PrepareSection(Section):
+    """How images become tensors; ``prepare:`` of run.yaml.
+
+    Args:
+        shape: Voxels along each axis of what the network sees.
+        keep_proportions: Pad to the target's proportions before resizing, instead of stretching.
+        orientation: For volumes in a patient's space: the directions the axes are turned to, or None.
+        intensity: ``range`` (the file's own range, for 8-bit pictures), ``window`` (fixed limits in the quantity's
+            unit, for HU and SUV) or ``zscore`` (each image by its own mean and deviation, for MR and unknown units).
+        window: (low, high) for ``window``; fitted from the training images when absent.
+        channels: Number of channels the network sees; grey images are repeated, colour images averaged to one.
+    """
+
+    shape: tuple[int, ...] = Field(min_length=2, max_length=3)
+    keep_proportions: bool = True
+    orientation: str | None = Field(default=None, pattern="^[LR][PA][SI]$")
+    intensity: IntensityKind = "range"
+    window: tuple[float, float] | None = None
+    channels: int = Field(default=1, ge=1, le=64)
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A case as the network sees it.
+
+    Args:
+        tensors: By name; ``image`` is float32 (channels, spatial …).
+        trace: The way back to the source's grid.
+    """
+
+    tensors: dict[str, NDArray[Any]]
+    trace: Trace
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A fitted preparation; make one with ``fit``.
+
+    Args:
+        section: What was asked for.
+        low, high: Values mapped to 0 and 1 before standardising (``range`` and ``window``).
+        mean, std: Per channel, of the training images after that; what the network sees has mean 0 and deviation 1.
+    """
+
+    section: PrepareSection
+    low: float
+    high: float
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def apply(self, image: Image) -> Prepared:
+        """An image as the network sees it, and the way back.
+
+        Raises:
+            DataError: An image that this recipe is not for (dimensions, channels, no finite value).
+        """
+        trace, pixels = self._geometric(image)
+        pixels = self._intensity(pixels)
+        return Prepared({"image": np.ascontiguousarray(pixels)}, trace)
+
+    @property
+    def digest(self) -> str:
+        """Hash of everything the recipe does."""
+        return hashlib.sha256(json.dumps(self.as_json(), sort_keys=True).encode()).hexdigest()
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values for a file."""
+        return {
+            "prepare": self.section.model_dump(mode="json"),
+            "low": self.low,
+            "high": self.high,
+            "mean": list(self.mean),
+            "std": list(self.std),
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Recipe:
+        """The inverse of ``as_json``.
+
+        Raises:
+            BundleError: A recipe with unknown or missing parts.
+        """
+        if not isinstance(data, dict) or set(data) != {"prepare", "low", "high", "mean", "std"}:
+            raise BundleError(
+                "the recipe has unknown or missing parts", got=sorted(data), expected="prepare low high mean std"
+            )
+        try:
+            section = PrepareSection.model_validate(data["prepare"])
+            numbers = (float(data["low"]), float(data["high"]))
+            return cls(section, *numbers, tuple(map(float, data["mean"])), tuple(map(float, data["std"])))
+        except (TypeError, ValueError) as error:
+            raise BundleError("the recipe cannot be read", got=str(error)) from error
+
+    # -- the two halves ----------------------------------------------------------------------------------------
+
+    def _geometric(self, image: Image) -> tuple[Trace, Floats]:
+        steps = geometric_steps(image, self.section)
+        lossy = None if self.section.intensity == "range" else f"intensities were mapped by {self.section.intensity}"
+        trace = Trace(image.geometry, steps, lossy)
+        array = to_channels(image, self.section.channels)
+        moved = trace.forward(array, fill=float(array.min()), order=1)
+        return trace, np.moveaxis(moved, -1, 0).astype(np.float32)
+
+    def _intensity(self, pixels: Floats) -> Floats:
+        axes = tuple(range(1, pixels.ndim))
+        if self.section.intensity == "zscore":
+            mean = pixels.mean(axis=axes, keepdims=True)
+            std = pixels.std(axis=axes, keepdims=True)
+            return np.asarray((pixels - mean) / np.maximum(std, 1e-6), dtype=np.float32)
+        scaled = (np.clip(pixels, self.low, self.high) - self.low) / (self.high - self.low)
+        shape = (-1, *[1] * len(axes))
+        mean = np.asarray(self.mean, dtype=np.float32).reshape(shape)
+        std = np.asarray(self.std, dtype=np.float32).reshape(shape)
+        return np.asarray((scaled - mean) / std, dtype=np.float32)
+
+
+def to_channels(image: Image, channels: int) -> Floats:
+    """The image's values as float32 (spatial …, channels), with the number of channels asked for.
+
+    One channel is repeated, three are averaged to one (ITU-R BT.601 luma); anything else must fit as it is. A cine's
+    frames count as channels. Values that are not finite become the image's smallest finite value.
+
+    Raises:
+        DataError: Channels that do not fit, or no finite value at all.
+    """
+    array = np.moveaxis(image.channels_first(), 0, -1).astype(np.float32)
+    finite = np.isfinite(array)
+    if not finite.all():
+        if not finite.any():
+            raise DataError("the image has no finite value", got="only NaN or infinity")
+        array = np.where(finite, array, array[finite].min())
+    have = array.shape[-1]
+    if have == channels:
+        return array
+    if have == 1:
+        return np.repeat(array, channels, axis=-1)
+    if channels == 1 and image.quantity == "colour" and have in (3, 4):
+        return array[..., :3] @ np.array([[0.299], [0.587], [0.114]], dtype=np.float32)
+    raise DataError("the image has another number of channels than the recipe", got=have, expected=channels)
+
+
+def geometric_steps(image: Image, section: PrepareSection) -> tuple[Step, ...]:
+    """The steps from the image's grid to the network's: turn, pad to proportions, resize.
+
+    Raises:
+        DataError: A picture where a volume is needed, or the other way round.
+    """
+    if image.ndim != len(section.shape):
+        raise DataError("the image has the wrong number of dimensions", got=image.ndim, expected=len(section.shape))
+    steps: list[Step] = []
+    grid = image.geometry
+    if section.orientation and grid.ndim == 3 and grid.kind == "patient":
+        idle = (Permute((0, 1, 2)), Flip(()))
+        steps += [step for step in grid.oriented(section.orientation) if step not in idle]
+    for step in steps:
+        grid = step.apply(grid)
+    if section.keep_proportions and grid.shape != section.shape:
+        pad = _pad_to_proportions(grid.shape, section.shape, grid.spacing_mm if grid.has_size else (1.0,) * grid.ndim)
+        if pad is not None:
+            steps.append(pad)
+            grid = pad.apply(grid)
+    if grid.shape != section.shape:
+        steps.append(Resample(section.shape))
+    return tuple(steps)
+
+
+def _pad_to_proportions(shape: Sequence[int], target: Sequence[int], spacing: Sequence[float]) -> Pad | None:
+    """Voxels to add so that physical proportions are the target's; None when stretching is within tolerance."""
+    extent = np.array(shape) * np.array(spacing)
+    scale = (extent / np.array(target)).max()
+    wanted = np.array(target) * scale / np.array(spacing)
+    if (np.abs(wanted / np.array(shape) - 1) <= STRETCH_TOLERANCE).all():
+        return None
+    missing = np.maximum(np.rint(wanted).astype(int) - np.array(shape), 0)
+    before = missing // 2
+    return Pad(tuple(int(v) for v in before), tuple(int(v) for v in missing - before))
+
+
+def fit(section: PrepareSection, images: Iterable[Image], limit: int = 2000) -> Recipe:
+    """Fit a recipe to training images (at most ``limit`` of them; an even sample is the caller's).
+
+    ``range`` takes the type's full range for 8-bit data, else the robust range (0.5th to 99.5th percentile over all
+    images); ``window`` takes the section's limits, else the same percentiles; then mean and deviation per channel.
+
+    Raises:
+        DataError: No image, or images without any spread.
+    """
+    lows, highs, sums, squares, count, eight_bit = [], [], [], [], 0, True
+    thumbnails: list[Floats] = []
+    for number, image in enumerate(images):
+        if number >= limit:
+            break
+        array = to_channels(image, section.channels)
+        eight_bit &= image.array.dtype in (np.dtype(np.uint8), np.dtype(np.bool_))
+        flat = array.reshape(-1, section.channels)
+        step = max(1, len(flat) // 4096)
+        thumbnails.append(flat[::step])
+        lows.append(float(np.percentile(thumbnails[-1], 0.5)))
+        highs.append(float(np.percentile(thumbnails[-1], 99.5)))
+        count += 1
+    if not count:
+        raise DataError("a recipe needs at least one training image", got="none")
+    if section.intensity == "window" and section.window:
+        low, high = section.window
+    elif section.intensity == "range" and eight_bit:
+        low, high = 0.0, 255.0
+    else:
+        low, high = float(np.percentile(lows, 5)), float(np.percentile(highs, 95))
+    if not high > low:
+        raise DataError("the training images have no spread of values", got=f"{low} to {high}")
+    for values in thumbnails:
+        scaled = (np.clip(values, low, high) - low) / (high - low)
+        sums.append(scaled.mean(0, dtype=np.float64))
+        squares.append(np.square(scaled).mean(0, dtype=np.float64))
+    mean = np.mean(sums, axis=0)
+    std = np.sqrt(np.maximum(np.mean(squares, axis=0) - mean**2, 1e-8))
+    return Recipe(section, low, high, tuple(map(float, mean)), tuple(map(float, std)))
+

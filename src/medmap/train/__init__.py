@@ -1,0 +1,259 @@
+"""The conductor: leakage, recipe, store, members, decision, bundle, export, report, card. The loop is ``fit``'s."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medmap import prepare
+from medmap.check import leakage
+from medmap.dataset import Dataset, with_splits
+from medmap.errors import InterruptedRun, UsageError
+from medmap.feed import Feed, Store, build_store
+from medmap.fit import FitState, fit, keep_heap, logits, start
+from medmap.networks import load_weights
+from medmap.plan import Run, build, choose_device, sample_images, training_cases, usable_threads
+from medmap.tasks import task_module
+from medmap.tasks.classify import Classify
+from medmap.train.checkpoint import Checkpoints
+from medmap.train.clock import Clock
+from medmap.train.events import Event, Listener, warn_only
+from medmap.train.finish import finish
+from medmap.train.members import Member, members
+from medmap.train.record import Record, write_contact_sheet
+
+if TYPE_CHECKING:
+    from medmap.bundle import Bundle
+
+__all__ = ["Clock", "Event", "Trained", "train"]
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """What one member left behind.
+
+    Args:
+        member: Which one.
+        weights: Its state dictionary.
+        logits: (len(judge), outputs) its numbers for the cases that judge it.
+        rows: Its log, one row an epoch.
+        epochs: How many it had.
+        stopped: Why it ended before its last epoch, or None.
+    """
+
+    member: Member
+    weights: dict[str, Any]
+    logits: NDArray[np.float32]
+    rows: list[dict[str, float]]
+    epochs: int
+    stopped: str | None
+
+
+@dataclass(frozen=True, eq=False)
+class Work:
+    """Everything a member's training needs, made once."""
+
+    run: Run
+    dataset: Dataset
+    output: Path
+    task: Classify
+    recipe: prepare.Recipe
+    store: Store
+    checkpoints: Checkpoints
+    clock: Clock
+    listen: Listener
+    record: Record
+    warnings: tuple[str, ...] = ()
+
+
+def train(
+    run: Run,
+    dataset: Dataset,
+    output: str | Path,
+    *,
+    resume: bool = False,
+    listener: Listener = warn_only,
+    started: float | None = None,
+) -> Bundle:
+    """Train a run on a dataset and leave a usable bundle, its evaluation and its log.
+
+    Args:
+        run: From ``plan`` or ``Run.load``.
+        dataset: Cases without a split are dealt into train, val and test by patient; test cases are never learned from.
+        output: The run's folder; must not exist yet, unless ``resume``.
+        resume: Go on where a killed or interrupted run of the same ``run.yaml`` stands.
+        listener: Told what happens; the default turns warnings into Python warnings.
+        started: ``time.time()`` from which the budget counts; default now.
+
+    Raises:
+        UsageError: The folder exists, or there is nothing to resume.
+        DataError: Data that cannot be learned from; a loss that is no number (with the cases of the batch).
+        InterruptedRun: Ctrl-C; the state is saved.
+
+    Example:
+        ``bundle = mm.train(mm.plan(data, budget_s=600), data, "runs/first")``
+    """
+    keep_heap()
+    folder = _folder(Path(output), resume)
+    clock = Clock(time.time() if started is None else started, run.budget_s)
+    work = _prepare(run, with_splits(dataset, run.seed), folder, clock, listener)
+    try:
+        done = _train_members(work)
+        return finish(work, done)
+    except KeyboardInterrupt as stop:
+        raise InterruptedRun("stopped by hand; every finished epoch is saved", remedy="--resume goes on") from stop
+
+
+def _folder(output: Path, resume: bool) -> Path:
+    taken = output.exists() and any(output.iterdir()) if output.is_dir() else output.exists()
+    if resume and not (output / "run.yaml").exists():
+        raise UsageError(f"there is nothing to resume in {output}", remedy="start without --resume")
+    if taken and not resume:
+        raise UsageError(f"{output} is not empty", remedy="choose another folder, or go on with --resume")
+    output.mkdir(parents=True, exist_ok=True)
+    return output
+
+
+def _prepare(run: Run, dataset: Dataset, output: Path, clock: Clock, listen: Listener) -> Work:
+    import torch
+
+    threads = run.fit.threads or usable_threads()
+    torch.set_num_threads(threads)
+    run = run.model_copy(update={"fit": run.fit.model_copy(update={"threads": threads})})
+    pool = training_cases(dataset)
+    recipe = prepare.fit(run.prepare, sample_images(pool, 1000))
+    store = _store(run, dataset, recipe, output, listen)
+    leaks = leakage(dataset, dict(zip((c.id for c in store.cases), store.hashes, strict=True)))
+    warned = tuple(f"{issue.message} {issue.effect}" for issue in leaks)
+    for text in warned:
+        listen(Event("leakage", text))
+    pool_store = _pool(store)
+    task = task_module(run.task.kind).make(run.task, dataset.with_cases(pool_store.cases))
+    run.save(output / "run.yaml")
+    for where, why in run.reasons.items():
+        listen(Event("line", f"{where}: {why}"))
+    checkpoints = Checkpoints(output / "checkpoint", _digest(run, recipe, pool_store))
+    write_contact_sheet(output / "augmented.png", pool_store, task, run)
+    return Work(run, dataset, output, task, recipe, pool_store, checkpoints, clock, listen, Record(output), warned)
+
+
+def _store(run: Run, dataset: Dataset, recipe: prepare.Recipe, output: Path, listen: Listener) -> Store:
+    """Every annotated case and the test cases' hashes: the leak across splits is found on the prepared pass."""
+
+    def progress(done: int, total: int) -> None:
+        listen(Event("progress", "preparing", done, total))
+
+    store = build_store(dataset, recipe, memory_bytes=run.memory_bytes, folder=output / "store", progress=progress)
+    for case, reason in store.failed.items():
+        listen(Event("warning", f"left out: {reason}" if case in reason else f"left out: case {case}: {reason}"))
+    return store
+
+
+def _pool(store: Store) -> Store:
+    """The store as training may see it: annotated cases outside the test split."""
+    rows = [i for i, c in enumerate(store.cases) if c.split != "test" and c.truth.annotated]
+    return store.subset(rows)
+
+
+def _digest(run: Run, recipe: prepare.Recipe, store: Store) -> str:
+    """What makes a checkpoint this run's: all settings but the budget and the words, the recipe and the pixels."""
+    import hashlib
+    import json
+
+    settings = run.model_dump(mode="json", exclude={"reasons", "budget_s", "memory_bytes"})
+    text = json.dumps([settings, recipe.as_json(), [c.id for c in store.cases], store.hashes], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _train_members(work: Work) -> list[Trained]:
+    done: list[Trained] = []
+    longest = 0.0
+    for member in members(work.store, work.run.ensemble, work.run.seed):
+        begin = time.monotonic()
+        if done and work.clock.left_s < longest * 0.97:
+            work.listen(
+                Event("line", f"the budget ends training after {len(done)} of {work.run.ensemble.members} networks")
+            )
+            break
+        finished = work.checkpoints.load(f"member{member.number}")
+        trained = _restored(member, *finished) if finished else _train_member(work, member)
+        done.append(trained)
+        if not finished:
+            longest = max(longest, time.monotonic() - begin)
+            _keep(work, trained)
+        work.record.member_done(trained.member.number, trained.rows)
+    return done
+
+
+def _train_member(work: Work, member: Member) -> Trained:
+    run, task, store = work.run, work.task, work.store
+    device = choose_device(run.device)
+    net = build(task, run, seed=member.seed)
+    if run.network.init:
+        report = load_weights(net, run.network.init)
+        if member.number == 0:
+            work.listen(Event("line", f"starting weights: {len(report.loaded)} tensors from {run.network.init}"))
+    state = start(net, run.fit, device)
+    feed = feed_of(work, member)
+    held = work.checkpoints.load("current")
+    if held is not None and held[1]["member"] == member.number:
+        state.restore(held[0], held[1]["state"])
+    stopped: list[str] = []
+    epoch_s: list[float] = []
+    begin = [time.monotonic()]
+
+    def on_epoch(now: FitState) -> bool:
+        work.checkpoints.save("current", now.tensors(), {"member": member.number, "state": now.facts()})
+        work.record.epoch(member.number, now.rows)
+        epoch_s.append(time.monotonic() - begin[0])
+        begin[0] = time.monotonic()
+        if now.epoch < run.fit.epochs and work.clock.left_s < float(np.median(epoch_s[-5:])):
+            stopped.append(f"the time budget ended after epoch {now.epoch} of {run.fit.epochs}")
+            return True
+        return False
+
+    def on_step(epoch: int, step: int, loss: float) -> None:
+        total = run.ensemble.members * run.fit.epochs * feed.steps
+        at = (member.number * run.fit.epochs + epoch) * feed.steps + step + 1
+        work.listen(Event("progress", work.record.headline(member.number, epoch, loss, state.rows), at, total))
+
+    fit(task, feed, member.judge, run.fit, state, on_epoch, on_step)
+    if not stopped and state.epoch < run.fit.epochs:
+        stopped.append(f"no better epoch for {run.fit.patience_epochs} epochs")
+    weights = state.best_weights or state.judged.state_dict()
+    state.judged.load_state_dict(weights)
+    numbers = logits(state.fabric, state.judged, store, member.judge, run.fit) if len(member.judge) else _none(task)
+    keep = {k: v.detach().cpu().contiguous() for k, v in weights.items()}
+    return Trained(member, keep, numbers, state.rows, state.epoch, stopped[0] if stopped else None)
+
+
+def feed_of(work: Work, member: Member) -> Feed:
+    """The batches a member learns from."""
+    cases = [work.store.cases[int(row)] for row in member.learn]
+    weights = work.task.sampling_weights(cases)
+    section = work.run.augment
+    return Feed(work.store, member.learn, work.task, work.run.fit.batch_size, member.seed, section, weights)
+
+
+def _none(task: Classify) -> NDArray[np.float32]:
+    return np.zeros((0, task.outputs), dtype=np.float32)
+
+
+def _keep(work: Work, trained: Trained) -> None:
+    import torch
+
+    tensors = {f"weights.{k}": v for k, v in trained.weights.items()}
+    tensors["logits"] = torch.from_numpy(trained.logits)
+    facts = {"rows": trained.rows, "epochs": trained.epochs, "stopped": trained.stopped}
+    work.checkpoints.save(f"member{trained.member.number}", tensors, facts)
+    work.checkpoints.drop("current")
+
+
+def _restored(member: Member, tensors: dict[str, Any], facts: dict[str, Any]) -> Trained:
+    weights = {k.removeprefix("weights."): v for k, v in tensors.items() if k.startswith("weights.")}
+    return Trained(member, weights, tensors["logits"].numpy(), facts["rows"], facts["epochs"], facts["stopped"])
