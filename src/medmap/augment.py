@@ -47,26 +47,28 @@ class AugmentSection(Section):
         noise: Largest standard deviation of added Gaussian noise, in standard deviations of the image.
         blur_voxels: Largest sigma of a Gaussian blur.
         cutout: Largest side of a box replaced by the mean, as a part of the image's side.
+        cutout_probability: Chance of such a box.
         mixup: Beta parameter of mixup (Zhang et al. 2018); 0 is none.
     """
 
-    probability: float = Field(default=0.8, ge=0, le=1)
-    rotate_deg: float = Field(default=15, ge=0, le=180)
-    shift: float = Field(default=0.08, ge=0, le=0.5)
-    scale: float = Field(default=0.15, ge=0, le=1)
-    shear_deg: float = Field(default=0, ge=0, le=45)
+    probability: float = Field(default=1.0, ge=0, le=1)
+    rotate_deg: float = Field(default=8, ge=0, le=180)
+    shift: float = Field(default=0.04, ge=0, le=0.5)
+    scale: float = Field(default=0.1, ge=0, le=1)
+    shear_deg: float = Field(default=3, ge=0, le=45)
     flip_axes: tuple[int, ...] = ()
-    brightness: float = Field(default=0.1, ge=0, le=2)
-    contrast: float = Field(default=0.15, ge=0, le=1)
-    gamma: float = Field(default=0, ge=0, le=1)
+    brightness: float = Field(default=0.2, ge=0, le=2)
+    contrast: float = Field(default=0.1, ge=0, le=1)
+    gamma: float = Field(default=0.12, ge=0, le=1)
     noise: float = Field(default=0.05, ge=0, le=2)
     blur_voxels: float = Field(default=0, ge=0, le=5)
-    cutout: float = Field(default=0, ge=0, le=0.9)
+    cutout: float = Field(default=0.4, ge=0, le=0.9)
+    cutout_probability: float = Field(default=0.25, ge=0, le=1)
     mixup: float = Field(default=0, ge=0, le=2)
 
 
 OFF = AugmentSection(
-    probability=0, rotate_deg=0, shift=0, scale=0, brightness=0, contrast=0, noise=0,
+    probability=0, rotate_deg=0, shift=0, scale=0, shear_deg=0, brightness=0, contrast=0, gamma=0, noise=0, cutout=0,
 )  # fmt: skip
 
 
@@ -108,6 +110,11 @@ def allowed_flips(modality: str | None, ndim: int, label_names: Sequence[str], p
     return FLIPS_2D.get(modality or "", ())
 
 
+def views(flip_axes: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+    """What a prediction is averaged over: the image as it is, and mirrored along each axis that training mirrored."""
+    return ((), *((axis,) for axis in flip_axes))
+
+
 def draw(section: AugmentSection, rng: np.random.Generator, ndim: int) -> Drawn:
     """Draw what happens to one image of ``ndim`` axes."""
     uniform = rng.uniform
@@ -124,10 +131,10 @@ def draw(section: AugmentSection, rng: np.random.Generator, ndim: int) -> Drawn:
             linear = linear @ shear
         shift = uniform(-section.shift, section.shift, ndim)
     flips = tuple(a for a in section.flip_axes if a < ndim and rng.random() < 0.5)
-    chosen = rng.random(5) < section.probability
+    chosen = rng.random(4) < section.probability
     box = None
-    if section.cutout and chosen[4]:
-        box = (*(float(v) for v in uniform(0, 1, ndim)), float(uniform(0.1, section.cutout)))
+    if section.cutout and rng.random() < section.cutout_probability:
+        box = (*(float(v) for v in uniform(0, 1, ndim)), float(uniform(section.cutout / 2, section.cutout)))
     return Drawn(
         matrix=tuple(tuple(float(v) for v in row) for row in linear),
         shift=tuple(float(v) for v in shift),

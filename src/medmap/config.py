@@ -178,11 +178,29 @@ def _copy(data: Mapping[str, Any]) -> dict[str, Any]:
     return {k: _copy(v) if isinstance(v, Mapping) else v for k, v in data.items()}
 
 
-def to_yaml(data: Mapping[str, Any]) -> str:
-    """Plain values as YAML in the order given, short lists on one line."""
-    return yaml.dump(
-        dict(data), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110, default_flow_style=None
-    )
+def to_yaml(data: Mapping[str, Any], indent: str = "") -> str:
+    """Plain values as YAML in the order given: a key a line, blocks indented, lists on one line.
+
+    Example:
+        >>> print(to_yaml({"fit": {"epochs": 5, "axes": (0, 1)}, "note": None}), end="")
+        fit:
+          epochs: 5
+          axes: [0, 1]
+        note: null
+    """
+    lines = []
+    for key, value in data.items():
+        name = _inline(key)
+        if isinstance(value, Mapping) and value:
+            lines.append(f"{indent}{name}:\n{to_yaml(value, indent + '  ')}")
+        else:
+            lines.append(f"{indent}{name}: {_inline(value)}\n")
+    return "".join(lines)
+
+
+def _inline(value: Any) -> str:
+    text = yaml.dump(value, Dumper=_Dumper, allow_unicode=True, width=10**6, default_flow_style=True, sort_keys=False)
+    return text.removesuffix("\n").removesuffix("\n...")
 
 
 class _Dumper(yaml.SafeDumper):

@@ -12,10 +12,12 @@
     │   ├── DatasetError            a dataset whose parts contradict each other
     │   └── NotFiniteError          a loss or a score that is NaN or infinite; names the cases of the batch
     ├── ConfigError              4  run.yaml, dataset.yaml or an override that is wrong
+    │   ├── SizeError               an image size that a network cannot take
     │   └── WeightsError            starting weights that are absent or do not fit
     ├── BundleError              5  a bundle that is changed, incomplete, unknown or too new
     ├── MissingExtraError        6  an optional dependency that is not installed
-    └── InterruptedRun         130  stopped by the user; the state is saved
+    ├── InterruptedRun         130  stopped by the user; the state is saved
+    └── ConformanceError        70  a task or reader that breaks its protocol (``medmap.testing``)
 
     MedmapWarning                   what a user should read before trusting a result
     ├── LeakageWarning              the same patient or image stands in two splits
@@ -114,6 +116,10 @@ class ConfigError(MedmapError):
     exit_code = 4
 
 
+class SizeError(ConfigError):
+    """An image size that a network cannot take; where one would fit, the message names it."""
+
+
 class WeightsError(ConfigError):
     """Starting weights that are absent or do not fit."""
 
@@ -146,6 +152,10 @@ class InterruptedRun(MedmapError):
     """Stopped by the user; what was done so far is saved."""
 
     exit_code = 130
+
+
+class ConformanceError(MedmapError):
+    """A task or reader that breaks its protocol."""
 
 
 class MedmapWarning(UserWarning):

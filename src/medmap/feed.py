@@ -64,7 +64,7 @@ class Store:
     def take(self, indices: Sequence[int] | NDArray[np.intp]) -> NDArray[np.float32]:
         """(len(indices), channels, spatial …) float32."""
         if isinstance(self.rows, np.ndarray):
-            return self.rows[np.asarray(indices)].astype(np.float32)
+            return np.asarray(self.rows[np.asarray(indices)], dtype=np.float32)
         return np.stack([self.rows[int(i)] for i in indices]).astype(np.float32)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medmap import augment
 from medmap.bundle import Bundle
 from medmap.dataset import Case, Dataset, InputSpec, Ref
 from medmap.decision import Decision
@@ -18,7 +19,6 @@ from medmap.image import Image
 from medmap.prepare import Prepared, Recipe
 from medmap.read import read, read_ref
 from medmap.results import Prediction, Scores
-from medmap.runtime import Engine, choose, open_engine
 from medmap.tasks.classify import Classify, ClassifySection
 
 ENGINES = ("auto", "torch", "onnx", "openvino")
@@ -54,12 +54,9 @@ class Predictor:
         self.bundle = bundle
         self.recipes = [Recipe.from_json(member.recipe) for member in bundle.spec.members]
         self.decision: Decision = bundle.decision
-        self.engine_name = _engine_name(bundle, engine, device)
-        self._engine: Engine = _open(bundle, self.engine_name, device)
+        self._engine = bundle.engine(engine, device=device)  # type: ignore[arg-type]
         flips = tuple(bundle.spec.run.get("augment", {}).get("flip_axes", ()))
-        self._views: tuple[tuple[int, ...], ...] = (
-            ((), *((a,) for a in flips)) if test_time_flips in (None, True) else ((),)
-        )
+        self._views = augment.views(flips) if test_time_flips in (None, True) else ((),)
         kind = bundle.spec.kind or "multiclass"
         scale = tuple(bundle.spec.provenance.get("target_scale", (0.0, 1.0)))
         self.task = Classify(ClassifySection(), bundle.labels, kind, None, (float(scale[0]), float(scale[1])))
@@ -100,29 +97,6 @@ class Predictor:
         warnings = tuple(w for image in images.values() for w in image.source.warnings)
         grids = {name: image.geometry for name, image in images.items()}
         return Prediction(case, {"class": scores}, grids, self.bundle.digest, warnings)
-
-
-def _engine_name(bundle: Bundle, engine: str, device: str) -> str:
-    import torch
-
-    if device == "cuda" or (device == "auto" and torch.cuda.is_available()):
-        return "torch"
-    passed = {str(p["engine"]) for p in bundle.spec.engines.values() if p.get("passed")}
-    if engine == "auto":
-        return choose(passed | {"torch"}, "cpu")
-    if engine != "torch" and engine not in passed:
-        raise UsageError(
-            f"the bundle has not shown that {engine} gives its answers",
-            got=", ".join(sorted(passed)) or "no exported engine",
-            remedy="medmap export, or --engine torch",
-        )
-    return engine
-
-
-def _open(bundle: Bundle, name: str, device: str) -> Engine:
-    if name == "torch":
-        return open_engine("torch", module=bundle.ensemble(), device=device)
-    return open_engine("onnx" if name == "onnx" else "openvino", model_path=bundle.path / "model.onnx", device="cpu")
 
 
 def predict_cases(

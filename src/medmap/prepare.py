@@ -6,11 +6,11 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from medmap.config import Section
 from medmap.errors import BundleError, DataError
@@ -30,6 +30,7 @@ class PrepareSection(Section):
     Args:
         shape: Voxels along each axis of what the network sees.
         keep_proportions: Pad to the target's proportions before resizing, instead of stretching.
+        proportions: Relative edge lengths of the network's voxels, (1, 1, 1) for cubes.
         orientation: For volumes in a patient's space: the directions the axes are turned to, or None.
         intensity: ``range`` (the file's own range, for 8-bit pictures), ``window`` (fixed limits in the quantity's
             unit, for HU and SUV) or ``zscore`` (each image by its own mean and deviation, for MR and unknown units).
@@ -39,10 +40,19 @@ class PrepareSection(Section):
 
     shape: tuple[int, ...] = Field(min_length=2, max_length=3)
     keep_proportions: bool = True
+    proportions: tuple[Annotated[float, Field(gt=0, le=1000)], ...] | None = None
     orientation: str | None = Field(default=None, pattern="^[LR][PA][SI]$")
     intensity: IntensityKind = "range"
     window: tuple[float, float] | None = None
     channels: int = Field(default=1, ge=1, le=64)
+
+    @model_validator(mode="after")
+    def _proportions_fit(self) -> PrepareSection:
+        if self.proportions is not None and len(self.proportions) != len(self.shape):
+            raise ValueError("prepare.proportions needs one number for each axis of prepare.shape")
+        if min(self.shape) < 1:
+            raise ValueError("prepare.shape needs at least one voxel along each axis")
+        return self
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,8 +190,10 @@ def geometric_steps(image: Image, section: PrepareSection) -> tuple[Step, ...]:
         steps += [step for step in grid.oriented(section.orientation) if step not in idle]
     for step in steps:
         grid = step.apply(grid)
-    if section.keep_proportions and grid.shape != section.shape:
-        pad = _pad_to_proportions(grid.shape, section.shape, grid.spacing_mm if grid.has_size else (1.0,) * grid.ndim)
+    if section.keep_proportions:
+        spacing = grid.spacing_mm if grid.has_size else (1.0,) * grid.ndim
+        wanted = np.array(section.shape) * np.array(section.proportions or (1.0,) * grid.ndim)
+        pad = _pad_to_proportions(grid.shape, wanted, spacing)
         if pad is not None:
             steps.append(pad)
             grid = pad.apply(grid)
@@ -190,11 +202,10 @@ def geometric_steps(image: Image, section: PrepareSection) -> tuple[Step, ...]:
     return tuple(steps)
 
 
-def _pad_to_proportions(shape: Sequence[int], target: Sequence[int], spacing: Sequence[float]) -> Pad | None:
-    """Voxels to add so that physical proportions are the target's; None when stretching is within tolerance."""
+def _pad_to_proportions(shape: Sequence[int], target: NDArray[np.float64], spacing: Sequence[float]) -> Pad | None:
+    """Voxels to add so that the extent has the target's proportions; None when stretching is within tolerance."""
     extent = np.array(shape) * np.array(spacing)
-    scale = (extent / np.array(target)).max()
-    wanted = np.array(target) * scale / np.array(spacing)
+    wanted = target * (extent / target).max() / np.array(spacing)
     if (np.abs(wanted / np.array(shape) - 1) <= STRETCH_TOLERANCE).all():
         return None
     missing = np.maximum(np.rint(wanted).astype(int) - np.array(shape), 0)
@@ -241,4 +252,3 @@ def fit(section: PrepareSection, images: Iterable[Image], limit: int = 2000) -> 
     mean = np.mean(sums, axis=0)
     std = np.sqrt(np.maximum(np.mean(squares, axis=0) - mean**2, 1e-8))
     return Recipe(section, low, high, tuple(map(float, mean)), tuple(map(float, std)))
-

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -259,12 +259,16 @@ def member_module(member: MemberSpec, state: Mapping[str, Tensor], where: str) -
         BundleError: The description is of no network, or the weights do not fit it.
     """
     import torch
+    from pydantic import TypeAdapter
 
     from medmap.networks import NetworkSpec, build
 
     remedy = "update medmap, or get the bundle again from where it was made"
+    if unknown := sorted(member.network.keys() - {field.name for field in fields(NetworkSpec)}):
+        raise BundleError(f"{where} describes no network", got=f"the unknown key {unknown[0]!r:.100}", remedy=remedy)
     try:
-        spec = NetworkSpec(**member.network)
+        # the dataclass checks ranges, pydantic the types: what stands in a file may be anything
+        spec = TypeAdapter(NetworkSpec).validate_python(member.network)
         try:
             # First without memory: a description that asks for terabytes is found before they are allocated.
             with torch.device("meta"):
@@ -275,7 +279,9 @@ def member_module(member: MemberSpec, state: Mapping[str, Tensor], where: str) -
     except ConfigError as error:
         raise BundleError(f"{where}: {error.what}", got=error.got, expected=error.expected, remedy=remedy) from error
     except (TypeError, ValueError, RuntimeError, MemoryError) as error:
-        raise BundleError(f"{where} describes no network", got=f"{error!s:.300}", remedy=remedy) from error
+        raise BundleError(
+            f"{where} describes no network", got=f"{' '.join(str(error).split()):.300}", remedy=remedy
+        ) from error
     require_fit(network, state, where)
     network.load_state_dict(dict(state), strict=True)
     return network.eval()

@@ -21,7 +21,7 @@ Thumbnails = NDArray[np.uint8]
 HASH_SIDE = 8  # lowest cosine frequencies of each axis
 MOST_BITS = 7  # hashes that differ by more are not looked at; what four bands find
 PAIRS_AT_ONCE = 2_000_000
-OWN_CORRELATION = 0.96  # of what is left after the common part of all images is taken away
+OWN_CORRELATION = 0.97  # of what is left after the common part of all images is taken away
 EDGE_CORRELATION = 0.90  # of the edges, which brightness, compression and rescaling leave in place
 PRIOR_IMAGES = 20  # how many images' worth of "nothing in common" a small dataset's common part is shrunk by
 
@@ -46,25 +46,36 @@ def perceptual_hashes(thumbnails: Thumbnails) -> NDArray[np.uint64]:
     return hashes
 
 
-def _neighbours(keys: NDArray[np.uint16], flip: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Pairs (i, j) with ``keys[i] ^ flip == keys[j]``, i < j, in chunks of bounded memory."""
-    order = np.argsort(keys, kind="stable")
-    ordered = keys[order]
-    wanted = keys ^ np.uint16(flip)
-    first = np.searchsorted(ordered, wanted, "left")
-    count = np.searchsorted(ordered, wanted, "right") - first
-    start = 0
-    ends = np.cumsum(count)
-    while start < len(keys):
-        done = ends[start - 1] if start else 0
-        stop = max(start + 1, int(np.searchsorted(ends, done + PAIRS_AT_ONCE, "right")))
-        here = count[start:stop]
-        i = np.repeat(np.arange(start, stop), here)
-        within = np.arange(len(i)) - np.repeat(np.cumsum(here) - here, here)
-        j = order[np.repeat(first[start:stop], here) + within]
-        keep = i < j
-        yield i[keep], j[keep]
-        start = stop
+@dataclass(frozen=True, eq=False)
+class _Band:
+    """Sixteen bits of every hash, with the places where each value stands."""
+
+    keys: NDArray[np.uint16]
+    order: NDArray[np.int64]
+    first: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, keys: NDArray[np.uint16]) -> _Band:
+        counts = np.bincount(keys, minlength=2**16)
+        return cls(keys, np.argsort(keys, kind="stable"), np.concatenate([[0], np.cumsum(counts)]))
+
+    def neighbours(self, flip: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        """Pairs (i, j) with ``keys[i] ^ flip == keys[j]``, i < j, in chunks of bounded memory."""
+        wanted = self.keys ^ np.uint16(flip)
+        first = self.first[wanted]
+        count = self.first[wanted.astype(np.int64) + 1] - first
+        ends = np.cumsum(count)
+        start = 0
+        while start < len(wanted):
+            done = ends[start - 1] if start else 0
+            stop = max(start + 1, int(np.searchsorted(ends, done + PAIRS_AT_ONCE, "right")))
+            here = count[start:stop]
+            i = np.repeat(np.arange(start, stop), here)
+            within = np.arange(len(i)) - np.repeat(np.cumsum(here) - here, here)
+            j = self.order[np.repeat(first[start:stop], here) + within]
+            keep = i < j
+            yield i[keep], j[keep]
+            start = stop
 
 
 def similar_hashes(hashes: NDArray[np.uint64], most_bits: int = MOST_BITS) -> NDArray[np.int64]:
@@ -76,9 +87,9 @@ def similar_hashes(hashes: NDArray[np.uint64], most_bits: int = MOST_BITS) -> ND
     """
     found: list[NDArray[np.int64]] = []
     for band in range(4):
-        keys = ((hashes >> np.uint64(16 * band)) & np.uint64(0xFFFF)).astype(np.uint16)
+        cut = _Band.of(((hashes >> np.uint64(16 * band)) & np.uint64(0xFFFF)).astype(np.uint16))
         for flip in (0, *(1 << bit for bit in range(16))):
-            for i, j in _neighbours(keys, flip):
+            for i, j in cut.neighbours(flip):
                 close = np.bitwise_count(hashes[i] ^ hashes[j]) <= most_bits
                 found.append(np.stack([i[close], j[close]], axis=1))
     pairs = np.concatenate(found) if found else np.zeros((0, 2), np.int64)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medmap.check.duplicates import equal_groups, groups_of, near_pairs
 from medmap.dataset import Case, Dataset, Ref
 from medmap.errors import DataError
 from medmap.image import Image
@@ -18,6 +19,7 @@ Floats = NDArray[np.float64]
 Progress = Callable[[int, int], None]
 
 SIDE = 32  # rows and columns of a thumbnail
+RING = 2  # width of the border in thumbnail pixels
 FEW_VALUES = 8  # a mask or a binary picture has no more different values than this
 CORNER = 6  # a corner patch is this part of the side: where text is burned in
 
@@ -40,7 +42,8 @@ class ImageFacts:
         few_values: Whether there are at most eight different values (a mask-like picture).
         sha256: Hash of the pixels.
         thumbnail: (32, 32) uint8: channels and depth averaged, stretched to its own range.
-        corners: (8,) standard deviation and range of each corner patch, as parts of the image's own range.
+        border: (248,) the outermost two of 32 rows and columns, then standard deviation and range of each corner
+            at full resolution; in the image's own unit, so that nothing of its inside shows through.
         warnings: What the reader found odd.
     """
 
@@ -66,7 +69,7 @@ class ImageFacts:
     few_values: bool
     sha256: str
     thumbnail: NDArray[np.uint8]
-    corners: Floats
+    border: NDArray[np.float32]
     warnings: tuple[str, ...]
 
 
@@ -106,8 +109,38 @@ class Facts:
         """The case of an image."""
         return self.dataset[image.case]
 
+    @cached_property
+    def exact_groups(self) -> list[list[Case]]:
+        """Cases with an equal image (of the same input), each set of cases once; blank images are left out."""
+        groups: dict[tuple[str, ...], list[Case]] = {}
+        for images in self.by_input.values():
+            real = [image for image in images if image.minimum < image.maximum]
+            for positions in equal_groups([image.sha256 for image in real]):
+                cases = [self.case(real[p]) for p in positions]
+                groups.setdefault(tuple(case.id for case in cases), cases)
+        return list(groups.values())
 
-# -- one image ----------------------------------------------------------------------------------------------------
+    @cached_property
+    def near_groups(self) -> list[list[Case]]:
+        """Cases whose images look the same and are not equal to the bit; one case stands for its exact copies."""
+        groups: dict[tuple[str, ...], list[Case]] = {}
+        for images in self.by_input.values():
+            first = {image.sha256: image for image in reversed(images)}
+            single = [
+                image
+                for image in images
+                if first[image.sha256] is image and image.thumbnail.any() and not image.few_values
+            ]
+            if len(single) < 2:
+                continue
+            pairs = near_pairs(np.stack([image.thumbnail for image in single]))
+            for positions in groups_of(len(single), pairs):
+                cases = [self.case(single[p]) for p in positions]
+                groups.setdefault(tuple(case.id for case in cases), cases)
+        return list(groups.values())
+
+
+# -- one image --------------------------------------------------------------------------------------------------------
 
 
 @lru_cache(maxsize=256)
@@ -126,24 +159,40 @@ def flat_picture(image: Image) -> NDArray[np.float32]:
     picture = planes[0].astype(np.float32) if len(planes) == 1 else planes.mean(axis=0, dtype=np.float32)
     if picture.dtype != np.float32 or image.array.dtype.kind == "f":
         picture = np.nan_to_num(picture, nan=0.0, posinf=0.0, neginf=0.0)
-    return picture.mean(axis=2) if picture.ndim == 3 else picture
+    flat: NDArray[np.float32] = picture.mean(axis=2) if picture.ndim == 3 else picture
+    return flat
 
 
-def thumbnail(picture: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """(32, 32) uint8: area averages, stretched from the least to the greatest."""
+def shrunk(picture: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(32, 32): averages over equal areas."""
     rows, columns = picture.shape
-    small = _area_weights(rows) @ picture @ _area_weights(columns).T
+    small: NDArray[np.float32] = _area_weights(rows) @ picture @ _area_weights(columns).T
+    return small
+
+
+def thumbnail(small: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """(32, 32) uint8: a shrunk picture stretched from its least to its greatest value."""
     low, high = float(small.min()), float(small.max())
     if not high > low:
         return np.zeros((SIDE, SIDE), np.uint8)
     return np.rint((small - low) * (255 / (high - low))).astype(np.uint8)
 
 
-def _corner_numbers(picture: NDArray[np.float32], low: float, high: float) -> Floats:
+def _ring() -> NDArray[np.bool_]:
+    ring = np.ones((SIDE, SIDE), bool)
+    ring[RING:-RING, RING:-RING] = False
+    return ring
+
+
+_BORDER = _ring()
+
+
+def border_of(picture: NDArray[np.float32], small: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(248,) what stands at the border and in the corners, where text and markers are burned in."""
     r, c = max(1, picture.shape[0] // CORNER), max(1, picture.shape[1] // CORNER)
-    scale = 1 / (high - low) if high > low else 0.0
     patches = (picture[:r, :c], picture[:r, -c:], picture[-r:, :c], picture[-r:, -c:])
-    return np.array([f(p) * scale for p in patches for f in (np.std, np.ptp)], dtype=np.float64)
+    corners = [float(number) for patch in patches for number in (patch.std(), patch.max() - patch.min())]
+    return np.concatenate([small[_BORDER], np.array(corners, np.float32)])
 
 
 def facts_of(case: str, name: str, image: Image) -> ImageFacts:
@@ -159,6 +208,7 @@ def facts_of(case: str, name: str, image: Image) -> ImageFacts:
         values = np.zeros(1, array.dtype)
     least, greatest = values.min(), values.max()
     picture = flat_picture(image)
+    small = shrunk(picture)
     sized = image.geometry.has_size
     source = image.source
     return ImageFacts(
@@ -183,8 +233,8 @@ def facts_of(case: str, name: str, image: Image) -> ImageFacts:
         not_finite=1 - finite_share,
         few_values=_few_values(values),
         sha256=image.content_sha256(),
-        thumbnail=thumbnail(picture),
-        corners=_corner_numbers(picture, float(least), float(greatest)),
+        thumbnail=thumbnail(small),
+        border=border_of(picture, small),
         warnings=source.warnings,
     )
 
@@ -196,7 +246,7 @@ def _few_values(values: NDArray[Any]) -> bool:
     return len(np.unique(values)) <= FEW_VALUES
 
 
-# -- all images ---------------------------------------------------------------------------------------------------
+# -- all images -------------------------------------------------------------------------------------------------------
 
 
 def references(dataset: Dataset) -> Iterator[tuple[Case, str, Ref]]:

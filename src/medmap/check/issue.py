@@ -25,9 +25,8 @@ class Issue:
         details: Numbers behind the message, as plain values.
 
     Example:
-        >>> Issue("constant_image", "warning", "1 image is blank", "it teaches nothing", "remove it", ("c7",)).as_json()[
-        ...     "cases"
-        ... ]
+        >>> issue = Issue("constant_image", "warning", "1 image is blank", "it teaches nothing", "remove it", ("c7",))
+        >>> issue.as_json()["cases"]
         ['c7']
     """
 

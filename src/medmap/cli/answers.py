@@ -126,6 +126,8 @@ def export_bundle(model: Path, output: Path, to: str, dataset: Path | None) -> l
     from medmap.prepare import Recipe
     from medmap.read import read_ref
 
+    if to not in ("onnx", "openvino"):
+        raise UsageError("a bundle cannot be exported to this", got=to, expected="onnx or openvino")
     if output.exists():
         raise UsageError(f"{output} exists already", remedy="choose another folder with -o")
     bundle = Bundle.load(model)
@@ -140,7 +142,7 @@ def export_bundle(model: Path, output: Path, to: str, dataset: Path | None) -> l
         inputs = np.stack([recipe.apply(read_ref(data, ref)).tensors["image"] for ref in refs])
     try:
         shutil.copytree(bundle.path, output)
-        made = export(Bundle.load(output), (to,), inputs)
+        made = export(Bundle.load(output), ["onnx" if to == "onnx" else "openvino"], inputs)
     except BaseException:
         shutil.rmtree(output, ignore_errors=True)
         raise

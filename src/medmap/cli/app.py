@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -12,6 +12,7 @@ from medmap.errors import UsageError
 
 if TYPE_CHECKING:
     from medmap.bundle import Bundle
+    from medmap.dataset import TaskName
 
 app = typer.Typer(
     help="Everything is a mapping: from your own medical images to a class, boxes, a mask or a better image.",
@@ -87,9 +88,12 @@ def import_(
     quiet: Quiet = False,
 ) -> None:
     """Turn any known layout into a dataset folder: dataset.yaml beside cases.csv."""
+    from medmap.dataset import TASKS
     from medmap.layouts import import_dataset
 
-    data = import_dataset(source, dest, layout=layout, task=task, copy=copy)
+    if task is not None and task not in TASKS:
+        raise UsageError("unknown task", got=repr(task), expected=", ".join(TASKS))
+    data = import_dataset(source, dest, layout=layout, task=cast("TaskName | None", task), copy=copy)
     Screen(quiet).result(f"{len(data)} cases of {data.name} ({data.task}) in {dest / 'dataset.yaml'}")
 
 

@@ -132,7 +132,7 @@ def predictions_text(table: PredictionTable) -> str:
 def _threshold(table: PredictionTable) -> str | float | None:
     if table.thresholds is None:
         return None
-    return table.thresholds[0] if len(table.thresholds) == 1 else ";".join(map(repr, table.thresholds))
+    return ";".join(map(repr, table.thresholds)) if table.threshold is None else table.threshold
 
 
 def _truth(table: PredictionTable, row: int) -> str | float | None:
@@ -210,8 +210,11 @@ def _table(columns: Mapping[str, Sequence[str]], labels: tuple[str, ...], kind: 
         ).T
 
     index = {name: number for number, name in enumerate(labels)}
-    optional = lambda name: [_text(cell) for cell in columns.get(name, [""] * n)]  # noqa: E731
-    truth = numbers("truth") if kind in TRUTH_BY_LABEL else [index[plain_text(c)] for c in columns["truth"]]
+
+    def optional(name: str) -> list[str | None]:
+        return [_text(cell) for cell in columns.get(name, [""] * n)]
+
+    truth = numbers("truth") if kind in TRUTH_BY_LABEL else np.array([index[plain_text(c)] for c in columns["truth"]])
     if truth is None:
         raise DataError("the truth of each label is missing", expected=f"columns truth_{labels[0]} …")
     positive = {p for p in optional("positive") if p is not None}
@@ -227,7 +230,9 @@ def _table(columns: Mapping[str, Sequence[str]], labels: tuple[str, ...], kind: 
         labels=labels,
         kind=kind,
         positive=index[positive.pop()] if positive else None,
-        thresholds=tuple(float(v) for v in plain_text(cut).split(";")) if cut else None,
+        thresholds=tuple(float(v) for v in plain_text(cut).split(";")) * (2 if kind == "binary" else 1)
+        if cut
+        else None,
         uncalibrated=numbers("uncalibrated"),
         spread=numbers("spread"),
         decided=decided,
@@ -235,11 +240,15 @@ def _table(columns: Mapping[str, Sequence[str]], labels: tuple[str, ...], kind: 
         sites=tuple(optional("site")),
         splits=tuple(optional("split")),
         folds=tuple(int(c) if c else None for c in columns["fold"]),
-        columns={k.removeprefix("column_"): tuple(map(_value, v)) for k, v in columns.items() if k.startswith("column_")},
+        columns={
+            k.removeprefix("column_"): tuple(map(_value, v)) for k, v in columns.items() if k.startswith("column_")
+        },
     )
 
 
-def _decided(cells: Sequence[str], scores: Any, labels: tuple[str, ...], kind: ScoreKind) -> tuple[tuple[str, ...], ...]:
+def _decided(
+    cells: Sequence[str], scores: Any, labels: tuple[str, ...], kind: ScoreKind
+) -> tuple[tuple[str, ...], ...]:
     if kind == "regression":
         return ()
     return tuple(_names(plain_text(cell), labels) if cell else () for cell in cells)

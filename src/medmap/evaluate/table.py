@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from medmap.dataset import COLUMN_TYPES, Case, Dataset
 from medmap.errors import DataError, DatasetError
+from medmap.metrics import Classes
 from medmap.results import ScoreKind, Scores
 
 Floats = NDArray[np.float64]
@@ -39,7 +40,8 @@ class PredictionTable:
         labels: Name of each column of ``scores``.
         kind: How the classes hang together.
         positive: Index of the class that a binary score speaks of; None otherwise.
-        thresholds: Operating point: one number (binary), one a label (multi-label), or None.
+        thresholds: (labels,) operating point of each class, in [0, 1], or None. Binary: that of the positive class
+            counts, the other is its complement.
         uncalibrated: (n, labels) probabilities before calibration, or None when nothing was calibrated.
         spread: (n, labels) standard deviation over members and views, or None.
         decided: (n,) names of the classes decided on; empty where the case is left to a person.
@@ -76,21 +78,42 @@ class PredictionTable:
             raise DataError("unknown kind of scores", got=repr(self.kind), expected=", ".join(SCORE_KINDS))
         if twice := [case for case, count in Counter(self.cases).items() if count > 1]:
             raise DataError("a case stands twice among the predictions", case=twice[0])
-        put = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731
+
+        def put(name: str, value: Any) -> None:
+            object.__setattr__(self, name, value)
+
         for name in ("sites", "splits", "folds"):
             put(name, tuple(getattr(self, name)) or (None,) * n)
         put("columns", MappingProxyType({str(k): tuple(v) for k, v in self.columns.items()}))
+        if self.thresholds is not None:
+            put("thresholds", self._operating_point(tuple(float(t) for t in self.thresholds)))
         put("abstained", _fixed(np.zeros(n) if self.abstained is None else self.abstained, np.bool_))
         for name in ("scores", "uncalibrated", "spread"):
             if getattr(self, name) is not None:
                 put(name, _fixed(getattr(self, name), np.float64).reshape(-1, len(self.labels)))
+        if self.kind != "regression":  # rounding may leave 1 + 1e-16, which no metric takes for a probability
+            for name in ("scores", "uncalibrated"):
+                values = getattr(self, name)
+                if values is not None and len(values) and _chances(values):
+                    put(name, _fixed(np.clip(values, 0, 1), np.float64))
         put("truth", _fixed(self.truth, np.float64 if self.kind in TRUTH_BY_LABEL else np.int64))
         self._check(n)
         put("decided", tuple(map(tuple, self.decided)) if self.decided else self._largest())
 
+    def _operating_point(self, given: tuple[float, ...]) -> tuple[float, ...]:
+        if self.kind in ("regression", "ordinal") or len(given) != len(self.labels):
+            raise DataError("the thresholds do not fit the classes", got=given, expected=f"{len(self.labels)} of them")
+        if not all(0 <= t <= 1 for t in given):
+            raise DataError("a threshold lies outside 0…1", got=given)
+        if self.kind != "binary" or self.positive not in (0, 1):
+            return given
+        cut = given[self.positive]
+        return (1 - cut, cut) if self.positive else (cut, 1 - cut)
+
     def _check(self, n: int) -> None:
         per_case: dict[str, Sequence[Any]] = {
-            name: getattr(self, name) for name in ("patients", "truth", "scores", "abstained", "sites", "splits", "folds")
+            name: getattr(self, name)
+            for name in ("patients", "truth", "scores", "abstained", "sites", "splits", "folds")
         }
         per_case |= {f"column {k}": v for k, v in self.columns.items()}
         per_case |= {k: v for k in ("uncalibrated", "spread") if (v := getattr(self, k)) is not None}
@@ -113,10 +136,9 @@ class PredictionTable:
         if self.kind not in TRUTH_BY_LABEL and n and not 0 <= self.truth.min() <= self.truth.max() < len(self.labels):
             raise DataError("the truth names an unknown class", got=int(self.truth.max()), expected=list(self.labels))
         if self.kind == "binary" and (len(self.labels) != 2 or self.positive not in (0, 1)):
-            raise DataError("binary scores have two classes and say which is positive", got=(self.labels, self.positive))
-        wanted = {"binary": 1, "multilabel": len(self.labels)}.get(self.kind)
-        if self.thresholds is not None and len(self.thresholds) != wanted:
-            raise DataError("the thresholds do not fit the classes", got=len(self.thresholds), expected=wanted)
+            raise DataError(
+                "binary scores have two classes and say which is positive", got=(self.labels, self.positive)
+            )
 
     def _largest(self) -> tuple[tuple[str, ...], ...]:
         """The classes the operating point says, the largest score where there is none; nothing where abstained."""
@@ -132,6 +154,22 @@ class PredictionTable:
     def positive_name(self) -> str | None:
         """The class a binary score speaks of."""
         return None if self.positive is None else self.labels[self.positive]
+
+    @property
+    def threshold(self) -> float | None:
+        """The score from which a case is called positive; None where there is no such number."""
+        return None if self.positive is None or self.thresholds is None else self.thresholds[self.positive]
+
+    @property
+    def classes(self) -> Classes:
+        """What the columns mean, in the words of the metrics.
+
+        Raises:
+            DataError: The table is of predicted numbers.
+        """
+        if self.kind == "regression":
+            raise DataError("predicted numbers have no classes")
+        return Classes(self.kind, self.labels, self.positive)
 
     @property
     def positive_scores(self) -> Floats:
@@ -159,7 +197,10 @@ class PredictionTable:
     def at(self, where: Bools | NDArray[np.intp] | Sequence[int]) -> PredictionTable:
         """Some of the cases: a mask (n,) or row numbers."""
         rows = np.arange(len(self))[np.asarray(where)] if len(np.shape(where)) else np.arange(0)
-        pick = lambda values: tuple(values[int(row)] for row in rows)  # noqa: E731
+
+        def pick(values: Sequence[Any]) -> tuple[Any, ...]:
+            return tuple(values[int(row)] for row in rows)
+
         return replace(
             self,
             cases=pick(self.cases),
@@ -176,7 +217,9 @@ class PredictionTable:
             columns={name: pick(values) for name, values in self.columns.items()},
         )
 
-    def with_scores(self, scores: Floats, thresholds: tuple[float, ...] | None, abstained: Bools | None = None) -> PredictionTable:
+    def with_scores(
+        self, scores: Floats, thresholds: tuple[float, ...] | None, abstained: Bools | None = None
+    ) -> PredictionTable:
         """The same cases with other scores and another operating point; the decisions follow from them."""
         return replace(self, scores=scores, thresholds=thresholds, decided=(), abstained=abstained)
 
@@ -187,7 +230,7 @@ class PredictionTable:
 
 
 def _chances(values: Floats) -> bool:
-    return bool(values.min() >= 0 and values.max() <= 1 + 1e-9)
+    return bool(values.min() >= -1e-9 and values.max() <= 1 + 1e-9)
 
 
 def called(scores: Floats, table: PredictionTable) -> list[tuple[str, ...]]:
@@ -205,7 +248,7 @@ def called(scores: Floats, table: PredictionTable) -> list[tuple[str, ...]]:
         return [tuple(name for name, yes in zip(labels, row, strict=True) if yes) for row in over]
     if table.positive is not None and cut is not None:
         names = (labels[1 - table.positive], labels[table.positive])
-        return [(names[int(score >= cut[0])],) for score in scores[:, table.positive]]
+        return [(names[int(score >= cut[table.positive])],) for score in scores[:, table.positive]]
     return [(labels[int(best)],) for best in scores.argmax(axis=1)] if len(scores) else []
 
 
@@ -239,7 +282,6 @@ def table_of(
             expected=f"{dataset.kind}: {', '.join(dataset.label_names)}",
             remedy="map the dataset's labels onto the bundle's (labels=)",
         )
-    stack = lambda values: None if any(v is None for v in values) else np.stack(values)  # noqa: E731
     return PredictionTable(
         cases=tuple(case.id for case in kept),
         patients=tuple(case.patient for case in kept),
@@ -249,8 +291,8 @@ def table_of(
         kind=dataset.kind,
         positive=dataset.positive if dataset.kind == "binary" else None,
         thresholds=None if thresholds is None else tuple(map(float, thresholds)),
-        uncalibrated=stack([s.uncalibrated for s in each]),
-        spread=stack([s.spread for s in each]),
+        uncalibrated=_stacked([s.uncalibrated for s in each]),
+        spread=_stacked([s.spread for s in each]),
         decided=tuple(s.decided for s in each) if dataset.kind != "regression" else (),
         abstained=np.array([s.abstained for s in each]),
         sites=tuple(case.site for case in kept),
@@ -258,6 +300,11 @@ def table_of(
         folds=tuple((folds or {}).get(case.id) for case in kept),
         columns=columns_of(kept),
     )
+
+
+def _stacked(rows: Sequence[Floats | None]) -> Floats | None:
+    there = [row for row in rows if row is not None]
+    return np.stack(there) if len(there) == len(rows) else None
 
 
 def known(case: Case, kind: ScoreKind) -> bool:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 # On an accelerator a look at the loss waits for the device; every so many steps is enough to stop in time.
 FINITE_CHECK_STEPS_GPU = 20
+JUDGED_AT_ONCE = 256
 
 
 class FitSection(Section):
@@ -145,7 +146,7 @@ def start(net: torch.nn.Module, section: FitSection, device: torch.device) -> Fi
     fabric = open_fabric(section, device)
     net = net.to(device)
     if section.channels_last:
-        net = net.to(memory_format=memory_format(net))  # type: ignore[call-overload]
+        net = net.to(memory_format=memory_format(net))
     groups = parameter_groups(
         net, lr=section.learning_rate, weight_decay=section.weight_decay, layer_decay=section.layer_decay
     )
@@ -337,7 +338,7 @@ def _judge(
     due = state.epoch % section.validate_every == 0 or state.epoch == section.epochs
     if len(validation) and due:
         cases = [store.cases[int(i)] for i in validation]
-        selection = task.score(logits(state.fabric, state.judged, store, validation, section), cases)
+        selection = task.score(logits(state.fabric, state.judged, store, validation, section)[:, 0], cases)
         row[f"val_{selection.name}"] = selection.shown
     value = float(state.epoch)
     if section.select == "best" and len(validation):
@@ -356,9 +357,18 @@ def logits(
     store: Store,
     rows: Sequence[int] | NDArray[np.intp],
     section: FitSection,
-    batch_size: int = 256,
+    views: Sequence[Sequence[int]] = ((),),
 ) -> NDArray[np.float32]:
-    """(rows, outputs) float32: the network's numbers for prepared cases, without augmentation."""
+    """(rows, views, outputs) float32: the network's numbers for prepared cases, without augmentation.
+
+    Args:
+        fabric: Placement and precision.
+        net: The network; left in the mode it was in.
+        store: Prepared cases.
+        rows: Which of them.
+        section: Layout.
+        views: For each view the spatial axes that are mirrored; ``()`` is the image as it is.
+    """
     import torch
 
     device = next(net.parameters()).device
@@ -366,7 +376,9 @@ def logits(
     net.eval()
     out = []
     with torch.inference_mode(), fabric.autocast():
-        for batch in plain_batches(store, rows, batch_size):
-            out.append(net(laid_out(batch.to(device), section.channels_last)).float().cpu().numpy())
+        for batch in plain_batches(store, rows, JUDGED_AT_ONCE):
+            images = [batch.flip([2 + axis for axis in view]) if view else batch for view in views]
+            numbers = [net(laid_out(x.to(device), section.channels_last)).float().cpu().numpy() for x in images]
+            out.append(np.stack(numbers, axis=1))
     net.train(was_training)
     return np.concatenate(out)

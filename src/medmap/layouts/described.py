@@ -25,9 +25,9 @@ BACKGROUND = "background"
 
 
 def _name(value: Any) -> Any:
-    """Numbers may be names; YAML's truth values are almost always a ``no`` that should have been a name."""
+    """Numbers may be names, truth values are a name that lacks its quotes."""
     if isinstance(value, bool):
-        raise ValueError("YAML reads yes, no, on and off as truth values; write the name in quotes")
+        raise ValueError("a truth value is no name; write the name in quotes")
     return str(value) if isinstance(value, int | float) else value
 
 

@@ -128,8 +128,8 @@ def _copy(path: Path, part: Path, progress: Callable[[int, int | None], None] | 
         size = path.stat().st_size
     except OSError as error:
         raise ReadError(f"{path} cannot be read", got=error.strerror) from error
-    with source, _writing(part), part.open("wb") as file:
-        _pour(source, file, 0, size, progress)
+    with source:
+        _pour(source, part, 0, size, progress)
 
 
 def _download(url: str, part: Path, progress: Callable[[int, int | None], None] | None) -> None:
@@ -144,9 +144,7 @@ def _download(url: str, part: Path, progress: Callable[[int, int | None], None] 
                 raise ReadError(f"{url} answered with another part of the file", got=start, expected=have)
             length = answer.headers.get("Content-Length")
             total = int(length) + start if length and length.isdigit() else None
-            with _writing(part), part.open("r+b" if start else "wb") as file:
-                file.seek(start)
-                _pour(answer, file, start, total, progress)
+            _pour(answer, part, start, total, progress)
     except urllib.error.HTTPError as error:
         with error:
             if error.code != 416:  # 416: nothing is left to fetch; the checksum decides
@@ -166,17 +164,24 @@ def _start_of(content_range: str | None) -> int:
 
 
 def _pour(
-    source: IO[bytes], file: IO[bytes], done: int, total: int | None, progress: Callable[[int, int | None], None] | None
+    source: IO[bytes], part: Path, done: int, total: int | None, progress: Callable[[int, int | None], None] | None
 ) -> None:
-    while chunk := source.read(_CHUNK):
-        done += len(chunk)
-        if done > MAX_BYTES:
-            raise ReadError("the file never ends", got=f"{done} bytes", expected=f"at most {MAX_BYTES} bytes")
-        file.write(chunk)
-        if progress is not None:
-            progress(done, total)
-    file.flush()
-    os.fsync(file.fileno())
+    """Append ``source`` to ``part`` from byte ``done`` on; failures of reading and of writing stay apart."""
+    with _writing(part):
+        file = part.open("r+b" if done else "wb")
+    with file:
+        file.seek(done)
+        while chunk := source.read(_CHUNK):
+            done += len(chunk)
+            if done > MAX_BYTES:
+                raise ReadError("the file never ends", got=f"{done} bytes", expected=f"at most {MAX_BYTES} bytes")
+            with _writing(part):
+                file.write(chunk)
+            if progress is not None:
+                progress(done, total)
+        with _writing(part):
+            file.flush()
+            os.fsync(file.fileno())
     if total is not None and done < total:
         raise ReadError("the connection broke off", got=f"{done} of {total} bytes", remedy="call again; it continues")
 

@@ -95,9 +95,7 @@ def balanced_accuracy_of(true: Ints, call: Ints, patients: Patients, bootstrap: 
     ends = [proportion_interval((call == c)[true == c], patients.at(true == c))[0] for c in classes]
     low, high = np.mean(ends, axis=0)
     fallback = ((float(low), float(high)), "mean of the classes' Wilson intervals")
-    return bounded_estimate(
-        "balanced_accuracy", float(recalls.mean()), replicates, len(true), bootstrap, fallback
-    )
+    return bounded_estimate("balanced_accuracy", float(recalls.mean()), replicates, len(true), bootstrap, fallback)
 
 
 def _calls(truth: ArrayLike, predicted: ArrayLike, patients: Sequence[str] | None) -> tuple[Bools, Bools, Patients]:
@@ -278,7 +276,8 @@ def equal_width_bins(probability: Floats, bins: int = BINS) -> Ints:
 def binned_excess(excess: Floats, of_bin: Ints, bins: int, patients: Patients) -> Floats:
     """(patients, bins) sum of ``excess`` (n,), probability less outcome, in each bin; what ECE is made of."""
     cells = patients.codes * bins + of_bin
-    return np.bincount(cells, weights=excess, minlength=patients.count * bins).reshape(patients.count, bins)
+    sums = np.bincount(cells, weights=excess, minlength=patients.count * bins)
+    return np.asarray(sums, dtype=np.float64).reshape(patients.count, bins)
 
 
 def ece(
@@ -290,9 +289,9 @@ def ece(
 ) -> Estimate:
     """Expected calibration error: over bins, the mean distance between mean probability and what was.
 
-    Bins hold equally many cases (equal mass), with equal probabilities kept together. A bin of equal width may be nearly
-    empty, which makes the error large by chance (Nixon et al. 2019; Roelofs et al. 2022). The error is never negative,
-    so chance pushes it up, and every resampling once more: the interval's percentiles are corrected for that.
+    Bins hold equally many cases (equal mass), with equal probabilities kept together. A bin of equal width may be
+    nearly empty, which makes the error large by chance (Nixon et al. 2019; Roelofs et al. 2022). The error is never
+    negative, so chance pushes it up, and every resampling once more: the interval's percentiles are corrected for that.
 
     Args:
         probability: (n,) probability of being positive, in [0, 1].
@@ -336,4 +335,4 @@ def ece_of(chance: Floats, yes: Bools, patients: Patients, bootstrap: Bootstrap,
 
 def largest_scores(chance: NDArray[np.float64]) -> Ints:
     """(n,) column with the largest score of each row of (n, C); the first of equals."""
-    return chance.argmax(axis=1).astype(np.int64)
+    return np.asarray(chance.argmax(axis=1), dtype=np.int64)

@@ -15,6 +15,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 Kind = Literal["binary", "multiclass", "multilabel", "ordinal"]
+ROUNDING = 1e-6  # a softmax in single precision may leave [0, 1] by this much
 KINDS = ("binary", "multiclass", "multilabel", "ordinal")
 
 
@@ -57,7 +58,8 @@ class Patients:
 
     def totals(self, values: ArrayLike) -> Floats:
         """(count,) sum of ``values`` (n,) over each patient's cases."""
-        return np.bincount(self.codes, weights=np.asarray(values, dtype=np.float64), minlength=self.count)
+        sums = np.bincount(self.codes, weights=np.asarray(values, dtype=np.float64), minlength=self.count)
+        return np.asarray(sums, dtype=np.float64)
 
     def sizes(self) -> Ints:
         """(count,) cases of each patient."""
@@ -95,9 +97,9 @@ def chances(name: str, values: ArrayLike) -> Floats:
         DatasetError: NaN, or outside [0, 1].
     """
     array = numbers(name, values)
-    if array.size and (array.min() < 0 or array.max() > 1):
+    if array.size and (array.min() < -ROUNDING or array.max() > 1 + ROUNDING):
         raise DatasetError(f"{name} are no probabilities", got=f"{array.min():g} … {array.max():g}", expected="0 … 1")
-    return array
+    return np.clip(array, 0, 1)
 
 
 def yes_no(name: str, values: ArrayLike) -> Bools:
@@ -112,7 +114,9 @@ def yes_no(name: str, values: ArrayLike) -> Bools:
         return np.asarray(array, dtype=np.bool_)
     array = numbers(name, values)
     if not np.isin(array, (0.0, 1.0)).all():
-        raise DatasetError(f"{name} are not yes or no", got=f"{array[~np.isin(array, (0.0, 1.0))][0]:g}", expected="0 or 1")
+        raise DatasetError(
+            f"{name} are not yes or no", got=f"{array[~np.isin(array, (0.0, 1.0))][0]:g}", expected="0 or 1"
+        )
     return np.asarray(array == 1)
 
 

@@ -9,7 +9,7 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special, stats
+from scipy import special
 
 from medmap.errors import UsageError
 from medmap.metrics.estimate import Estimate, undefined
@@ -55,7 +55,7 @@ def wilson(successes: float, n: float) -> Interval:
 
 @lru_cache(maxsize=4096)
 def _student(degrees: int) -> float:
-    return float(stats.t.ppf(0.975, degrees))
+    return float(special.stdtrit(degrees, 0.975))
 
 
 def effective_n(hits: Floats, sizes: Floats) -> float:
@@ -72,7 +72,7 @@ def effective_n(hits: Floats, sizes: Floats) -> float:
     J. Surv. Stat. Methodol. 3:484–503 (2015).
     """
     patients, n = len(sizes), float(sizes.sum())
-    p = hits.sum() / n
+    p = float(hits.sum()) / n
     if patients < 2:
         return 1.0
     if p in (0.0, 1.0):
@@ -126,7 +126,9 @@ class Bootstrap:
 
     def __post_init__(self) -> None:
         if not 100 <= self.replicates <= 100_000:
-            raise UsageError("the bootstrap's replicates are out of range", got=self.replicates, expected="100 … 100000")
+            raise UsageError(
+                "the bootstrap's replicates are out of range", got=self.replicates, expected="100 … 100000"
+            )
         if self.seed < 0:
             raise UsageError("a seed is not negative", got=self.seed)
 

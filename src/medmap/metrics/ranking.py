@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 from medmap.errors import DatasetError
 from medmap.metrics.estimate import Estimate, undefined
@@ -26,11 +25,17 @@ def placements(scores: Floats, positive: Bools) -> tuple[float, Floats, Floats]:
     21:1389–1393 (2014).
     """
     m, n = int(positive.sum()), int((~positive).sum())
-    ranks = stats.rankdata(scores)
-    of_positives = (ranks[positive] - stats.rankdata(scores[positive])) / n
-    of_negatives = 1 - (ranks[~positive] - stats.rankdata(scores[~positive])) / m
+    ranks = _midranks(scores)
+    of_positives = (ranks[positive] - _midranks(scores[positive])) / n
+    of_negatives = 1 - (ranks[~positive] - _midranks(scores[~positive])) / m
     value = (float(ranks[positive].sum()) - m * (m + 1) / 2) / (m * n)
     return value, of_positives, of_negatives
+
+
+def _midranks(scores: Floats) -> Floats:
+    """(n,) ranks from 1; equal scores share the mean of their ranks."""
+    _, place, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    return np.asarray((np.cumsum(counts) - (counts - 1) / 2)[place.reshape(-1)], dtype=np.float64)
 
 
 def auroc_covariance(scores: Sequence[Floats], positive: Bools, patients: Patients) -> tuple[Floats, Floats | None]:
@@ -137,7 +142,7 @@ def auroc(scores: ArrayLike, positive: ArrayLike, patients: Sequence[str] | None
     Example:
         >>> e = auroc([0.1, 0.3, 0.4, 0.35, 0.8, 0.9], [0, 0, 0, 1, 1, 1])
         >>> round(e.value, 3), round(e.low, 3), round(e.high, 3), e.method
-        (0.889, 0.381, 0.99, 'DeLong')
+        (0.889, 0.261, 0.995, 'DeLong')
     """
     score, yes = numbers("scores", scores), yes_no("positive", positive)
     n = same_length(scores=score, truths=yes)

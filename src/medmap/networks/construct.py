@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -15,6 +16,7 @@ from medmap.networks.spec import NetworkInfo, NetworkSpec, SizeError, shape_text
 from medmap.networks.stages import feature_layer
 from medmap.networks.stems import fit_stem
 
+QUICK_MOMENTUM = 0.1
 # Sizes that networks were drawn for, tried in this order when one asks which size would fit.
 _USUAL_SIDES = (32, 48, 64, 75, 80, 96, 112, 128, 144, 160, 192, 224, 240, 256, 288, 299, 320, 384, 448, 512)
 
@@ -23,7 +25,8 @@ def build(spec: NetworkSpec, *, seed: int | None = None) -> nn.Module:
     """Make a network with fresh weights; nothing is fetched or read.
 
     Small images get a stem of their own (the rule stands in `medmap.networks.stems`), the first layer takes
-    ``spec.in_channels``, the last one gives ``spec.outputs`` logits after dropout of ``spec.dropout``.
+    ``spec.in_channels``, the last one gives ``spec.outputs`` logits after dropout of ``spec.dropout``. Batch norms
+    follow the data with a momentum of at least 0.1.
 
     Args:
         spec: What is wanted.
@@ -52,28 +55,83 @@ def build(spec: NetworkSpec, *, seed: int | None = None) -> nn.Module:
 
 def _build(spec: NetworkSpec) -> nn.Module:
     prefixed = catalogue.split_name(spec.name)
-    if prefixed is None:
-        row = catalogue.row(spec.name, spec.dimensions)
-        library, entry, make = row.library, row.entry, row.make
-        _refuse_small(spec, row)
-    else:
-        library, entry = prefixed
-        make = catalogue.LIBRARIES[library]
-    if spec.width != 1.0 and library != "medmap":
+    row = catalogue.row(spec.name, spec.dimensions) if prefixed is None else None
+    if spec.width != 1.0 and (row is None or row.library != "medmap"):
         raise ConfigError(
             f"{spec.name} has a fixed width",
             got=f"network.width = {spec.width}",
             expected="1.0",
             remedy="take small_resnet or cnn for another width, or a wider or narrower network of the same family",
         )
-    net = make(entry, spec)
-    if library != "medmap":
-        fit_stem(net, spec)
-        if library != "timm":  # timm was told when it was asked
+    if row is not None:
+        _refuse_small(spec, row)
+        net = row.make(row.entry, spec)
+        if row.library != "medmap":
+            fit_stem(net, spec)
+        if row.library not in ("medmap", "timm"):  # these were told when they were made
             set_dropout(net, spec.dropout)
-    if prefixed is not None:
-        _check_prefixed(net, spec)
-    return net.train()
+        return _with_quick_statistics(net).train()
+    try:
+        return _with_quick_statistics(_build_prefixed(spec)).train()
+    except SizeError as refusal:
+        fitting = None if refusal.expected is not None else _fitting_size(spec)
+        if fitting is None:
+            raise
+        raise SizeError(
+            refusal.what, got=refusal.got, expected=f"for example {shape_text(fitting)}", remedy=refusal.remedy
+        ) from refusal
+
+
+def _with_quick_statistics(net: nn.Module) -> nn.Module:
+    """Let batch norms follow the last ten-odd batches.
+
+    MobileNet and MONAI's EfficientNet follow the last hundred (momentum 0.01), which suits half a million steps; a
+    study of a few hundred images would be judged by the statistics of its first epochs.
+    """
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d | nn.BatchNorm3d) and module.momentum is not None:
+            module.momentum = max(module.momentum, QUICK_MOMENTUM)
+    return net
+
+
+def _build_prefixed(spec: NetworkSpec) -> nn.Module:
+    """Make a network that no row vouches for, and check that it takes the size and is a classifier."""
+    library, _, entry = spec.name.partition(":")
+    net = catalogue.LIBRARIES[library](entry, spec)
+    fit_stem(net, spec)
+    if library != "timm":  # timm was told when it was asked
+        set_dropout(net, spec.dropout)
+    try:
+        shape = output_shape(net, (1, spec.in_channels, *spec.input_shape))
+    except SIZE_REFUSALS as refusal:
+        raise SizeError(
+            f"{spec.name} cannot take images of this size",
+            got=shape_text(spec.input_shape),
+            remedy="resize the images, or take a network for small images such as small_resnet or cnn",
+        ) from refusal
+    if shape != (1, spec.outputs):
+        raise ConfigError(
+            f"{spec.name} is no classifier",
+            got=f"an output of shape {shape} for one image",
+            expected=(1, spec.outputs),
+            remedy="choose a network for classification",
+        )
+    return net
+
+
+def _fitting_size(spec: NetworkSpec) -> tuple[int, ...] | None:
+    """Find a larger size that a library's network takes, by making it on torch's meta device (nothing is drawn)."""
+    for side in _USUAL_SIDES:
+        shape = (side,) * spec.dimensions
+        if side < max(spec.input_shape) or shape == spec.input_shape:
+            continue
+        try:
+            with torch.device("meta"):
+                _build_prefixed(replace(spec, input_shape=shape))
+        except ConfigError:
+            continue
+        return shape
+    return None
 
 
 def _refuse_small(spec: NetworkSpec, row: catalogue.Row) -> None:
@@ -86,38 +144,6 @@ def _refuse_small(spec: NetworkSpec, row: catalogue.Row) -> None:
             expected=f"for example {shape_text(fitting)}",
             remedy="enlarge the images, or take a network for small images such as small_resnet or cnn",
         )
-
-
-def _check_prefixed(net: nn.Module, spec: NetworkSpec) -> None:
-    """Refuse what no row vouches for: a size that does not fit, an output that is no classifier's."""
-    try:
-        shape = output_shape(net, (1, spec.in_channels, *spec.input_shape))
-    except SIZE_REFUSALS as refusal:
-        fitting = _fitting_size(net, spec)
-        raise SizeError(
-            f"{spec.name} cannot take images of this size",
-            got=shape_text(spec.input_shape),
-            expected=None if fitting is None else f"for example {shape_text(fitting)}",
-            remedy="resize the images, or take a network for small images such as small_resnet or cnn",
-        ) from refusal
-    if shape != (1, spec.outputs):
-        raise ConfigError(
-            f"{spec.name} is no classifier",
-            got=f"an output of shape {shape} for one image",
-            expected=(1, spec.outputs),
-            remedy="choose a network for classification",
-        )
-
-
-def _fitting_size(net: nn.Module, spec: NetworkSpec) -> tuple[int, ...] | None:
-    for side in _USUAL_SIDES:
-        shape = tuple(max(side, own) for own in spec.input_shape)
-        try:
-            if shape != spec.input_shape and output_shape(net, (1, spec.in_channels, *shape)) == (1, spec.outputs):
-                return shape
-        except SIZE_REFUSALS:
-            continue
-    return None
 
 
 def describe(name: str, dimensions: Literal[2, 3]) -> NetworkInfo:

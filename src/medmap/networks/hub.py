@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import socket
+import sys
 from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
@@ -68,15 +69,16 @@ def _from_torchvision(source: str, entry: str) -> dict[str, Tensor]:
 
 
 def _from_timm(source: str, entry: str) -> dict[str, Tensor]:
-    import httpx
     import timm
     from huggingface_hub import constants, try_to_load_from_cache
+    from safetensors import SafetensorError
     from timm.models import get_pretrained_cfg, load_state_dict_from_hf
 
-    known = timm.is_model(entry)
-    config: Any = get_pretrained_cfg(entry, allow_unregistered=False) if known else None
-    tag = entry.partition(".")[2]
-    if config is None or not config.hf_hub_id or (tag and config.tag != tag):
+    try:
+        config: Any = get_pretrained_cfg(entry) if timm.is_model(entry) else None
+    except RuntimeError:  # a tag that this network does not have
+        config = None
+    if config is None or not config.hf_hub_id:
         close = difflib.get_close_matches(entry, timm.list_pretrained(), n=3, cutoff=0.5)
         raise WeightsError(
             "timm has no pretrained weights of this name",
@@ -89,11 +91,13 @@ def _from_timm(source: str, entry: str) -> dict[str, Tensor]:
         return read_weights(Path(cached))
     url = f"{constants.ENDPOINT}/{config.hf_hub_id}/resolve/main/{file}"
     constants.HF_HUB_DISABLE_TELEMETRY = True
+    # The hub's client lets its transport's own errors through; which transport that is depends on its version.
+    transport: type[Exception] = getattr(sys.modules.get("httpx"), "HTTPError", OSError)
     try:
         if not getproxies():  # without a network the hub's client would retry for half a minute
             socket.getaddrinfo(urlsplit(url).hostname, None)
         state: dict[str, Tensor] = load_state_dict_from_hf(config.hf_hub_id, filename=file, weights_only=True)
-    except (OSError, RuntimeError, ValueError, EOFError, httpx.HTTPError) as failure:
+    except (OSError, RuntimeError, ValueError, EOFError, SafetensorError, transport) as failure:
         _not_fetched(source, url, failure)
     return state
 

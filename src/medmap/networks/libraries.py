@@ -22,6 +22,7 @@ from medmap.networks.stems import vit_patch
 LICENCES = {"torchvision": "BSD-3-Clause", "timm": "Apache-2.0", "monai": "Apache-2.0", "medmap": "Apache-2.0"}
 _VIT_SIZES = {"vit_small": (384, 6), "vit_base": (768, 12)}
 _VIT_DEPTH = 12
+_MONAI_CLASSIFIERS = ("resnet", "DenseNet", "SENet", "SEResNet", "SEResNext")
 # What a library raises when a network cannot be made of, or cannot take, what it was given.
 _REFUSALS = (RuntimeError, ValueError, TypeError, AssertionError, IndexError, ZeroDivisionError, NotImplementedError)
 
@@ -38,8 +39,8 @@ def library_names(library: str, dimensions: int) -> list[str]:
         return list(timm.list_models()) if dimensions == 2 else []
     from monai.networks import nets
 
-    known = {"spatial_dims", "in_channels", "n_input_channels", "out_channels", "num_classes", "pretrained"}
-    return [name for name in dir(nets) if _monai_arguments(getattr(nets, name), known) is not None]
+    found = [name for name in dir(nets) if name.startswith(_MONAI_CLASSIFIERS) and name[-1].isdigit()]
+    return [*found, *(f"efficientnet-b{size}" for size in range(9))]
 
 
 def unknown_name(library: str, entry: str, dimensions: int) -> ConfigError:
@@ -70,12 +71,12 @@ def from_torchvision(entry: str, spec: NetworkSpec) -> nn.Module:
         arguments["image_size"] = _square(entry, spec)
     elif entry.startswith("maxvit"):
         arguments["input_size"] = spec.input_shape
-    elif entry.startswith("mvit"):
-        arguments |= {"temporal_size": spec.input_shape[0], "spatial_size": spec.input_shape[1:]}
     try:
         net: nn.Module = models.get_model(entry, **arguments)
     except _REFUSALS as refusal:
         raise refused(spec, refusal) from refusal
+    if entry.startswith("efficientnet"):
+        _start_head_small(net)
     name, convolution = first_convolution(net)
     if convolution.in_channels != spec.in_channels:
         net.set_submodule(name, convolution_like(convolution, in_channels=spec.in_channels))
@@ -178,7 +179,7 @@ def from_monai(entry: str, spec: NetworkSpec) -> nn.Module:
     except _REFUSALS as refusal:
         raise refused(spec, refusal) from refusal
     if isinstance(net, EfficientNet):
-        _free_of_size(net)
+        _mend_efficientnet(net)
     return net
 
 
@@ -199,11 +200,13 @@ def _monai_arguments(maker: Any, known: set[str]) -> set[str] | None:
     return names & known
 
 
-def _free_of_size(net: nn.Module) -> None:
-    """Let MONAI's EfficientNet take any size, and its swish be exported and cast.
+def _mend_efficientnet(net: nn.Module) -> None:
+    """Let MONAI's EfficientNet take any size, start at a sane scale, and have its swish exported and cast.
 
     MONAI pads every convolution by amounts computed once for 224 pixels or more; at 28 voxels the kernels no longer
-    fit. Padding every convolution by half of its kernel is the same "same" padding without a size.
+    fit. Padding every convolution by half of its kernel is the same "same" padding without a size. It also draws
+    depthwise convolutions as if each output saw every channel, so that a volume's signal fades to 1e-15 on its way;
+    they are drawn again by He's rule with the fan of one group, as the authors' own code does.
     """
     for parent in list(net.modules()):
         for name, _ in list(parent.named_children()):
@@ -211,8 +214,19 @@ def _free_of_size(net: nn.Module) -> None:
             if name.endswith("_padding") and isinstance(convolution, nn.Conv2d | nn.Conv3d):
                 convolution.padding = tuple(size // 2 for size in convolution.kernel_size)
                 parent.set_submodule(name, nn.Identity())
+                if convolution.groups > 1:
+                    fan = convolution.weight[0, 0].numel() * convolution.out_channels / convolution.groups
+                    nn.init.normal_(convolution.weight, std=(2.0 / fan) ** 0.5)
     set_swish: Callable[[bool], None] = getattr(net, "set_swish")  # noqa: B009 - a Module's attributes are Tensor | Module
     set_swish(False)
+    _start_head_small(net)
+
+
+def _start_head_small(net: nn.Module) -> None:
+    """Draw EfficientNet's last layer with σ = 0.01: both libraries scale it for 1000 outputs, and shout with two."""
+    last = [module for module in net.modules() if isinstance(module, nn.Linear)][-1]
+    nn.init.normal_(last.weight, std=0.01)
+    nn.init.zeros_(last.bias)
 
 
 def plain_vit(entry: str, spec: NetworkSpec) -> nn.Module:

@@ -50,7 +50,7 @@ def meta_forward(net: nn.Module, input_shape: tuple[int, ...]) -> Tensor:
 def output_shape(net: nn.Module, input_shape: tuple[int, ...]) -> tuple[int, ...]:
     """Give the shape of a network's output for (batch, channels, *spatial).
 
-    A network that keeps numbers outside its state cannot run on shapes; it runs on zeros instead.
+    Nothing is computed, except where a network keeps numbers outside its state: that one runs on zeros.
 
     Raises:
         ConfigError: The output is not one tensor.
@@ -58,7 +58,9 @@ def output_shape(net: nn.Module, input_shape: tuple[int, ...]) -> tuple[int, ...
     """
     try:
         output: object = meta_forward(net, input_shape)
-    except SIZE_REFUSALS:
+    except SIZE_REFUSALS as refusal:
+        if "meta" not in str(refusal):
+            raise
         parameter = next(net.parameters())
         with torch.no_grad(), _judging(net):
             output = net(torch.zeros(input_shape, device=parameter.device, dtype=parameter.dtype))

@@ -5,13 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from medmap.errors import ConfigError
+from medmap.errors import ConfigError, SizeError
+
+__all__ = ["NetworkInfo", "NetworkSpec", "SizeError", "Stem", "shape_text"]
 
 Stem = Literal["auto", "small", "standard"]
-
-
-class SizeError(ConfigError):
-    """An image size that the network cannot take; the message names one that it can."""
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ _FEATURE_LAYERS = (
     # (attribute that gives the family away, name of the layer); the first that is there counts
     ("layer4", "layer4"),
     ("Mixed_7c", "Mixed_7c"),
+    ("inception5b", "inception5b"),
     ("encoder.layers", "encoder.layers.{last}.ln_1"),
     ("norm", "norm"),
     ("features", "features"),

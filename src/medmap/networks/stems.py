@@ -24,6 +24,7 @@ What it does to each family:
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 
@@ -124,12 +125,12 @@ def _patch_or_none(shape: tuple[int, ...], stem: Stem) -> int | None:
 def nearest_fit(shape: tuple[int, ...], fits: Callable[[tuple[int, ...]], bool]) -> tuple[int, ...] | None:
     """Find the shape nearest to one that does not fit: a little larger first, then a little smaller.
 
-    Each side is brought to a multiple of 1, 2, 4 … 32, the smallest change first.
+    Every side is brought to a multiple of 2, 4, 8, 16 or 32, downwards or upwards, the smallest change in all first.
     """
-    candidates = set()
-    for step in (1, 2, 4, 8, 16, 32):
-        up = tuple(math.ceil(side / step) * step for side in shape)
-        candidates |= {up, tuple(max(step, side - step) for side in up), tuple(side + step for side in up)}
+    candidates: set[tuple[int, ...]] = set()
+    for step in (2, 4, 8, 16, 32):
+        below = [max(step, side // step * step) for side in shape]
+        candidates |= set(itertools.product(*((side, side + step) for side in below)))
     ranked = sorted(candidates, key=lambda new: (sum(abs(a - b) for a, b in zip(new, shape, strict=True)), -sum(new)))
     return next((new for new in ranked if fits(new)), None)
 

@@ -18,6 +18,7 @@ from medmap.phantom.cases import (
     segmentation,
     ultrasound,
 )
+from medmap.phantom.files import write_study
 
 __all__ = [
     "LABEL_NAMES",
@@ -33,4 +34,5 @@ __all__ = [
     "oblique",
     "segmentation",
     "ultrasound",
+    "write_study",
 ]

@@ -137,7 +137,7 @@ def axial_grid(shape: tuple[int, ...], field_of_view_mm: float, height_mm: float
     first = [-(n - 1) / 2 * spacing for n in shape[:2]]
     affine = np.eye(4)
     if len(shape) == 2:
-        affine[:3, :3] = [[0, spacing, 0], [spacing, 0, 0], [0, 0, 5.0]]
+        affine[:3, :3] = [[0, spacing, 0], [spacing, 0, 0], [0, 0, 1.0]]
         affine[:3, 3] = first[1], first[0], 0
         return Geometry(shape, affine)
     thickness = height_mm / shape[2]
@@ -177,7 +177,7 @@ def label_map(anatomy: Anatomy, lesions: tuple[Lesion, ...], geometry: Geometry)
     return labels
 
 
-# -- chest and head, drawn from a generator -------------------------------------------------------------------------
+# -- chest and head, drawn from a generator ---------------------------------------------------------------------------
 
 
 def chest(rng: np.random.Generator) -> Anatomy:
@@ -220,7 +220,7 @@ def _vessels(rng: np.random.Generator, lung: Ellipsoid) -> list[Tube]:
         angle = rng.uniform(0, 2 * math.pi)
         end = np.array([x + 0.8 * a * math.cos(angle), y + 0.8 * b * math.sin(angle), rng.uniform(-0.3, 0.3) * c])
         tubes.append(Tube(_point(hilum), _point(end), float(rng.uniform(1.2, 2.4))))
-    for _ in range(int(rng.integers(4, 9))):
+    for _ in range(int(rng.integers(3, 7))):
         angle, away = rng.uniform(0, 2 * math.pi), math.sqrt(rng.uniform(0, 0.6))
         middle = np.array([x + away * a * math.cos(angle), y + away * b * math.sin(angle), rng.uniform(-0.6, 0.6) * c])
         along = rng.normal(size=3) * (0.35, 0.35, 0) + (0, 0, 1)
@@ -262,7 +262,7 @@ def _point(vector: Floats) -> Point:
     return float(vector[0]), float(vector[1]), float(vector[2])
 
 
-# -- lesions ------------------------------------------------------------------------------------------------------
+# -- lesions ----------------------------------------------------------------------------------------------------------
 
 
 def place_lesions(
@@ -282,7 +282,7 @@ def place_lesions(
     """
     placed: list[Lesion] = []
     for radius in radii_mm:
-        for _ in range(500):
+        for _ in range(1000):
             host = anatomy.hosts[int(rng.integers(len(anatomy.hosts)))]
             unit = rng.normal(size=3)
             unit *= rng.uniform() ** (1 / 3) / np.linalg.norm(unit)

@@ -122,7 +122,7 @@ def oblique() -> Image:
     return Image(values, Geometry((5, 7, 11), affine), "arbitrary", source=Source(format="phantom", modality="MR"))
 
 
-# -- one case ---------------------------------------------------------------------------------------------------
+# -- one case ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ def ct_slice(
     shape: tuple[int, ...] = (64, 64),
     lesions: int = 1,
     radius_mm: tuple[float, float] | None = None,
-    lesion_hu: tuple[float, float] = (-520.0, -200.0),
+    lesion_hu: tuple[float, float] = (-690.0, -300.0),
     photons: float = 1.5e4,
 ) -> PhantomCase:
     """An axial CT slice of a chest, in HU, with nodules of known size and contrast.
@@ -169,7 +169,7 @@ def ct_volume(
     shape: tuple[int, ...] = (48, 48, 32),
     lesions: int = 1,
     radius_mm: tuple[float, float] | None = None,
-    lesion_hu: tuple[float, float] = (-520.0, -200.0),
+    lesion_hu: tuple[float, float] = (-690.0, -300.0),
     photons: float = 1.5e4,
 ) -> PhantomCase:
     """A CT volume of a chest: as ``ct_slice``, every slice scanned by itself."""
@@ -226,8 +226,9 @@ def _case(modality: Modality, seed: int, wish: _Wish) -> PhantomCase:
 
 
 def _radii(rng: np.random.Generator, wish: _Wish, least_mm: float, geometry: Geometry) -> list[float]:
-    voxel = max(geometry.spacing_mm)
-    low, high = wish.radius_mm or (1.2 * least_mm + 0.5 * voxel, 1.6 * least_mm + 1.5 * voxel)
+    voxel = float(np.prod(geometry.spacing_mm)) ** (1 / geometry.ndim)
+    usual = (1.4 * least_mm + 0.6 * voxel, 1.8 * least_mm + 1.6 * voxel)
+    low, high = wish.radius_mm or (min(usual[0], 16.0), min(usual[1], 24.0))  # coarse grids: still room for it
     return [float(v) for v in rng.uniform(low, high, wish.lesions)]
 
 
@@ -236,7 +237,7 @@ def _ct(body: np.random.Generator, rng: np.random.Generator, wish: _Wish) -> Pha
     chest = anatomy_room.chest(body)
     flat = geometry.ndim == 2
     radii = _radii(rng, wish, 5.0, geometry)
-    lesions = anatomy_room.place_lesions(rng, chest, radii, wish.value or (-520.0, -200.0), flat)
+    lesions = anatomy_room.place_lesions(rng, chest, radii, wish.value or (-690.0, -300.0), flat)
     truth = anatomy_room.render(chest, lesions, geometry)
     slices = truth[None] if flat else np.moveaxis(truth, 2, 0)
     pixel = geometry.spacing_mm[0]
@@ -253,7 +254,7 @@ def _mr(body: np.random.Generator, rng: np.random.Generator, wish: _Wish) -> Pha
     geometry = anatomy_room.axial_grid(wish.shape, anatomy_room.HEAD_FIELD_OF_VIEW_MM, 220.0)
     head = anatomy_room.head(body)
     radii = _radii(rng, wish, 3.0, geometry)
-    lesions = anatomy_room.place_lesions(rng, head, radii, wish.value or (0.66, 0.78), geometry.ndim == 2)
+    lesions = anatomy_room.place_lesions(rng, head, radii, wish.value or (0.62, 0.82), geometry.ndim == 2)
     truth = anatomy_room.render(head, lesions, geometry)
     biased = truth * physics.bias_field(geometry.shape, wish.scanner.bias, rng)
     noisy = physics.rician(biased, wish.scanner.noise * anatomy_room.WHITE, rng)
@@ -334,7 +335,7 @@ def box_of(inside: NDArray[np.bool_]) -> Box:
     return (tuple(float(v) for v in (*where.min(0), *where.max(0))), 0)
 
 
-# -- many cases ---------------------------------------------------------------------------------------------------
+# -- many cases -------------------------------------------------------------------------------------------------------
 
 
 def classification(
@@ -450,7 +451,7 @@ def _drawn(
     age = float(np.clip(np.rint(person.normal(60 + 3 * (lesions > 0), 12)), 20, 90))
     sex = "FM"[int(person.integers(2))]
     case = _MAKERS[modality](body, rng, _Wish(_checked(shape, modality), lesions, SCANNERS[scanner]))
-    columns = MappingProxyType({"age": age, "sex": sex, "scanner": scanner})
+    columns: Mapping[str, str | float | None] = MappingProxyType({"age": age, "sex": sex, "scanner": scanner})
     return replace(case, id=f"phantom-{i:04d}", patient=f"P{patient:04d}", site=usual, columns=columns)
 
 

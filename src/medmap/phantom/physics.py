@@ -88,7 +88,7 @@ def project(images: Floats, angles: int) -> Floats:
 
 
 def back_project(sinogram: Floats, side: int, soft: bool = False) -> Floats:
-    """Filtered back projection (Kak & Slaney 1988, chapter 3): the ramp filter sampled in space, then the shadows added.
+    """Filtered back projection (Kak & Slaney 1988, chapter 3): the ramp filter sampled in space, then shadows added.
 
     Args:
         sinogram: (n, angles, bins), pixel units.
@@ -112,7 +112,8 @@ def back_project(sinogram: Floats, side: int, soft: bool = False) -> Floats:
     for number, matrix in enumerate(_blocks(side, angles)):
         start = number * ANGLES_PER_BLOCK * bins
         total += matrix.T @ columns[start : start + matrix.shape[0]]
-    return (total * math.pi / angles).T.reshape(-1, side, side)
+    images: Floats = (total * math.pi / angles).T.reshape(-1, side, side)
+    return images
 
 
 def scan_ct(
@@ -166,7 +167,7 @@ def rician(signal: Floats, sigma: float, rng: np.random.Generator) -> Floats:
 
 
 def bias_field(shape: tuple[int, ...], strength: float, rng: np.random.Generator) -> Floats:
-    """A smooth multiplicative field, as a receive coil makes: exp of a quadratic, from exp(−strength) to exp(strength)."""
+    """A smooth factor, as a receive coil makes: exp of a quadratic, from exp(−strength) to exp(strength)."""
     axes = np.meshgrid(*[np.linspace(-1, 1, n) for n in shape], indexing="ij")
     terms = [*axes, *(a * b for i, a in enumerate(axes) for b in axes[i:])]
     weights = rng.normal(size=len(terms))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -21,8 +22,8 @@ RESERVE_S = 40.0
 RESERVE_SHARE = 0.08
 
 __all__ = [
-    "RECIPES", "EnsembleSection", "Fingerprint", "NetworkSection", "Run", "build", "choose_device", "fingerprint", "plan",
-    "sample_images", "training_cases", "usable_threads",
+    "RECIPES", "RESERVE_S", "RESERVE_SHARE", "EnsembleSection", "Fingerprint", "NetworkSection", "Run", "build",
+    "choose_device", "fingerprint", "plan", "sample_images", "training_cases", "usable_threads",
 ]  # fmt: skip
 
 
@@ -58,10 +59,18 @@ def plan(
     run = run.override(texts)
     device = choose_device(run.device)
     _set_threads(run.fit.threads)
-    measured = measure(task, run, device)
-    run = _with_speed(run, measured, texts)
     left = None if budget_s is None else max(1.0, budget_s * (1 - RESERVE_SHARE) - RESERVE_S - spent_s)
-    spent = rules.arrange(measured.step_s, run.fit.batch_size, facts.training, left, folds)
+    begin = time.monotonic()
+    while True:
+        measured = measure(task, run, device)
+        still = None if left is None else max(1.0, left - (time.monotonic() - begin))
+        spent = rules.arrange(measured.step_s, run.fit.batch_size, facts.training, still, folds)
+        slimmer = rules.narrower(run.network, spent, facts.training) if recipe_name == "rules" else None
+        if slimmer is None or any(text.startswith("network.") for text in texts):
+            break
+        why = f"half of {run.network.width:g}: wider, the time would allow only {spent.members} × {spent.epochs} epochs"
+        run = run.model_copy(update={"network": slimmer, "reasons": {**run.reasons, "network.width": why}})
+    run = _with_speed(run, measured, texts)
     run = _with_arrangement(run, spent, facts, recipe_name, folds)
     return run.override(texts)
 
@@ -83,9 +92,12 @@ def _first_draft(
         memory_bytes=int(fixed.get("memory_bytes") or _default_memory()),
         reasons=reasons | why_network | why_augment,
     )
-    fit = run.fit.model_copy(update={"batch_size": batch, "threads": usable_threads()})
+    rate, why_rate = rules.learning_rate(NetworkSection(name=network.name, init=fixed.get("init")), batch)
+    fit = run.fit.model_copy(update={"batch_size": batch, "threads": usable_threads(), "learning_rate": rate})
     reasons = {**run.reasons, "fit.batch_size": f"{facts.training} cases to learn from, {batch} a step"}
-    run = run.model_copy(update={"fit": fit, "reasons": reasons})
+    reasons |= {"fit.learning_rate": why_rate}
+    smooth = run.task.model_copy(update={"label_smoothing": 0.05 if dataset.kind != "regression" else 0.0})
+    run = run.model_copy(update={"fit": fit, "task": smooth, "reasons": reasons})
     if recipe_name != "rules":
         run = _with_recipe(run, recipe_name)
     if "init" in fixed:
@@ -139,7 +151,7 @@ def _with_arrangement(run: Run, spent: rules.Arrangement, facts: Fingerprint, na
     update["validate_every"] = max(1, spent.epochs // 20) if few else 1
     reasons["fit.epochs"] = spent.reason
     reasons["fit.select"] = (
-        f"with {facts.training} cases the difference between two epochs is noise: the averaged weights of the last are kept"
+        f"{facts.training} cases: the difference between two epochs is noise, so the last averaged weights are kept"
         if few
         else "enough validation cases to tell epochs apart"
     )
@@ -147,7 +159,7 @@ def _with_arrangement(run: Run, spent: rules.Arrangement, facts: Fingerprint, na
         reasons["ensemble.folds"] = "set by hand"
     elif spent.folds:
         reasons["ensemble.folds"] = (
-            f"fewer than {rules.FOLDS_BELOW} cases: each is learned from and judged out of fold, and the folds answer together"
+            f"fewer than {rules.FOLDS_BELOW} cases: each is learned from and judged out of fold, together they answer"
         )
     else:
         reasons["ensemble.folds"] = "enough cases for one network and a validation split"

@@ -20,9 +20,12 @@ FOLDS_BELOW = 5000
 FOLDS = 5
 # With fewer validation cases than this the difference between two epochs is noise: the last averaged weights are kept.
 NOISY_VALIDATION = 2000
-LEAST_STEPS = 300
-GOOD_STEPS = 1500
-MOST_EPOCHS = 120
+# A network of a small set has seen enough after so many steps, and not before so many epochs.
+GOOD_STEPS = 750
+GOOD_EPOCHS = 30
+MOST_EPOCHS = 100
+# Folds are dealt again with other seeds, up to so many times, when time is left.
+MOST_ROUNDS = 3
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,10 @@ class Chosen:
 def prepare_section(facts: Fingerprint) -> tuple[PrepareSection, dict[str, str]]:
     """Size, proportions, orientation and intensity."""
     shape, why = _shape(facts)
+    proportions = None
+    if shape == facts.shape and facts.spacing_mm is not None:
+        proportions = tuple(round(s / min(facts.spacing_mm), 4) for s in facts.spacing_mm)
+        proportions = None if max(proportions) < 1.01 else proportions
     reasons = {"prepare.shape": why}
     if facts.quantity in ("HU", "SUVbw"):
         intensity = "window"
@@ -57,6 +64,7 @@ def prepare_section(facts: Fingerprint) -> tuple[PrepareSection, dict[str, str]]
     section = PrepareSection(
         shape=shape,
         keep_proportions=True,
+        proportions=proportions,
         orientation="LPS" if turn else None,
         intensity=intensity,  # type: ignore[arg-type]
         channels=facts.channels,
@@ -85,13 +93,16 @@ def _times(shape: tuple[int, ...]) -> str:
 
 
 def network_section(shape: tuple[int, ...], facts: Fingerprint) -> tuple[NetworkSection, dict[str, str]]:
-    """A residual network; narrower for volumes, a library's for large pictures."""
+    """A residual network; narrow for few cases and for volumes, a library's for large pictures."""
+    few = facts.training < FOLDS_BELOW
     if facts.dimensions == 3:
         why = "a residual network of two blocks a stage, half as wide as in 2-D: volumes cost a dimension more"
         return NetworkSection(name="small_resnet", width=0.5), {"network.name": why}
     if max(shape) <= SMALL_SIDE:
         why = f"pictures of at most {SMALL_SIDE} pixels: a residual network whose first stage keeps full resolution"
-        return NetworkSection(name="small_resnet", width=1.0), {"network.name": why}
+        width = "fewer cases than that a wider network could use" if few else "enough cases for the full width"
+        reasons = {"network.name": why, "network.width": width}
+        return NetworkSection(name="small_resnet", width=0.5 if few else 1.0), reasons
     why = "the residual network of 18 layers is the strongest baseline for its time from scratch"
     return NetworkSection(name="resnet18"), {"network.name": why}
 
@@ -106,7 +117,7 @@ def augment_section(facts: Fingerprint, dataset: Dataset) -> tuple[AugmentSectio
         reasons = {
             "augment.flip_axes": f"{modality}: left and right (or up and down) may matter, so nothing is mirrored"
         }
-    rotate = 180.0 if facts.modality in ANY_ROTATION and facts.dimensions == 2 else 15.0
+    rotate = 180.0 if facts.modality in ANY_ROTATION and facts.dimensions == 2 else AugmentSection().rotate_deg
     if rotate == 180:
         reasons["augment.rotate_deg"] = f"{modality} has no upright: every rotation is a possible image"
     return AugmentSection(flip_axes=flips, rotate_deg=rotate), reasons
@@ -129,11 +140,22 @@ class Arrangement:
     reason: str
 
 
+def learning_rate(network: NetworkSection, batch: int) -> tuple[float, str]:
+    """Top of the schedule for AdamW: large for residual networks from scratch, small for transfer and transformers."""
+    if network.init:
+        return 3e-4, "starting weights are given: a small learning rate keeps what they know"
+    if network.name in ("small_resnet", "resnet18", "resnet34", "resnet50", "resnet10", "cnn"):
+        rate = 4e-3 * min(1.0, (batch / 64) ** 0.5)
+        return round(rate, 6), "residual networks with batch normalisation bear a large learning rate"
+    return 5e-4, "a learning rate that most networks bear from scratch"
+
+
 def batch_size(training: int, shape: tuple[int, ...]) -> int:
     """Images a step: 64, fewer for few or large images."""
     voxels = math.prod(shape)
     largest = 64 if voxels <= 64**2 * 2 else 16 if voxels <= 256**2 else 4
-    return max(4, min(largest, 2 ** int(math.log2(max(4, training // 4)))))
+    fitting: int = 2 ** int(math.log2(max(4, training // 4)))
+    return max(4, min(largest, fitting))
 
 
 def arrange(
@@ -149,29 +171,32 @@ def arrange(
         folds: Set by the user, or None.
 
     Returns:
-        Fewer members before fewer epochs: five half-trained networks answer worse than two trained ones.
+        Fewer members before fewer epochs: five half-trained networks answer worse than two trained ones. Folds are
+        dealt again when there is time: fifteen networks answer better than five.
     """
     use_folds = FOLDS if folds is None and training < FOLDS_BELOW else folds or 0
-    share = (use_folds - 1) / use_folds if use_folds else 1.0
-    steps = max(1, int(training * share / batch))
-    good = max(20, math.ceil(GOOD_STEPS / steps))
-    wanted = (
-        min(MOST_EPOCHS, good)
-        if training < FOLDS_BELOW
-        else max(5, min(MOST_EPOCHS, math.ceil(6 * GOOD_STEPS / steps)))
-    )
-    members = max(1, use_folds)
+    steps = max(1, int(training * ((use_folds - 1) / use_folds if use_folds else 1.0) / batch))
+    wanted = min(MOST_EPOCHS, max(GOOD_EPOCHS, math.ceil(GOOD_STEPS / steps)))
     epoch_s = steps * step_s
     if available_s is None:
+        members = max(1, use_folds)
         return Arrangement(use_folds, members, wanted, members * wanted * epoch_s, "no time limit was set")
-    least = max(1, math.ceil(LEAST_STEPS / steps))
-    affordable = int(available_s / epoch_s)
-    while members > 1 and affordable < members * min(wanted, 2 * least):
-        members -= 1
+    affordable = max(1, int(available_s / epoch_s))
+    members = min(affordable // wanted, use_folds * MOST_ROUNDS) if use_folds else 1
+    if use_folds and members < use_folds:  # every case judged out of fold is worth a third of the epochs, not more
+        members = min(use_folds, max(1, affordable // max(1, wanted * 2 // 3)))
+    members = max(1, members)
     epochs = max(1, min(wanted, affordable // members))
-    used = members * epochs * epoch_s
     reason = (
         f"{affordable} epochs of {epoch_s:.1f} s fit the {available_s:.0f} s left for training: "
         f"{members} network{'s' if members > 1 else ''} of {epochs} epochs"
     )
-    return Arrangement(use_folds, members, epochs, used, reason)
+    return Arrangement(use_folds, members, epochs, members * epochs * epoch_s, reason)
+
+
+def narrower(network: NetworkSection, arranged: Arrangement, training: int) -> NetworkSection | None:
+    """Half the width, when the time allows neither the folds nor the epochs at this one; None when it does."""
+    starved = arranged.epochs < GOOD_EPOCHS // 2 or (arranged.folds and arranged.members < arranged.folds)
+    if network.name != "small_resnet" or not starved or network.width <= 0.25:
+        return None
+    return network.model_copy(update={"width": network.width / 2})

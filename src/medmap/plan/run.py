@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, field_validator
 
@@ -25,6 +25,11 @@ class SplitsSection(Section):
     train: float = Field(default=0.7, gt=0, lt=1)
     val: float = Field(default=0.1, gt=0, lt=1)
     test: float = Field(default=0.2, gt=0, lt=1)
+
+    @property
+    def shares(self) -> tuple[float, float, float]:
+        """In the order train, val, test."""
+        return self.train, self.val, self.test
 
 
 class NetworkSection(Section):
@@ -150,11 +155,5 @@ class Run(Section):
                 lines += [f"# {name}: {why}" for name, why in self.reasons.items() if name.split(".")[0] == key]
             if key == "reasons":
                 lines.append("")
-            lines.append(_block(key, value).rstrip())
+            lines.append(to_yaml({key: value}).rstrip())
         return "\n".join(lines) + "\n"
-
-
-def _block(key: str, value: Any) -> str:
-    if isinstance(value, Mapping) and value:
-        return f"{key}:\n" + "".join(f"  {to_yaml({k: v})}" for k, v in value.items())
-    return to_yaml({key: value})

@@ -270,6 +270,7 @@ def open_array(path: Path, member: str | None) -> Opened:
     def pixels(notes: list[str]) -> NDArray[Any]:
         array = arrays.array(name)
         picked = array if row is None else array[row]
+        picked = picked[..., 0] if picked.ndim > len(spatial) and len(channels) == 1 else picked
         # a memory map stays a map for a whole array; a row is copied, so that it outlives the file
         return np.array(picked, dtype=dtype) if row is not None else picked.astype(dtype, copy=False)
 

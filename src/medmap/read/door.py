@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import zlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,15 @@ from medmap.dataset import Dataset, Ref
 from medmap.errors import ReadError
 from medmap.image import Image
 from medmap.read.arrays import open_array
+from medmap.read.dicom import is_dicom, open_dicom
+from medmap.read.metaimage import is_metaimage, open_metaimage
+from medmap.read.nifti import gunzipped_head, is_nifti, open_nifti
+from medmap.read.nrrd import open_nrrd
 from medmap.read.opened import DEFAULT_LIMIT_BYTES, Opened, at_the_door, require_room
 from medmap.read.raster import open_bmp, open_jpeg, open_png, open_webp
+from medmap.read.tiff import open_tiff
 
-HEAD_BYTES = 512
+HEAD_BYTES = 4096
 
 
 @dataclass(frozen=True)
@@ -44,12 +50,27 @@ def _starts(*magics: bytes) -> Callable[[bytes], bool]:
     return lambda head: head.startswith(magics)
 
 
+def _is_nifti(head: bytes) -> bool:
+    if head[:2] != b"\x1f\x8b":
+        return is_nifti(head)
+    try:
+        return is_nifti(gunzipped_head(head))
+    except zlib.error:
+        return False
+
+
+# In the order in which first bytes are tried; DICOM first, for its preamble may hold the header of a TIFF.
 FORMATS: tuple[Format, ...] = (
+    Format("dicom", (".dcm", ".dicom", ".ima"), is_dicom, open_dicom, members=True),
     Format("png", (".png",), _starts(b"\x89PNG\r\n\x1a\n"), open_png),
     Format("jpeg", (".jpg", ".jpeg", ".jpe", ".jfif"), _starts(b"\xff\xd8\xff"), open_jpeg),
     Format("webp", (".webp",), lambda head: head[:4] == b"RIFF" and head[8:12] == b"WEBP", open_webp),
     Format("npy", (".npy",), _starts(b"\x93NUMPY"), open_array, members=True),
     Format("npz", (".npz",), _starts(b"PK\x03\x04", b"PK\x05\x06"), open_array, members=True),
+    Format("tiff", (".tif", ".tiff"), _starts(b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), open_tiff, members=True),
+    Format("nrrd", (".nrrd", ".nhdr"), _starts(b"NRRD000"), open_nrrd),
+    Format("nifti", (".nii", ".nii.gz"), _is_nifti, open_nifti),
+    Format("mha", (".mha", ".mhd"), is_metaimage, open_metaimage),
     Format("bmp", (".bmp", ".dib"), lambda head: head[:2] == b"BM" and head[6:10] == bytes(4), open_bmp),
 )
 
@@ -82,6 +103,8 @@ def recognise(path: Path) -> tuple[Format, tuple[str, ...]]:
                 got=_inside(path),
                 remedy="give one file, or open the folder as a dataset",
             )
+        if path.exists() and not path.is_file():
+            raise ReadError(f"{path} is a pipe or a device, not a file")
         with path.open("rb") as file:
             head = file.read(HEAD_BYTES)
     if not head:
@@ -206,3 +229,104 @@ def read_ref(dataset: Dataset, ref: Ref, *, limit_bytes: int = DEFAULT_LIMIT_BYT
     """
     path = dataset.resolve(ref)
     return _image(path, open_header(path, ref.member), limit_bytes)
+
+
+@dataclass(frozen=True)
+class Info:
+    """What ``medmap info`` says of one file; ``minimum`` and ``maximum`` only when the pixels were read.
+
+    Args:
+        kind: What it is: ``image``.
+        format: The format's short name.
+        shape: Shape of the array: spatial axes, time, channels.
+        spacing_mm: Per spatial axis; None for an image without size.
+        orientation: Letters of the directions in which the axes grow; ``none`` without a size.
+        quantity: What the numbers are.
+        dtype: Type of the numbers.
+        channels: Names of the channels.
+        frames: Number of times, or None.
+        duration_s: Time of the last frame, in seconds, or None.
+        modality, transfer_syntax, photometric, bits_stored, rescale: As the file says.
+        minimum, maximum: Of the finite values.
+        warnings: What is odd.
+    """
+
+    kind: str
+    format: str
+    shape: tuple[int, ...]
+    spacing_mm: tuple[float, ...] | None
+    orientation: str
+    quantity: str
+    dtype: str
+    channels: tuple[str, ...]
+    frames: int | None = None
+    duration_s: float | None = None
+    modality: str | None = None
+    transfer_syntax: str | None = None
+    photometric: str | None = None
+    bits_stored: int | None = None
+    rescale: tuple[float, float] | None = None
+    minimum: float | None = None
+    maximum: float | None = None
+    warnings: tuple[str, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values for a file."""
+        return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
+
+
+def info(
+    path: str | Path,
+    *,
+    member: str | None = None,
+    header_only: bool = False,
+    limit_bytes: int = DEFAULT_LIMIT_BYTES,
+) -> Info:
+    """What one file is; reads the pixels (and so finds damage in them) unless ``header_only``.
+
+    Raises:
+        ReadError: Not a file that can be read.
+        LimitError: It declares more than ``limit_bytes``.
+        GeometryError: The header describes no grid.
+    """
+    path, member = _parted(path, member)
+    opened = open_header(path, member)
+    low = high = None
+    source = opened.source
+    if not header_only:
+        image = _image(path, opened, limit_bytes)
+        source = image.source
+        values = image.array if image.array.dtype.kind != "f" else image.array[np.isfinite(image.array)]
+        if values.size:
+            low, high = _plain(values.min()), _plain(values.max())
+    geometry = opened.geometry
+    return Info(
+        kind="image",
+        format=source.format,
+        shape=opened.array_shape,
+        spacing_mm=geometry.spacing_mm if geometry.has_size else None,
+        orientation=geometry.orientation,
+        quantity=opened.quantity,
+        dtype=str(opened.dtype),
+        channels=opened.channels,
+        frames=None if opened.time_s is None else len(opened.time_s),
+        duration_s=None if opened.time_s is None else opened.time_s[-1],
+        modality=source.modality,
+        transfer_syntax=source.transfer_syntax,
+        photometric=source.photometric,
+        bits_stored=source.bits_stored,
+        rescale=source.rescale,
+        minimum=low,
+        maximum=high,
+        warnings=source.warnings,
+    )
+
+
+def header(path: str | Path, member: str | None = None) -> Info:
+    """What one file's header says; no pixel is read (``info`` with ``header_only``)."""
+    return info(path, member=member, header_only=True)
+
+
+def _plain(value: Any) -> float:
+    number = value.item()
+    return float(number) if isinstance(number, float) else int(number)

@@ -116,7 +116,9 @@ def _numbers(
     except ValueError:
         values = []
     if len(values) != count:
-        raise ReadError(f"{path} is damaged: its header has no usable {names[0]}", got=repr(text), expected=f"{count} numbers")
+        raise ReadError(
+            f"{path} is damaged: its header has no usable {names[0]}", got=repr(text), expected=f"{count} numbers"
+        )
     return values
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medmap.errors import LimitError, ReadError
+from medmap.errors import ReadError
 from medmap.geometry import Floats, Geometry
 from medmap.image import Quantity, Source
 from medmap.read.opened import RGB, Opened, bytes_of
@@ -56,6 +56,7 @@ class _Header:
     q_offset: tuple[float, float, float]
     srow: Floats
     order: str
+    least_offset: int
 
 
 def is_nifti(head: bytes) -> bool:
@@ -110,11 +111,10 @@ def open_nifti(path: Path, member: str | None) -> Opened:
         full = ((samples,) if samples > 1 else ()) + (*shape, *extra)
         offset, skip = (h.offset, 0) if packing == "raw" else (0, h.offset)
         array = load_voxels(path, offset, full, stored, packing, skip)
-        if samples > 1:
-            array = np.moveaxis(array, 0, -1)
-        array = array.reshape((*shape, -1)) if extra and math.prod(extra) == 1 else array
-        wanted = (*shape, *(() if time_s is None else (len(time_s),)), *((len(channels),) if len(channels) > 1 else ()))
-        return rows_first(rescaled(array.reshape(wanted, order="F"), slope, intercept, dtype), len(shape))
+        last = samples if samples > 1 else math.prod(extra)
+        array = np.moveaxis(array, 0, -1) if samples > 1 else array
+        array = array.reshape((*shape, last) if last > 1 else shape, order="F")
+        return rows_first(rescaled(array, slope, intercept, dtype), len(shape))
 
     quantity: Quantity = "label" if h.intent == _INTENT_LABEL else "colour" if samples > 1 else "unknown"
     return Opened(
@@ -136,7 +136,9 @@ def open_nifti(path: Path, member: str | None) -> Opened:
 
 
 def _parsed(path: Path, head: bytes) -> _Header:
-    size = next((order for order in "<>" if len(head) >= 4 and struct.unpack(f"{order}i", head[:4])[0] in (348, 540)), "")
+    size = next(
+        (order for order in "<>" if len(head) >= 4 and struct.unpack(f"{order}i", head[:4])[0] in (348, 540)), ""
+    )
     first = len(head) >= 348 and head[344:347] in (b"n+1", b"ni1")
     if not size or len(head) < (348 if first else 540):
         raise ReadError(f"{path} is truncated in its header or damaged", expected="a NIfTI header of 348 or 540 bytes")
@@ -157,6 +159,7 @@ def _first(head: bytes, o: str) -> _Header:
         slope=f(112, "f")[0], intercept=f(116, "f")[0], time_offset=f(136, "f")[0], units=f(123, "B")[0],
         intent=f(68, "h")[0], qform_code=f(252, "h")[0], sform_code=f(254, "h")[0], quaternion=f(256, "3f"),
         q_offset=f(268, "3f"), srow=np.array(f(280, "12f")).reshape(3, 4), order=o,
+        least_offset=348,
     )  # fmt: skip
 
 
@@ -169,6 +172,7 @@ def _second(head: bytes, o: str) -> _Header:
         intercept=f(184, "d")[0], time_offset=f(216, "d")[0], units=f(500, "i")[0], intent=f(504, "i")[0],
         qform_code=f(344, "i")[0], sform_code=f(348, "i")[0], quaternion=f(352, "3d"), q_offset=f(376, "3d"),
         srow=np.array(f(400, "12d")).reshape(3, 4), order=o,
+        least_offset=540,
     )  # fmt: skip
 
 
@@ -181,8 +185,7 @@ def _axes(path: Path, h: _Header) -> tuple[tuple[int, ...], tuple[int, ...]]:
     if h.datatype not in _TYPES:
         kind = _REFUSED.get(h.datatype, f"data type {h.datatype}")
         raise ReadError(f"{path} holds {kind}, which medmap does not read", expected="whole numbers, floats or RGB")
-    least = 352 if h.order and len(h.dim) == 8 else 0
-    if not least - 4 <= h.offset <= MAX_HEADER_BYTES:
+    if not h.least_offset <= h.offset <= MAX_HEADER_BYTES:
         raise ReadError(f"{path} is damaged: its voxels begin at an impossible place", got=h.offset)
     count = h.dim[0]
     if not 1 <= count <= 7:
@@ -193,9 +196,11 @@ def _axes(path: Path, h: _Header) -> tuple[tuple[int, ...], tuple[int, ...]]:
     if count < 2:
         raise ReadError(f"{path} has one dimension and is no image", got=dims)
     extra = dims[3:]
-    if sum(n > 1 for n in extra) > 1:
+    if sum(n > 1 for n in extra) > 1 or (_TYPES[h.datatype][1] > 1 and math.prod(extra) > 1):
         raise ReadError(
-            f"{path} has more axes than space, time and channels together", got=dims, remedy="split it into several files"
+            f"{path} has more axes than space, time and channels together",
+            got=dims,
+            remedy="split it into several files",
         )
     return tuple(dims[:3]), tuple(extra)
 
@@ -212,8 +217,7 @@ def _scaling(h: _Header, samples: int, notes: list[str]) -> tuple[float, float]:
 def _meaning(h: _Header, extra: tuple[int, ...], samples: int) -> tuple[tuple[str, ...], tuple[float, ...] | None]:
     """Names of channels and times of frames."""
     if samples > 1:
-        names = RGB if samples == 3 else (*RGB, "alpha")
-        return (names, None) if math.prod(extra) == 1 else (names, tuple(float(i) for i in range(math.prod(extra))))
+        return (RGB if samples == 3 else (*RGB, "alpha")), None
     count = math.prod(extra)
     if count == 1:
         return ("image",), None
@@ -240,7 +244,7 @@ def _geometry(h: _Header, shape: tuple[int, ...], notes: list[str]) -> Geometry:
         affine = found.get("sform", found.get("qform"))
     else:
         kind = "detector"
-        affine = np.diag([*(abs(v) for v in h.pixdim[1:4]), 1.0])
+        affine = RAS_TO_LPS @ np.diag([*(abs(v) for v in h.pixdim[1:4]), 1.0])  # nobody's left or right: no turning
         notes.append("the file states neither sform nor qform: its orientation (left, right) is unknown")
     affine = np.array(affine, dtype=np.float64)
     if len(shape) == 2 and not np.linalg.norm(affine[:3, 2]) > 0:

@@ -61,7 +61,9 @@ def open_nrrd(path: Path, member: str | None) -> Opened:
     if count != [len(sizes)] or not 1 <= len(sizes) <= 16:
         raise ReadError(f"{path} is damaged: dimension and sizes disagree", got=f"{count} and {sizes}")
     if any(n < 1 for n in sizes):
-        raise ReadError(f"{path} declares a size of zero or less", got=sizes, expected="at least one voxel on each axis")
+        raise ReadError(
+            f"{path} declares a size of zero or less", got=sizes, expected="at least one voxel on each axis"
+        )
     stored = _type(path, fields)
     packing = _PACKINGS.get(fields.get("encoding", "raw").lower())
     if packing is None:
@@ -71,7 +73,7 @@ def open_nrrd(path: Path, member: str | None) -> Opened:
     skip = int(_number(path, fields.get("byte skip", fields.get("byteskip", "0"))))
     if int(_number(path, fields.get("line skip", fields.get("lineskip", "0")))):
         raise ReadError(f"{path} skips lines before its voxels, which medmap does not read", expected="line skip: 0")
-    if skip < 0 and packing == "raw":  # -1: the voxels are the last bytes of the file
+    if skip == -1 and packing == "raw":  # -1: the voxels are the last bytes of the file
         offset, skip = voxels.stat().st_size - need, 0
     if skip < 0 or offset < 0:
         raise ReadError(f"{path} is truncated or its byte skip is wrong", got=skip)
@@ -188,7 +190,9 @@ def _other_axis(path: Path, fields: dict[str, str], sizes: list[int]) -> int | N
         if not others and len(sizes) == 4:
             others = [3]
     if len(others) > 1 or len(sizes) - len(others) not in (2, 3):
-        raise ReadError(f"{path} has axes that are not understood", got=f"sizes {sizes}", expected="2 or 3 axes of space")
+        raise ReadError(
+            f"{path} has axes that are not understood", got=f"sizes {sizes}", expected="2 or 3 axes of space"
+        )
     return others[0] if others else None
 
 
@@ -224,7 +228,9 @@ def _geometry(path: Path, fields: dict[str, str], sizes: list[int], spatial: lis
     if len(vectors) != len(spatial) or any(v is None or len(v) not in (2, 3) for v in vectors):
         raise GeometryError(f"{path} has directions that do not fit its axes", got=fields["space directions"][:100])
     origin_text = _vectors(path, fields.get("space origin", ""))
-    origin = origin_text[0] if origin_text and origin_text[0] is not None else [0.0, 0.0, 0.0]
+    origin = origin_text[0] if origin_text and origin_text[0] is not None else [0.0] * len(vectors[0] or ())
+    if any(len(v) != len(origin) for v in vectors if v is not None):
+        raise GeometryError(f"{path} has an origin that does not fit its directions", got=fields["space origin"][:60])
     scale = _scale(fields, notes)
     full = [[*v, *([0.0] * (3 - len(v)))] for v in (*vectors, origin) if v is not None]
     world = np.array(full).T * scale * np.array(signs or (1, 1, 1), dtype=np.float64)[:, None]

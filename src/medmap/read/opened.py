@@ -6,8 +6,10 @@ is allocated, turn a library's exception into one sentence, and look for values 
 
 from __future__ import annotations
 
+import logging
 import struct
 import threading
+import tokenize
 import warnings
 import zipfile
 import zlib
@@ -43,6 +45,7 @@ FOREIGN_ERRORS = (
     TypeError,
     ValueError,
     struct.error,
+    tokenize.TokenError,
     zipfile.BadZipFile,
     zlib.error,
 )
@@ -144,18 +147,38 @@ def at_the_door(path: Path | str, what: str) -> Iterator[None]:
 _WARNINGS_LOCK = threading.RLock()
 
 
+class _Listener(logging.Handler):
+    """Keeps what a library logs."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.sentences: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep one message."""
+        self.sentences.append(record.getMessage())
+
+
 @contextmanager
-def heard(notes: list[str]) -> Iterator[None]:
-    """Collect a library's warnings as sentences instead of letting them reach the screen.
+def heard(notes: list[str], *loggers: str) -> Iterator[None]:
+    """Collect a library's warnings, and what the named loggers say, as sentences instead of on the screen.
 
     The interpreter's warning filters belong to all threads, hence the lock.
     """
+    listener = _Listener()
     with _WARNINGS_LOCK, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
+        before = [(log, log.propagate) for log in map(logging.getLogger, loggers)]
+        for log, _ in before:
+            log.addHandler(listener)
+            log.propagate = False
         try:
             yield
         finally:
-            for item in caught:
-                text = " ".join(str(item.message).split())[:300]
+            for log, propagate in before:
+                log.removeHandler(listener)
+                log.propagate = propagate
+            for sentence in (*(str(item.message) for item in caught), *listener.sentences):
+                text = " ".join(sentence.split())[:300]
                 if text not in notes:
                     notes.append(text)

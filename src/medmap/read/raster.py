@@ -70,6 +70,9 @@ def open_png(path: Path, member: str | None) -> Opened:
         if len(head) < 29 or head[12:16] != b"IHDR":
             raise ReadError(f"{path} is truncated in its header", expected="a PNG")
         width, height, bits, colour = struct.unpack(">IIBB", head[16:26])
+        file.seek(max(0, path.stat().st_size - 2**16))
+        if b"IEND\xae\x42\x60\x82" not in file.read():
+            raise ReadError(f"{path} is truncated: the PNG has no end", remedy="copy the original file again")
     if bits != 16 or colour == 0:
         return _with_pillow(path, "png", bits)
     # Pillow reads 16-bit colour as 8-bit; libpng through imagecodecs keeps it

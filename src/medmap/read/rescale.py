@@ -39,6 +39,6 @@ def rescaled(stored: NDArray[Any], slope: float, intercept: float, dtype: np.dty
     if slope == 1 and intercept == 0:
         return stored
     if dtype.kind in "iu":
-        wide = stored.astype(np.int64) if dtype.itemsize == 8 else stored.astype(np.int32 if dtype != np.int32 else np.int64)
+        wide = stored.astype(np.int64 if max(stored.itemsize, dtype.itemsize) >= 4 else np.int32)
         return (wide * int(slope) + int(intercept)).astype(dtype)
     return (stored * np.float64(slope) + np.float64(intercept)).astype(dtype)

@@ -96,7 +96,7 @@ def _taken(stream: IO[bytes] | gzip.GzipFile | bz2.BZ2File, count: int) -> bytes
 
 def _filled(path: Path, stream: IO[bytes] | gzip.GzipFile | bz2.BZ2File, need: int) -> NDArray[np.uint8]:
     buffer = np.empty(need, np.uint8)
-    view = memoryview(buffer)
+    view = memoryview(buffer.data)
     done = 0
     while done < need:
         got = stream.readinto(view[done:])  # type: ignore[union-attr]

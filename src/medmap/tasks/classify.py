@@ -13,7 +13,7 @@ from pydantic import Field
 
 from medmap import metrics
 from medmap.config import Section
-from medmap.decision import Decision, decide
+from medmap.decision import Decision, apply_temperature, calibrated, decide
 from medmap.errors import DatasetError
 from medmap.results import Label, ScoreKind, Scores
 from medmap.tasks.protocol import Batch, Selection, Tensors
@@ -170,44 +170,46 @@ class Classify:
 
     # -- reading the answer ------------------------------------------------------------------------------------
 
-    def probabilities(self, logits: NDArray[Any], temperature: float | Sequence[float] = 1.0) -> Floats:
-        """(cases, outputs) logits to (cases, classes) probabilities; a regression's numbers in the target's unit."""
-        z = np.asarray(logits, dtype=np.float64)
-        if self.kind == "regression":
-            return z * self.scale[1] + self.scale[0]
-        z = z / np.asarray(temperature, dtype=np.float64)
+    def combine(self, rows: NDArray[Any]) -> Floats:
+        """Several networks' and views' numbers for one case, (rows, outputs), as one row (outputs,).
+
+        Classes that exclude each other: the mean log probability, so that one sure member is not drowned by unsure
+        ones; otherwise the mean.
+        """
+        z = np.asarray(rows, dtype=np.float64)
         if self.kind in ("binary", "multiclass"):
-            z = np.exp(z - z.max(1, keepdims=True))
-            return np.asarray(z / z.sum(1, keepdims=True))
-        chance = 1 / (1 + np.exp(-np.clip(z, -500, 500)))
-        if self.kind == "multilabel":
-            return np.asarray(chance)
-        above = np.minimum.accumulate(chance, axis=1)  # P(grade > k) cannot grow with k
-        padded = np.concatenate([np.ones((len(z), 1)), above, np.zeros((len(z), 1))], axis=1)
-        return np.asarray(padded[:, :-1] - padded[:, 1:])
+            z = z - z.max(-1, keepdims=True)
+            z = z - np.log(np.exp(z).sum(-1, keepdims=True))
+        return np.asarray(z.mean(0))
+
+    def probabilities(self, logits: NDArray[Any], decision: Decision | None = None) -> Floats:
+        """(cases, outputs) logits to (cases, classes) probabilities; a regression's numbers in the target's unit."""
+        if self.kind == "regression":
+            return np.asarray(logits, dtype=np.float64) * self.scale[1] + self.scale[0]
+        if decision is None:
+            return apply_temperature(logits, 1.0, self.kind)
+        return calibrated(logits, decision, self.kind)
 
     def decode(self, logits: NDArray[Any], **options: Any) -> Scores:
         """One case's answer.
 
         Args:
-            logits: (members, outputs): one row for each network or view.
+            logits: (rows, outputs): one row for each network and view.
             options: ``decision``: the bundle's ``Decision``; without it nothing is calibrated and the largest score
                 decides.
         """
         decision: Decision | None = options.get("decision")
         rows = np.atleast_2d(np.asarray(logits, dtype=np.float64))
-        plain = self.probabilities(rows)
-        temperature = 1.0 if decision is None else decision.temperature
-        each = self.probabilities(rows, temperature) if self.kind != "regression" else plain
-        values = each.mean(0)
-        spread = each.std(0) if len(rows) > 1 else None
+        together = self.combine(rows)[None]
+        values = self.probabilities(together, decision)[0]
+        spread = self.probabilities(rows, decision).std(0) if len(rows) > 1 else None
         decided, abstained = self.decided(values, decision)
         return Scores(
             self.labels,
             values,
             self.kind,
             calibrated=decision is not None and self.kind != "regression",
-            uncalibrated=plain.mean(0) if decision is not None else None,
+            uncalibrated=self.probabilities(together)[0] if decision is not None else None,
             spread=spread,
             decided=decided,
             abstained=abstained,
@@ -218,16 +220,14 @@ class Classify:
         if self.kind == "regression":
             return (), False
         names = [label.name for label in self.labels]
-        if self.kind == "ordinal" or decision is None:
-            if self.kind == "multilabel":
-                return tuple(n for n, v in zip(names, values, strict=True) if v >= 0.5), False
-            return (names[int(values.argmax())],), False
-        chosen, abstained = decide(values[None], decision, self.kind)
-        if bool(abstained[0]):
+        rule = Decision() if decision is None else decision
+        answer = decide(values[None].clip(0, 1), rule, self.kind)
+        if bool(answer.abstained[0]):
             return (), True
+        chosen = answer.predicted[0]
         if self.kind == "multilabel":
-            return tuple(n for n, v in zip(names, np.asarray(chosen[0]), strict=True) if v), False
-        return (names[int(chosen[0])],), False
+            return tuple(n for n, called in zip(names, chosen, strict=True) if called), False
+        return (names[int(chosen)],), False
 
     def score(self, logits: NDArray[Any], cases: Sequence[Case]) -> Selection:
         """What "best by validation" goes by: mean AUROC less a tenth of the log loss; −error for a regression.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medmap import prepare
+from medmap import augment, prepare
 from medmap.check import leakage
 from medmap.dataset import Dataset, with_splits
 from medmap.errors import InterruptedRun, UsageError
@@ -40,7 +40,7 @@ class Trained:
     Args:
         member: Which one.
         weights: Its state dictionary.
-        logits: (len(judge), outputs) its numbers for the cases that judge it.
+        logits: (len(judge), views, outputs) its numbers for the cases that judge it.
         rows: Its log, one row an epoch.
         epochs: How many it had.
         stopped: Why it ended before its last epoch, or None.
@@ -101,7 +101,7 @@ def train(
     keep_heap()
     folder = _folder(Path(output), resume)
     clock = Clock(time.time() if started is None else started, run.budget_s)
-    work = _prepare(run, with_splits(dataset, run.seed), folder, clock, listener)
+    work = _prepare(run, with_splits(dataset, run.seed, run.splits.shares), folder, clock, listener)
     try:
         done = _train_members(work)
         return finish(work, done)
@@ -227,7 +227,10 @@ def _train_member(work: Work, member: Member) -> Trained:
         stopped.append(f"no better epoch for {run.fit.patience_epochs} epochs")
     weights = state.best_weights or state.judged.state_dict()
     state.judged.load_state_dict(weights)
-    numbers = logits(state.fabric, state.judged, store, member.judge, run.fit) if len(member.judge) else _none(task)
+    views = augment.views(run.augment.flip_axes)
+    numbers = np.zeros((0, len(views), task.outputs), dtype=np.float32)
+    if len(member.judge):
+        numbers = logits(state.fabric, state.judged, store, member.judge, run.fit, views)
     keep = {k: v.detach().cpu().contiguous() for k, v in weights.items()}
     return Trained(member, keep, numbers, state.rows, state.epoch, stopped[0] if stopped else None)
 
@@ -238,10 +241,6 @@ def feed_of(work: Work, member: Member) -> Feed:
     weights = work.task.sampling_weights(cases)
     section = work.run.augment
     return Feed(work.store, member.learn, work.task, work.run.fit.batch_size, member.seed, section, weights)
-
-
-def _none(task: Classify) -> NDArray[np.float32]:
-    return np.zeros((0, task.outputs), dtype=np.float32)
 
 
 def _keep(work: Work, trained: Trained) -> None:

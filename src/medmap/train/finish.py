@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 from medmap import __version__
 from medmap.bundle import Bundle, BundleSpec, InputSpec, LabelSpec, MemberSpec, export, model_card
 from medmap.dataset import Case
-from medmap.decision import Decision, fit_temperature, fit_thresholds
-from medmap.evaluate import PredictionTable, Report, report_from_table
+from medmap.decision import Decision, fit_calibration, fit_thresholds
+from medmap.evaluate import Report, operating_point, report_from_table, table_of
 from medmap.report import save_evaluation
-from medmap.results import Scores
 from medmap.runtime import available_cores, cpu_facts
 from medmap.train.events import Event
 
@@ -36,71 +35,58 @@ def finish(work: Work, done: Sequence[Trained]) -> Bundle:
     estimates = [row.as_json() for row in report.rows] if report else []
     states = [one.weights for one in done]
     bundle = Bundle.write(work.output / "bundle", spec, states, card=model_card(spec, estimates), overwrite=True)
-    bundle = _exported(work, bundle, done)
+    bundle = _exported(work, bundle, done, estimates)
     if report is not None:
         save_evaluation(report, work.output / "evaluation", dataset=work.dataset, training_log=work.output / "log.csv")
         _tell(work, report)
     return bundle
 
 
-def judged_cases(work: Work, done: Sequence[Trained]) -> tuple[list[Case], NDArray[np.float32], list[int | None]]:
-    """Each judged case once, its numbers averaged over the members that did not learn from it, and its fold."""
+def judged_cases(work: Work, done: Sequence[Trained]) -> tuple[list[Case], list[NDArray[np.float32]], list[int | None]]:
+    """Each judged case once, with the numbers of all members (and views) that did not learn from it, and its fold."""
     rows: dict[int, list[NDArray[np.float32]]] = defaultdict(list)
     fold: dict[int, int | None] = {}
     for one in done:
         for row, values in zip(one.member.judge, one.logits, strict=True):
             rows[int(row)].append(values)
-            fold[int(row)] = one.member.fold
+            fold.setdefault(int(row), one.member.fold)
     order = sorted(rows)
-    numbers = [np.mean(rows[row], axis=0) for row in order]
-    table = np.array(numbers, dtype=np.float32).reshape(len(order), work.task.outputs)
-    return [work.store.cases[row] for row in order], table, [fold[row] for row in order]
+    numbers = [np.concatenate(rows[row]) for row in order]
+    return [work.store.cases[row] for row in order], numbers, [fold[row] for row in order]
 
 
-def fit_decision(work: Work, cases: Sequence[Case], numbers: NDArray[np.float32]) -> tuple[Decision, list[str]]:
+def fit_decision(
+    work: Work, cases: Sequence[Case], numbers: Sequence[NDArray[np.float32]]
+) -> tuple[Decision, list[str]]:
     """Temperature and thresholds from cases that the networks judged without having learned from them."""
     task, run = work.task, work.run
     accepts = {name: {"modality": spec.modality} for name, spec in work.dataset.inputs.items()}
     how = "out of fold" if run.ensemble.folds else "validation split"
+    fitted_on = {"cases": len(cases), "how": how if cases else "nothing"}
     plain = Decision(
-        thresholds=_plain_thresholds(task.kind, len(task.labels)),
-        accepts=accepts,
-        fitted_on={"cases": len(cases), "how": how if cases else "nothing: thresholds are the plain ones"},
+        positive=work.dataset.positive if task.kind == "binary" else None, accepts=accepts, fitted_on=fitted_on
     )
-    if not cases or task.kind == "regression":
-        return plain, [] if cases else ["no validation case: scores are not calibrated and thresholds are plain"]
+    if not cases:
+        return plain, ["no validation case: scores are not calibrated and no operating point is fitted"]
+    if task.kind == "regression":
+        return plain, []
     truth = task.truth(cases)
+    together = np.stack([task.combine(rows) for rows in numbers])
+    fitted = fit_calibration(together, truth, task.kind)
+    notes = [f"calibration: {fitted.reason}"] if fitted.reason else []
+    decision = plain.with_(temperature=fitted.temperature, prior_shift=fitted.offsets)
     if task.kind == "ordinal":
-        above = (truth[:, None] > np.arange(task.outputs)).astype(np.float64)
-        temperature = float(np.mean(fit_temperature(numbers, above, "multilabel")))
-        return _with(plain, temperature=temperature), []
-    temperature = fit_temperature(numbers, truth, task.kind)
-    chance = task.probabilities(numbers, temperature)
-    thresholds = fit_thresholds(
-        chance,
+        return decision, notes
+    found = fit_thresholds(
+        task.probabilities(together, decision),
         truth,
         task.kind,
         run.decision.target,
-        prevalence=run.decision.prevalence,
-        positive=work.dataset.positive,
+        positive=plain.positive,
+        prevalence=run.decision.prevalence if task.kind == "binary" else None,
     )
-    return _with(
-        plain,
-        temperature=temperature,
-        thresholds=thresholds,
-        target=run.decision.target,
-        prevalence=run.decision.prevalence,
-    ), []
-
-
-def _with(decision: Decision, **changes: Any) -> Decision:
-    import dataclasses
-
-    return dataclasses.replace(decision, **changes)
-
-
-def _plain_thresholds(kind: str, classes: int) -> tuple[float, ...]:
-    return (0.5,) * classes if kind in ("binary", "multilabel") else (1 / classes,) * classes
+    notes += [f"operating point: {found.reason}"] if found.reason else []
+    return decision.with_(thresholds=found.values, target=found.target, prevalence=run.decision.prevalence), notes
 
 
 def _spec(work: Work, done: Sequence[Trained], decision: Decision, notes: list[str]) -> BundleSpec:
@@ -136,7 +122,7 @@ def _spec(work: Work, done: Sequence[Trained], decision: Decision, notes: list[s
         run=run.model_dump(mode="json"),
         provenance=_provenance(work, done),
         licence=data.licence or "not stated",
-        warnings=tuple([*work.warnings, *stopped, *notes]),
+        warnings=(*work.warnings, *stopped, *notes),
     )
 
 
@@ -157,37 +143,38 @@ def _provenance(work: Work, done: Sequence[Trained]) -> dict[str, Any]:
         "seconds": round(work.clock.spent_s, 1),
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "machine": f"{platform.machine()}, {available_cores()} cores, {facts.name}".rstrip(", "),
+        "machine": f"{platform.machine()}, {available_cores()} cores",
+        "processor_bfloat16": facts.fast_bfloat16,
         "source": work.dataset.source,
     }
 
 
-def _exported(work: Work, bundle: Bundle, done: Sequence[Trained]) -> Bundle:
+def _exported(work: Work, bundle: Bundle, done: Sequence[Trained], estimates: list[dict[str, Any]]) -> Bundle:
     """The bundle with its ONNX form and the engines' parity on real prepared cases."""
     work.listen(Event("line", "exporting, and comparing the engines on prepared cases"))
     rows = done[0].member.judge if len(done[0].member.judge) else done[0].member.learn
     inputs = work.store.take(rows[:PARITY_CASES])
-    exported = export(bundle, ("onnx", "openvino"), inputs)
+    exported = export(bundle, ("onnx", "openvino"), inputs, make_card=lambda spec: model_card(spec, estimates))
     for name, parity in exported.spec.engines.items():
         verdict = "the same answer" if parity["passed"] else "another answer: not used"
-        work.listen(Event("line", f"{name}: {verdict} (at most {parity['max_abs']:.2g} apart)"))
+        apart = "" if parity["max_abs"] is None else f" (at most {parity['max_abs']:.2g} apart)"
+        work.listen(Event("line", f"{name}: {verdict}{apart}"))
     return exported
 
 
 def _report(
-    work: Work, cases: Sequence[Case], numbers: NDArray[np.float32], fold: list[int | None], decision: Decision
+    work: Work,
+    cases: Sequence[Case],
+    numbers: Sequence[NDArray[np.float32]],
+    fold: list[int | None],
+    decision: Decision,
 ) -> Report:
-    answers = [work.task.decode(row, decision=decision) for row in numbers]
-    table = table_of(work, cases, answers, fold, decision)
+    answers = {c.id: work.task.decode(row, decision=decision) for c, row in zip(cases, numbers, strict=True)}
+    dealt = {c.id: part for c, part in zip(cases, fold, strict=True) if part is not None}
+    judged = work.dataset.with_cases(cases)
+    table = table_of(judged, answers, thresholds=operating_point(work.task.kind, decision), folds=dealt)
     split = "oof" if work.run.ensemble.folds else "val"
     return report_from_table(table, split=split, dataset=work.dataset, warnings=list(work.warnings))
-
-
-def table_of(
-    work: Work, cases: Sequence[Case], answers: Sequence[Scores], fold: list[int | None], decision: Decision
-) -> PredictionTable:
-    """The members' answers for the cases that judged them, as evaluation takes it."""
-    return PredictionTable.from_scores(work.dataset, cases, answers, folds=fold, thresholds=decision.thresholds)
 
 
 def _tell(work: Work, report: Report) -> None:

@@ -44,7 +44,7 @@ class Record:
         if board is None:
             from torch.utils.tensorboard import SummaryWriter
 
-            board = SummaryWriter(str(self._folder / "tensorboard" / f"member{member}"))  # type: ignore[no-untyped-call]
+            board = SummaryWriter(str(self._folder / "tensorboard" / f"member{member}"))
             self._boards[member] = board
         for name, value in rows[-1].items():
             if name != "epoch":

@@ -1,0 +1,13 @@
+"""Everything wrong with a dataset, worst first, before a network learns it.
+
+>>> import medmap as mm
+>>> for issue in mm.check(mm.open_dataset("study/")):    # doctest: +SKIP
+...     print(issue.severity, issue.message)
+"""
+
+from medmap.check.door import CHECKS, WHEN_ASKED, check
+from medmap.check.issue import Issue
+from medmap.check.leaks import content_hashes, leakage
+from medmap.check.page import write_check_report
+
+__all__ = ["CHECKS", "WHEN_ASKED", "Issue", "check", "content_hashes", "leakage", "write_check_report"]

@@ -1,0 +1,80 @@
+"""The door: one look at every image, then every check of the table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
+
+from medmap.check import images, labels, leaks, shortcuts, table
+from medmap.check.facts import Facts, Progress, collect
+from medmap.check.issue import Issue, worst_first
+from medmap.dataset import Dataset
+
+Check = Callable[[Facts], Iterable[Issue]]
+
+# code → what looks for it. A new check is a function of the facts and a row here.
+CHECKS: Mapping[str, Check] = MappingProxyType(
+    {
+        "patient_across_splits": lambda facts: leaks.patient_across_splits(facts.dataset),
+        "duplicate_across_splits": leaks.duplicate_across_splits,
+        "duplicate_conflicting_labels": leaks.duplicate_conflicting_labels,
+        "missing_file": images.missing_file,
+        "unreadable_file": images.unreadable_file,
+        "not_finite_values": images.not_finite,
+        "constant_image": images.constant_image,
+        "mixed_dimensions": images.mixed_dimensions,
+        "class_missing_from_split": table.class_missing_from_split,
+        "class_without_cases": table.class_without_cases,
+        "missing_label": table.missing_label,
+        "near_duplicate_across_splits": leaks.near_duplicate_across_splits,
+        "shortcut_column": shortcuts.shortcut_column,
+        "shortcut_acquisition": shortcuts.shortcut_acquisition,
+        "shortcut_border": shortcuts.shortcut_border,
+        "duplicate_images": leaks.duplicate_images,
+        "near_duplicate_images": leaks.near_duplicate_images,
+        "likely_label_error": labels.likely_label_error,
+        "nearly_blank_image": images.nearly_blank_image,
+        "saturated_image": images.saturated_image,
+        "inverted_image": images.inverted_image,
+        "mixed_polarity": images.mixed_polarity,
+        "mixed_channels": images.mixed_channels,
+        "mixed_bit_depths": images.mixed_bit_depths,
+        "mixed_modalities": images.mixed_modalities,
+        "mixed_spacings": images.mixed_spacings,
+        "mixed_orientations": images.mixed_orientations,
+        "mixed_sizes": images.mixed_sizes,
+        "too_few_cases": table.too_few_cases,
+        "class_imbalance": table.class_imbalance,
+        "missing_input": table.missing_input,
+        "missing_value": table.missing_value,
+        "reader_warning": images.reader_warning,
+        "patients_unknown": leaks.patients_unknown,
+    }
+)
+WHEN_ASKED = frozenset({"likely_label_error"})
+
+
+def check(dataset: Dataset, *, label_errors: bool = False, progress: Progress | None = None) -> list[Issue]:
+    """Everything wrong with a dataset, worst first.
+
+    Every image is read once; a file that cannot be read is an issue and the others are still checked.
+
+    Args:
+        dataset: Any dataset.
+        label_errors: Also look for labels that are probably wrong (seconds for thousands of cases).
+        progress: Called with (images done, images in all).
+
+    Returns:
+        Errors, then warnings, then information; an empty list when nothing was found.
+    """
+    facts = collect(dataset, progress)
+    return issues_of(facts, label_errors=label_errors)
+
+
+def issues_of(facts: Facts, *, label_errors: bool = False) -> list[Issue]:
+    """Every check of the table on facts already collected, worst first."""
+    found: list[Issue] = []
+    for code, look in CHECKS.items():
+        if label_errors or code not in WHEN_ASKED:
+            found += look(facts)
+    return worst_first(found)

@@ -1,0 +1,128 @@
+"""The whole way on synthetic images, offline: make, check, train, evaluate, predict, report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from medmap import phantom
+from medmap.bundle import Bundle
+from medmap.check import check, write_check_report
+from medmap.config import write_atomically
+from medmap.dataset import Case, Dataset, InputSpec, Ref, Truth, with_splits
+from medmap.errors import UsageError
+from medmap.evaluate import evaluate
+from medmap.layouts import open_dataset, write_dataset
+from medmap.plan import plan
+from medmap.predict import predict
+from medmap.report import save_evaluation
+from medmap.results import Label
+from medmap.train import Event, train
+from medmap.write import write_dicom_slice
+
+CASES = 320
+SIDE = 64
+BUDGET_S = 120.0
+SYNTHETIC = "Synthetic phantom images, computed by medmap: no patient was ever imaged."
+
+
+def run_demo(folder: Path, listen: Callable[[Event], None], *, cases: int = CASES, budget_s: float = BUDGET_S) -> Path:
+    """Walk the whole way and return the report's path.
+
+    Args:
+        folder: New or empty; holds everything the demo makes.
+        listen: Told what happens.
+        cases: Synthetic studies, one CT slice each.
+        budget_s: Time for training.
+
+    Raises:
+        UsageError: The folder is not empty.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(f"{folder} is not empty", remedy="choose another folder: medmap demo DIR")
+
+    def say(text: str) -> None:
+        listen(Event("line", text))
+
+    say(SYNTHETIC)
+    data_folder = folder / "data"
+    make_studies(data_folder, cases, listen)
+    data = with_splits(open_dataset(data_folder), seed=0)
+    write_dataset(data, folder / "dataset")
+    data = open_dataset(folder / "dataset")
+    say(f"1 data      {len(data)} synthetic CT slices of {len({c.patient for c in data})} patients: {data_folder}")
+    issues = check(data)
+    write_check_report(issues, data, folder / "check.html")
+    errors = sum(issue.severity == "error" for issue in issues)
+    say(f"2 check     {len(issues)} findings, {errors} errors: {folder / 'check.html'}")
+    run = plan(data, budget_s=budget_s)
+    say(f"3 plan      {run.network.name}, {run.ensemble.members} networks of {run.fit.epochs} epochs")
+    bundle = train(run, data, folder / "run", listener=lambda event: _only_progress(event, listen))
+    say(f"4 train     bundle: {bundle.path}")
+    report = evaluate(bundle, data, "test")
+    save_evaluation(report, folder / "evaluation", dataset=data, training_log=folder / "run" / "log.csv")
+    area = next(r for r in report.rows if r.name == "auroc" and r.group == "all" and r.stage == "calibrated")
+    found = f"{area.value:.3f}" if area.value is not None else "undefined"
+    interval = f" ({area.low:.3f} to {area.high:.3f})" if area.low is not None else ""
+    say(f"5 evaluate  AUROC on {report.cases} test cases {found}{interval}")
+    answer = _predict_one(bundle, data, folder / "prediction.json")
+    say(f"6 predict   {answer}: {folder / 'prediction.json'}")
+    path = folder / "evaluation" / "report.html"
+    say(f"\nOpen {path.resolve()} in a browser. {SYNTHETIC}")
+    return path
+
+
+def _only_progress(event: Event, listen: Callable[[Event], None]) -> None:
+    if event.kind != "line":
+        listen(event)
+
+
+def make_studies(folder: Path, count: int, listen: Callable[[Event], None]) -> Dataset:
+    """Write phantom CT slices as DICOM files with a dataset.yaml and cases.csv beside them."""
+    made = phantom.classification(count, seed=0, shape=(SIDE, SIDE))
+    (folder / "images").mkdir(parents=True)
+    cases: list[Case] = []
+    for number, one in enumerate(made):
+        path = folder / "images" / f"{one.id}.dcm"
+        write_dicom_slice(one.image, path, patient_id=one.patient, study=one.patient, number=number + 1)
+        cases.append(
+            Case(
+                one.id,
+                one.patient,
+                {"image": Ref(f"images/{one.id}.dcm")},
+                Truth(annotated=True, label=one.label),
+                site=one.site,
+                columns=dict(one.columns),
+            )
+        )
+        listen(Event("progress", "making studies", number + 1, count))
+    data = Dataset(
+        name="phantom lung nodules",
+        task="classify",
+        cases=tuple(cases),
+        inputs={"image": InputSpec("CT")},
+        labels=(Label("no nodule"), Label("nodule", "SCT:786838002")),
+        kind="binary",
+        positive=1,
+        root=folder,
+        licence="CC0-1.0",
+        source=SYNTHETIC,
+    )
+    write_dataset(data, folder)
+    return data
+
+
+def _predict_one(bundle: Bundle, data: Dataset, path: Path) -> str:
+    case = data.split("test").cases[0]
+    ref = case.inputs["image"]
+    source = data.resolve(ref) if ref is not None else Path()
+    answer = replace(predict(bundle, source), case=case.id)
+    write_atomically(path, json.dumps(answer.as_json(), indent=1))
+    scores = answer.outputs["class"].as_json()["scores"]
+    name = max(scores, key=lambda k: float(scores[k]))
+    return f"{case.id} looks like '{name}' ({scores[name]:.2f})"
+
+
+__all__: Sequence[str] = ["make_studies", "run_demo"]

@@ -1,0 +1,46 @@
+"""How good a bundle is, on whom, and whether to believe it: predictions beside the truth, judged.
+
+``evaluate`` predicts and judges; ``report_from_table`` judges predictions that are there already; ``compare`` sets two
+evaluations side by side from their ``predictions.csv`` alone.
+"""
+
+from medmap.evaluate.baselines import baselines
+from medmap.evaluate.compare import ComparisonReport, compare, compare_tables
+from medmap.evaluate.csvfile import csv_text, read_predictions, write_predictions
+from medmap.evaluate.groups import groups_of
+from medmap.evaluate.judge import Circumstances, Options, evaluate, operating_point, report_from_table
+from medmap.evaluate.leakage import leaks
+from medmap.evaluate.looks import Looks, log_look
+from medmap.evaluate.mapping import in_terms_of
+from medmap.evaluate.outcome import Aggregated, Baseline, Failure, MetricsFile, Report, metrics_schema
+from medmap.evaluate.rows import taken_together
+from medmap.evaluate.table import PredictionTable, table_of
+
+__all__ = [
+    "Aggregated",
+    "Baseline",
+    "Circumstances",
+    "ComparisonReport",
+    "Failure",
+    "Looks",
+    "MetricsFile",
+    "Options",
+    "PredictionTable",
+    "Report",
+    "baselines",
+    "compare",
+    "compare_tables",
+    "csv_text",
+    "evaluate",
+    "groups_of",
+    "in_terms_of",
+    "leaks",
+    "log_look",
+    "metrics_schema",
+    "operating_point",
+    "read_predictions",
+    "report_from_table",
+    "table_of",
+    "taken_together",
+    "write_predictions",
+]

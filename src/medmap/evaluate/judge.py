@@ -1,0 +1,386 @@
+"""The way from bundles and a dataset to a report: choose the cases, predict them, judge the predictions."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medmap.bundle import Bundle
+from medmap.dataset import Case, Dataset, with_splits
+from medmap.decision import Decision, calibrated, decide, recalibrate
+from medmap.errors import DataError, DatasetError, UsageError
+from medmap.evaluate.baselines import baselines, not_beaten
+from medmap.evaluate.leakage import leaks, shared_patients
+from medmap.evaluate.looks import Looks, log_look
+from medmap.evaluate.mapping import in_terms_of
+from medmap.evaluate.outcome import Baseline, Failure, Report
+from medmap.evaluate.pictures import Small, small
+from medmap.evaluate.rows import aggregated, all_rows, stage_rows, subgroup_rows, weak_groups
+from medmap.evaluate.table import PredictionTable, known, table_of
+from medmap.metrics import Bootstrap, Estimate
+from medmap.predict import FailedCase, predict_cases
+from medmap.results import Prediction, ScoreKind, Scores
+
+Progress = Callable[[int, int], None]
+Flow = tuple[tuple[str, int], ...]
+FEW_POSITIVES = 20
+
+
+@dataclass(frozen=True)
+class Options:
+    """What an evaluation may be asked for beyond the plain one.
+
+    Args:
+        labels: For another hospital's data: their class → the bundle's class; None leaves a class's cases out.
+        inputs: Their input → the bundle's input.
+        aggregate_by: ``patient``, or columns within a patient (an eye, a breast): cases are taken together by each.
+        recalibrate_on: A split, or case identifiers, to fit calibration and operating point on; those patients are
+            then left out of the evaluation, and the result stands beside the bundle's own.
+        baselines: Whether simple models are fitted and judged beside the network.
+        bootstrap: Replicates and seed of resampled intervals.
+    """
+
+    labels: Mapping[str, str | None] | None = None
+    inputs: Mapping[str, str] | None = None
+    aggregate_by: str | tuple[str, ...] = ()
+    recalibrate_on: str | tuple[str, ...] | None = None
+    baselines: bool = True
+    bootstrap: Bootstrap = field(default_factory=Bootstrap)
+
+
+def evaluate(
+    bundle: Bundle | Sequence[Bundle],
+    dataset: Dataset,
+    split: str | None = None,
+    *,
+    options: Options | None = None,
+    engine: str = "auto",
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> Report:
+    """Judge a bundle, or several that answer together, on the labelled cases of a dataset.
+
+    Every look at a test set is written into the run folder of the bundle and counted in the report.
+
+    Args:
+        bundle: What answers.
+        dataset: Cases with truth.
+        split: train, val, test or all; None takes test where there is one, else all. A dataset without splits that
+            the bundle was trained on is dealt as it was then.
+        options: Mapping of another hospital's words, aggregation, recalibration, baselines.
+        engine, device: As ``predict`` takes them.
+        progress: Called with (done, of) while predicting.
+
+    Returns:
+        The report; ``report.save(folder)`` writes it, ``medmap.report.save_evaluation`` with its HTML page.
+
+    Raises:
+        UsageError: A split that is not there, classes that cannot be mapped.
+        DatasetError: No case with both a prediction and a truth.
+
+    Example:
+        ``mm.evaluate(mm.Bundle.load("runs/first"), data, "test").row("auroc").value``
+    """
+    started = time.monotonic()
+    options = options or Options()
+    bundles = [bundle] if isinstance(bundle, Bundle) else list(bundle)
+    if not bundles:
+        raise UsageError("there is no bundle to evaluate")
+    whole = in_terms_of(bundles[0], as_dealt(dataset, bundles), options.labels, options.inputs)
+    chosen = split or ("test" if any(case.split == "test" for case in whole) else "all")
+    inside = whole.split(chosen)
+    fitted_on, judged = _separated(whole, inside, options.recalibrate_on)
+    scores, failed = _predicted(bundles, whole.with_cases([*judged, *fitted_on]), engine, device, progress)
+    decision = bundles[0].decision
+    table = table_of(whole.with_cases(judged), scores, thresholds=operating_point(whole.kind, decision))
+    pictures = _pictures(whole, table.cases)
+    looks = log_look(bundles, whole, chosen, table.cases)
+    extra: list[Estimate] = []
+    told = [
+        *leaks(bundles, {case: picture.sha256 for case, picture in pictures.items()}, chosen),
+        *shared_patients(whole, chosen),
+        *looks.warnings,
+    ]
+    if fitted_on:
+        sites = table_of(whole.with_cases(fitted_on), scores)
+        rows, note = recalibrated_rows(table, sites, decision, options.bootstrap)
+        extra, told = rows, told + ([note] if note else [])
+    simple = baselines(table, whole, pictures) if options.baselines else ()
+    found = Circumstances(
+        bundles=tuple(b.digest for b in bundles),
+        failed=tuple(failed),
+        flow=_flow(dataset, inside, judged, fitted_on, failed, len(table)),
+        looks=looks,
+        baselines=simple,
+        extra=tuple(extra),
+        started=started,
+    )
+    return report_from_table(table, split=chosen, dataset=whole, warnings=told, options=options, circumstances=found)
+
+
+@dataclass(frozen=True)
+class Circumstances:
+    """What only the one who predicted knows of an evaluation; each as ``Report`` has it.
+
+    Args:
+        extra: Further rows: after recalibration.
+        started: ``time.monotonic()`` from which the seconds count.
+    """
+
+    bundles: tuple[str, ...] = ()
+    failed: tuple[Failure, ...] = ()
+    flow: Flow = ()
+    looks: Looks = field(default_factory=lambda: Looks(None))
+    baselines: tuple[Baseline, ...] = ()
+    extra: tuple[Estimate, ...] = ()
+    started: float | None = None
+
+
+def report_from_table(
+    table: PredictionTable,
+    *,
+    split: str,
+    dataset: Dataset | None = None,
+    warnings: Sequence[str] = (),
+    options: Options | None = None,
+    circumstances: Circumstances | None = None,
+) -> Report:
+    """The report of predictions that are there already: pure, no image is read.
+
+    Args:
+        table: The predictions.
+        split: Which cases these are; ``oof`` for out of fold.
+        dataset: Where they are from.
+        warnings: What is known to be wrong already, worst first.
+        options: Aggregation and the bootstrap's replicates.
+        circumstances: What happened while predicting.
+    """
+    given, found = options or Options(), circumstances or Circumstances()
+    started = time.monotonic() if found.started is None else found.started
+    rows = all_rows(table, given.bootstrap)
+    groups, notes = subgroup_rows(table)
+    by = (given.aggregate_by,) if isinstance(given.aggregate_by, str) else given.aggregate_by
+    together = tuple(aggregated(table, name, given.bootstrap) for name in by)
+    report = Report(
+        split=split,
+        table=table,
+        rows=(*rows, *found.extra, *groups),
+        dataset_name=dataset.name if dataset else "predictions",
+        dataset_digest=dataset.digest if dataset else None,
+        task=dataset.task if dataset else "classify",
+        bundles=found.bundles,
+        failed=found.failed,
+        flow=found.flow or (("supplied", len(table)), ("evaluated", len(table))),
+        looks=found.looks.count,
+        baselines=found.baselines,
+        aggregated=together,
+        notes=tuple(notes),
+    )
+    headline = report.row("mae" if table.kind == "regression" else "auroc")
+    told = [
+        *warnings,
+        *_failure_words(found.failed, len(table)),
+        *not_beaten(found.baselines),
+        *_few(table),
+        *weak_groups(groups, headline),
+    ]
+    patients = () if dataset is None or dataset.patients_known else (_NO_PATIENTS,)
+    every = tuple(dict.fromkeys([*told, *patients]))
+    return replace(report, warnings=every, seconds=time.monotonic() - started)
+
+
+_NO_PATIENTS = (
+    "The dataset names no patients: each case counts as a patient of its own. Where patients have several cases, "
+    "intervals are too narrow and splits may leak."
+)
+
+
+def _failure_words(failed: Sequence[Failure], good: int) -> list[str]:
+    if not failed:
+        return []
+    count = len(failed)
+    return [
+        f"{count} of {count + good} cases could not be evaluated and are missing from every number: "
+        f"{failed[0].case} ({failed[0].reason.rstrip('.')})" + (f" and {count - 1} more." if count > 1 else ".")
+    ]
+
+
+def _few(table: PredictionTable) -> list[str]:
+    """A sentence where a class has so few cases that its numbers are hardly known."""
+    if table.kind == "regression":
+        return []
+    if table.kind == "multilabel":
+        counts = {name: int(np.nansum(table.truth[:, c])) for c, name in enumerate(table.labels)}
+    else:
+        counts = {name: int((table.truth == c).sum()) for c, name in enumerate(table.labels)}
+    few = [f"{name} ({count})" for name, count in counts.items() if count < FEW_POSITIVES]
+    if not few:
+        return []
+    named = ", ".join(few[:6]) + (f" and {len(few) - 6} more" if len(few) > 6 else "")
+    return [
+        f"Fewer than {FEW_POSITIVES} cases of: {named}. What is said about them is hardly certain; mind the intervals."
+    ]
+
+
+def operating_point(kind: ScoreKind, decision: Decision) -> tuple[float, ...] | None:
+    """A decision's thresholds as a prediction table takes them; None for grades and numbers, which have none."""
+    return decision.thresholds or None if kind in ("binary", "multiclass", "multilabel") else None
+
+
+def as_dealt(dataset: Dataset, bundles: Sequence[Bundle]) -> Dataset:
+    """The dataset with the splits it had when a bundle was trained on it, where training dealt them.
+
+    Recognised by the hash the bundle keeps: the same cases, dealt again from the same seed.
+    """
+    if all(case.split is not None for case in dataset) and any(case.split == "val" for case in dataset):
+        return dataset
+    for bundle in bundles:
+        dealt = with_splits(dataset, int(bundle.spec.run.get("seed", 0)), _shares(bundle))
+        if dealt.digest == bundle.spec.provenance.get("dataset_digest"):
+            return dealt
+        plain = with_splits(dataset, int(bundle.spec.run.get("seed", 0)))
+        if plain.digest == bundle.spec.provenance.get("dataset_digest"):
+            return plain
+    return dataset
+
+
+def _shares(bundle: Bundle) -> tuple[float, float, float]:
+    given = bundle.spec.run.get("splits", {})
+    return tuple(float(given.get(name, plain)) for name, plain in (("train", 0.7), ("val", 0.1), ("test", 0.2)))  # type: ignore[return-value]
+
+
+def _separated(
+    whole: Dataset, inside: Dataset, recalibrate_on: str | tuple[str, ...] | None
+) -> tuple[list[Case], list[Case]]:
+    """Cases to recalibrate on, and cases to judge: labelled, and no patient in both.
+
+    Raises:
+        UsageError: Nothing to recalibrate on, or nothing left to judge.
+    """
+    labelled = [case for case in inside if known(case, whole.kind)]
+    if recalibrate_on is None:
+        if not labelled:
+            raise DatasetError(f"no case of {whole.name} to evaluate has a truth", remedy="label them, or use predict")
+        return [], labelled
+    if isinstance(recalibrate_on, str):
+        fitted_on = list(whole.split(recalibrate_on))
+    else:
+        fitted_on = [whole[name] for name in recalibrate_on]
+    fitted_on = [case for case in fitted_on if known(case, whole.kind)]
+    taken = {case.patient for case in fitted_on}
+    judged = [case for case in labelled if case.patient not in taken]
+    if not fitted_on or not judged:
+        raise UsageError(
+            "recalibration needs labelled cases of its own, and others to be judged on",
+            got=f"{len(fitted_on)} to recalibrate on, {len(judged)} to judge",
+        )
+    return fitted_on, judged
+
+
+def _predicted(
+    bundles: Sequence[Bundle], dataset: Dataset, engine: str, device: str, progress: Progress | None
+) -> tuple[dict[str, Scores], list[Failure]]:
+    scores: dict[str, Scores] = {}
+    failed = []
+    for answer in predict_cases(bundles, dataset, engine=engine, device=device, progress=progress):
+        if isinstance(answer, FailedCase):
+            failed.append(Failure(answer.case, answer.reason))
+        else:
+            scores[answer.case] = _scores(answer)
+    if not scores:
+        raise DatasetError(f"no case of {dataset.name} can be predicted", got=failed[0].reason)
+    return scores, failed
+
+
+def _scores(answer: Prediction) -> Scores:
+    for output in answer.outputs.values():
+        if isinstance(output, Scores):
+            return output
+    raise DatasetError("the bundle gives no scores", got=", ".join(answer.outputs), expected="a classifier")
+
+
+def _pictures(dataset: Dataset, cases: Sequence[str]) -> dict[str, Small]:
+    found = {}
+    for case in cases:
+        try:
+            found[case] = small(dataset, dataset[case])
+        except (
+            DataError
+        ):  # it was predicted a moment ago; without its picture it is only not looked for among the learned
+            continue
+    return found
+
+
+def _flow(
+    supplied: Dataset,
+    inside: Dataset,
+    judged: Sequence[Case],
+    fitted_on: Sequence[Case],
+    failed: Sequence[Failure],
+    n: int,
+) -> Flow:
+    """From the cases supplied to those evaluated, and where the others went."""
+    ids = {case.id for case in judged}
+    lost = sum(failure.case in ids for failure in failed)
+    apart = {case.id for case in fitted_on} - ids
+    patients = {case.patient for case in fitted_on}
+    kept_back = sum(case.id in apart or case.patient in patients for case in inside)
+    unlabelled = len(inside) - len(judged) - kept_back
+    steps = [
+        ("supplied", len(supplied)),
+        ("of another split, or a class left out", len(supplied) - len(inside)),
+        ("kept for recalibration", kept_back),
+        ("without a truth", unlabelled),
+        ("unreadable or refused", lost),
+        ("evaluated", n),
+    ]
+    return tuple((what, count) for what, count in steps if count or what in ("supplied", "evaluated"))
+
+
+def recalibrated_rows(
+    table: PredictionTable, sites: PredictionTable, decision: Decision, bootstrap: Bootstrap
+) -> tuple[list[Estimate], str | None]:
+    """The metrics after calibration and operating point were fitted again on a site's own cases, and what could not be.
+
+    Temperature and prior shift are fitted on the logarithms of the uncalibrated probabilities, which are the logits up
+    to a constant (of an ensemble: of its mean).
+
+    Args:
+        table: The cases to judge.
+        sites: The site's own cases, of other patients.
+        decision: The bundle's.
+        bootstrap: Replicates and seed.
+
+    Raises:
+        UsageError: Grades or numbers, which cannot be recalibrated.
+    """
+    kind = table.kind
+    if kind not in ("binary", "multiclass", "multilabel"):
+        raise UsageError("only classes can be recalibrated", got=kind, expected="binary, multiclass or multilabel")
+    shares = decision.fitted_on.get("priors")
+    priors = tuple(shares) if shares else _shares_of(sites)
+    own = decision.with_(positive=table.positive, temperature=1.0, prior_shift=None)
+    found = recalibrate(_logits(sites), own, kind, priors=priors, truth=sites.truth)
+    chance = np.clip(calibrated(_logits(table), found.decision, kind), 0, 1)
+    after = table.with_scores(chance, found.decision.thresholds or None, decide(chance, found.decision, kind).abstained)
+    rows = stage_rows(after, after.scores, "recalibrated", bootstrap)
+    note = None if found.reason is None else f"Recalibration: {found.reason.rstrip('.')}."
+    return rows, note
+
+
+def _shares_of(table: PredictionTable) -> tuple[float, ...]:
+    """(C,) how common each class is, kept off 0 and 1."""
+    if table.kind == "multilabel":
+        there = ~np.isnan(table.truth)
+        return tuple(((np.nansum(table.truth, axis=0) + 1) / (there.sum(axis=0) + 2)).tolist())
+    counts = np.bincount(table.truth, minlength=len(table.labels)) + 1.0
+    return tuple((counts / counts.sum()).tolist())
+
+
+def _logits(table: PredictionTable) -> NDArray[np.float64]:
+    chance = np.clip(table.scores if table.uncalibrated is None else table.uncalibrated, 1e-12, 1 - 1e-12)
+    return np.log(chance) - np.log1p(-chance) if table.kind == "multilabel" else np.log(chance)

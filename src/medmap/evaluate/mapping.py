@@ -1,0 +1,110 @@
+"""Another hospital's data in a bundle's terms: its classes and inputs under the bundle's names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from medmap.dataset import Case, Dataset
+from medmap.errors import UsageError
+
+if TYPE_CHECKING:
+    from medmap.bundle import Bundle
+
+INDEXED = ("binary", "multiclass", "ordinal")  # kinds whose truth is one class index
+
+
+def in_terms_of(
+    bundle: Bundle,
+    dataset: Dataset,
+    labels: Mapping[str, str | None] | None = None,
+    inputs: Mapping[str, str] | None = None,
+) -> Dataset:
+    """The dataset with the bundle's classes, in the bundle's order, and its inputs.
+
+    Args:
+        bundle: What will answer.
+        dataset: Cases with truth in their own words.
+        labels: Their class → the bundle's class; several may become one; None leaves a class's cases out. A class
+            that is not named keeps its name.
+        inputs: Their input → the bundle's input (several channels are several inputs).
+
+    Raises:
+        UsageError: A class or an input the bundle does not know, another kind of truth, or no case left.
+    """
+    return _with_labels(bundle, _with_inputs(bundle, dataset, dict(inputs or {})), dict(labels or {}))
+
+
+def _with_inputs(bundle: Bundle, dataset: Dataset, inputs: dict[str, str]) -> Dataset:
+    wanted = tuple(bundle.spec.inputs)
+    if unknown := sorted(set(inputs) - set(dataset.inputs)):
+        raise UsageError("the dataset has no such input", got=unknown, expected=sorted(dataset.inputs))
+    named = {inputs.get(theirs, theirs): theirs for theirs in dataset.inputs}
+    if not inputs and len(wanted) == 1 and len(dataset.inputs) == 1:
+        named = {wanted[0]: next(iter(dataset.inputs))}
+    missing = [name for name in wanted if name not in named]
+    if missing:
+        raise UsageError(
+            "the dataset lacks an input of the bundle",
+            got=sorted(dataset.inputs),
+            expected=", ".join(wanted),
+            remedy=f"say which input it is (inputs={{'theirs': {missing[0]!r}}})",
+        )
+    if tuple(dataset.inputs) == wanted and all(named[name] == name for name in wanted):
+        return dataset
+    cases = tuple(
+        replace(case, inputs={name: case.inputs[named[name]] for name in wanted if named[name] in case.inputs})
+        for case in dataset
+    )
+    return replace(dataset, cases=cases, inputs={name: dataset.inputs[named[name]] for name in wanted})
+
+
+def _with_labels(bundle: Bundle, dataset: Dataset, labels: dict[str, str | None]) -> Dataset:
+    ours = tuple(label.name for label in bundle.labels)
+    kind = bundle.spec.kind or dataset.kind
+    theirs = dataset.label_names
+    if dataset.kind != kind and not {dataset.kind, kind} <= set(INDEXED):
+        raise UsageError("bundle and dataset hold other kinds of truth", got=dataset.kind, expected=kind)
+    if unknown := sorted(set(labels) - set(theirs)):
+        raise UsageError("the dataset has no such class", got=unknown, expected=", ".join(theirs))
+    becomes = {name: labels.get(name, name) for name in theirs}
+    strange = [name for name in theirs if becomes[name] is not None and becomes[name] not in ours]
+    if strange and (kind not in INDEXED or any(_has(case, dataset, strange) for case in dataset)):
+        raise UsageError(
+            "the bundle does not know a class of the dataset",
+            got=", ".join(str(becomes[name]) for name in strange),
+            expected=", ".join(ours),
+            remedy=f"say what it is called there (labels={{{strange[0]!r}: …}}), or leave it out (None)",
+        )
+    if kind not in INDEXED and (absent := [name for name in ours if name not in becomes.values()]):
+        raise UsageError("the dataset says nothing about a class of the bundle", got=absent, expected=", ".join(ours))
+    target = {i: ours.index(str(becomes[n])) if becomes[n] in ours else None for i, n in enumerate(theirs)}
+    moved = [_moved(case, target, len(ours)) for case in dataset]
+    cases = tuple(case for case in moved if case is not None)
+    if not cases:
+        raise UsageError(f"no case of {dataset.name} has a class that the bundle knows", expected=", ".join(ours))
+    positive = bundle.spec.positive if kind == "binary" else None
+    return replace(dataset, cases=cases, labels=bundle.labels, kind=kind, positive=positive)
+
+
+def _has(case: Case, dataset: Dataset, names: list[str]) -> bool:
+    return case.truth.label is not None and dataset.label_names[case.truth.label] in names
+
+
+def _moved(case: Case, target: Mapping[int, int | None], count: int) -> Case | None:
+    """The case with its truth in the bundle's order; None where its class is left out."""
+    truth = case.truth
+    if truth.label is not None:
+        label = target[truth.label]
+        return None if label is None else replace(case, truth=replace(truth, label=label))
+    if truth.values is not None:
+        values = np.full(count, np.nan)
+        for theirs, value in enumerate(truth.values):
+            ours = target.get(theirs)
+            if ours is not None:  # of several that become one, any that is there counts
+                values[ours] = np.fmax(values[ours], value)
+        return replace(case, truth=replace(truth, values=tuple(map(float, values))))
+    return case

@@ -1,0 +1,44 @@
+"""Metrics and numbers as a reader expects them in a sentence."""
+
+from __future__ import annotations
+
+NAMES = {
+    "auroc": "AUROC",
+    "auprc": "AUPRC",
+    "accuracy": "Accuracy",
+    "balanced_accuracy": "Balanced accuracy",
+    "sensitivity": "Sensitivity",
+    "specificity": "Specificity",
+    "ppv": "Positive predictive value",
+    "npv": "Negative predictive value",
+    "f1": "F1 score",
+    "brier": "Brier score",
+    "ece": "Calibration error (ECE)",
+    "mae": "Mean absolute error",
+    "rmse": "Root mean squared error",
+    "r2": "R²",
+    "quadratic_kappa": "Quadratic kappa",
+    "coverage": "Cases decided on",
+    "accuracy_when_decided": "Accuracy when decided",
+}
+
+
+def metric_name(name: str) -> str:
+    """The metric as a reader expects it."""
+    return NAMES.get(name, name.replace("_", " "))
+
+
+def decimals(value: float) -> str:
+    """A number with three decimals, large ones with fewer.
+
+    Example:
+        >>> decimals(0.8641), decimals(12.345), decimals(-0.5)
+        ('0.864', '12.3', '−0.500')
+    """
+    text = f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}" if abs(value) < 1000 else f"{value:.0f}"
+    return text.replace("-", "−")
+
+
+def group_name(group: str) -> str:
+    """``site=Ghent`` as ``site: Ghent``."""
+    return group.replace("=", ": ", 1)

@@ -1,0 +1,240 @@
+"""What an evaluation found: a frozen value that becomes ``metrics.json`` and ``predictions.csv``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ConfigDict, Field
+
+from medmap.config import Section, write_atomically
+from medmap.evaluate.csvfile import write_predictions
+from medmap.evaluate.table import PredictionTable
+from medmap.metrics import Comparison, Estimate
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A case that gave no prediction, and why."""
+
+    case: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A simple model beside the network, judged on the same cases.
+
+    Args:
+        name: majority, thumbnails or columns.
+        what: What it is, in a sentence.
+        rows: Its metrics.
+        against: The network less this baseline, on the same cases.
+        trained_on: Cases it learned from.
+        reason: Why there is none, or None.
+    """
+
+    name: str
+    what: str
+    rows: tuple[Estimate, ...] = ()
+    against: tuple[Comparison, ...] = ()
+    trained_on: int = 0
+    reason: str | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values for a file."""
+        out: dict[str, Any] = {
+            "name": self.name,
+            "what": self.what,
+            "trained_on": self.trained_on,
+            "metrics": [row.as_json() for row in self.rows],
+            "network_less_baseline": [row.as_json() for row in self.against],
+        }
+        return out if self.reason is None else {**out, "reason": self.reason}
+
+
+@dataclass(frozen=True)
+class Aggregated:
+    """The same evaluation with several cases taken together: per eye, per patient.
+
+    Args:
+        by: What was taken together: ``patient`` or a column (within each patient).
+        units: How many of them there are.
+        rows: Their metrics, with intervals over patients.
+        rule: How scores and truths were joined, in a sentence.
+    """
+
+    by: str
+    units: int
+    rows: tuple[Estimate, ...]
+    rule: str
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values for a file."""
+        rows = [row.as_json() for row in self.rows]
+        return {"by": self.by, "units": self.units, "rule": self.rule, "metrics": rows}
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """An evaluation, whole: numbers with intervals, what to be warned of, and the predictions they come from.
+
+    Args:
+        split: train, val, test, all, or oof (out of fold).
+        table: The predictions.
+        rows: The metrics.
+        dataset_name, dataset_digest: What was evaluated on.
+        task: The mapping's kind.
+        bundles: Digests of the bundles that answered together; empty when predictions alone were given.
+        warnings: What a reader must know first, in sentences, worst first.
+        failed: Cases that gave no prediction.
+        flow: From the cases supplied to those evaluated: (what, how many), in order.
+        seconds: How long predicting and computing took.
+        looks: This look's number at these test cases, or None where looks are not counted.
+        baselines: Simple models on the same cases.
+        aggregated: The same per patient or per column, where asked for.
+        notes: What was left out of the tables, and why.
+        created: When, ISO 8601, UTC.
+    """
+
+    split: str
+    table: PredictionTable
+    rows: tuple[Estimate, ...]
+    dataset_name: str
+    dataset_digest: str | None
+    task: str = "classify"
+    bundles: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    failed: tuple[Failure, ...] = ()
+    flow: tuple[tuple[str, int], ...] = ()
+    seconds: float = 0.0
+    looks: int | None = None
+    baselines: tuple[Baseline, ...] = ()
+    aggregated: tuple[Aggregated, ...] = ()
+    notes: tuple[str, ...] = ()
+    created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+
+    @property
+    def cases(self) -> int:
+        """Cases evaluated."""
+        return len(self.table)
+
+    @property
+    def patients(self) -> int:
+        """Patients evaluated."""
+        return len(set(self.table.patients))
+
+    def row(
+        self, name: str, group: str = "all", stage: str | None = None, average: str | None = None
+    ) -> Estimate | None:
+        """The metric of a group; without ``stage`` the last one (calibrated before uncalibrated), or None."""
+        fits = [r for r in self.rows if (r.name, r.group, r.average) == (name, group, average)]
+        if stage is None:
+            order = {"calibrated": 0, None: 1, "uncalibrated": 2}
+            fits = sorted((r for r in fits if r.stage in order), key=lambda r: order[r.stage])
+        else:
+            fits = [r for r in fits if r.stage == stage]
+        return fits[0] if fits else None
+
+    def as_json(self) -> dict[str, Any]:
+        """``metrics.json`` as plain values."""
+        table = self.table
+        document: dict[str, Any] = {
+            "medmap_metrics": FORMAT,
+            "task": self.task,
+            "split": self.split,
+            "cases": self.cases,
+            "patients": self.patients,
+            "failed": [{"case": f.case, "reason": f.reason} for f in self.failed],
+            "bundle": self.bundles[0] if len(self.bundles) == 1 else None,
+            "dataset": self.dataset_digest,
+            "seconds": round(self.seconds, 3),
+            "metrics": [row.as_json() for row in self.rows],
+            "warnings": list(self.warnings),
+        }
+        if len(self.bundles) > 1:
+            document["bundles"] = list(self.bundles)
+        document |= {
+            "dataset_name": self.dataset_name,
+            "created": self.created,
+            "kind": table.kind,
+            "labels": list(table.labels),
+            "positive": table.positive_name,
+            "thresholds": None if table.thresholds is None else list(table.thresholds),
+            "abstained": int(table.abstained.sum()) if table.abstained is not None else 0,
+            "flow": [{"what": what, "cases": count} for what, count in self.flow],
+            "looks": self.looks,
+            "baselines": [baseline.as_json() for baseline in self.baselines],
+            "aggregated": [part.as_json() for part in self.aggregated],
+            "notes": list(self.notes),
+        }
+        return document
+
+    def json_text(self) -> str:
+        """The text of ``metrics.json``; NaN has no place in it."""
+        return json.dumps(self.as_json(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+    def save(self, folder: str | Path) -> None:
+        """Write ``metrics.json`` and ``predictions.csv`` into a folder, each whole or not at all.
+
+        ``medmap.report.save_evaluation`` writes these and ``report.html``.
+
+        Raises:
+            OSError: The disk is full or the folder not writable.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_predictions(self.table, folder / "predictions.csv")
+        write_atomically(folder / "metrics.json", self.json_text().encode("utf-8", "backslashreplace"))
+
+
+class MetricRow(Section):
+    """One row of ``metrics``: a value with its 95 % interval over patients, or null with the reason."""
+
+    name: str
+    group: str
+    average: str | None
+    stage: str | None
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int = Field(ge=0)
+    method: str | None
+    threshold: float | None = None
+    reason: str | None = None
+
+
+class FailedCase(Section):
+    """A case that gave no prediction, and why."""
+
+    case: str
+    reason: str
+
+
+class MetricsFile(Section):
+    """``metrics.json``: what an evaluation found. Readers ignore keys they do not know."""
+
+    model_config = ConfigDict(extra="allow")
+
+    medmap_metrics: Literal[1]
+    task: str
+    split: str
+    cases: int = Field(ge=0)
+    patients: int = Field(ge=0)
+    failed: tuple[FailedCase, ...]
+    bundle: str | None
+    bundles: tuple[str, ...] | None = None
+    dataset: str | None
+    seconds: float = Field(ge=0)
+    metrics: tuple[MetricRow, ...]
+    warnings: tuple[str, ...]
+
+
+def metrics_schema() -> dict[str, Any]:
+    """The JSON Schema of ``metrics.json``."""
+    return MetricsFile.model_json_schema()

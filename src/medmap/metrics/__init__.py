@@ -1,0 +1,81 @@
+"""How good a classification or a predicted number is, with 95 % intervals over patients.
+
+Arrays in, ``Estimate`` and ``Comparison`` out: a value that cannot be defined is None with a reason, never NaN. Where a
+patient has several cases, ``patients`` makes every interval a clustered one.
+"""
+
+from medmap.metrics.aggregation import Aggregated, PredictiveValues, aggregate, prevalence_adjusted_ppv_npv
+from medmap.metrics.classification import (
+    accuracy,
+    balanced_accuracy,
+    brier,
+    ece,
+    f1,
+    npv,
+    ppv,
+    sensitivity,
+    specificity,
+)
+from medmap.metrics.compare import compare_auroc, mcnemar, paired_bootstrap
+from medmap.metrics.continuous import mae, ordinal_table, quadratic_kappa, r2, regression_table, rmse
+from medmap.metrics.curves import (
+    ConfusionMatrix,
+    DecisionCurve,
+    PrecisionRecallCurve,
+    ReliabilityCurve,
+    RocCurve,
+    confusion_matrix,
+    decision_curve,
+    precision_recall_curve,
+    reliability_curve,
+    roc_curve,
+)
+from medmap.metrics.estimate import Comparison, Estimate
+from medmap.metrics.inputs import Classes
+from medmap.metrics.intervals import Bootstrap, wilson
+from medmap.metrics.ranking import auprc, auroc, auroc_value
+from medmap.metrics.table import classification_table
+
+__all__ = [
+    "Aggregated",
+    "Bootstrap",
+    "Classes",
+    "Comparison",
+    "ConfusionMatrix",
+    "DecisionCurve",
+    "Estimate",
+    "PrecisionRecallCurve",
+    "PredictiveValues",
+    "ReliabilityCurve",
+    "RocCurve",
+    "accuracy",
+    "aggregate",
+    "auprc",
+    "auroc",
+    "auroc_value",
+    "balanced_accuracy",
+    "brier",
+    "classification_table",
+    "compare_auroc",
+    "confusion_matrix",
+    "decision_curve",
+    "ece",
+    "f1",
+    "mae",
+    "mcnemar",
+    "npv",
+    "ordinal_table",
+    "paired_bootstrap",
+    "ppv",
+    "precision_recall_curve",
+    "prevalence_adjusted_ppv_npv",
+    "quadratic_kappa",
+    "r2",
+    "regression_table",
+    "reliability_curve",
+    "rmse",
+    "roc_curve",
+    "sensitivity",
+    "specificity",
+    "wilson",
+]

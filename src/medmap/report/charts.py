@@ -1,0 +1,211 @@
+"""Figures that are no curves: who was evaluated, which class was taken for which, how each group fares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from medmap.evaluate import PredictionTable, Report
+from medmap.evaluate.names import group_name, metric_name
+from medmap.evaluate.rows import largest
+from medmap.metrics import Estimate, confusion_matrix
+from medmap.report.figures import Figure
+from medmap.report.svg import (
+    BLUE,
+    GREY,
+    LETTER,
+    ORANGE,
+    SOFT,
+    box,
+    drawing,
+    label,
+    number,
+    rule,
+    short,
+    tick_text,
+    ticks,
+)
+
+MOST_CLASSES = 20
+
+
+def flow(report: Report) -> Figure:
+    """The way of the cases from those supplied to those evaluated (STARD 2015, item 19)."""
+    (first, supplied), *gone, (last, evaluated) = report.flow if len(report.flow) > 1 else (*report.flow, *report.flow)
+    width, row, wide = 640.0, 46.0, 230.0
+    height = 44 + row * len(gone) + 60 + (24 if report.table.kind != "regression" else 0)
+    parts = []
+    end = 44 + row * len(gone) + 14
+    parts.append(_arrow(wide / 2 + 10, 46, end))
+    parts.append(_box(10, 6, wide, f"{first}: {supplied}"))
+    for number_, (what, count) in enumerate(gone):
+        y = 44 + row * number_ + 10
+        parts += [
+            rule(wide / 2 + 10, y + 16, wide + 60, y + 16, SOFT),
+            _box(wide + 60, y, 310, f"{what}: {count}", GREY),
+        ]
+    patients = f" of {report.patients} patients" if report.patients != evaluated else ""
+    parts.append(_box(10, end, wide, f"{last}: {evaluated}{patients}"))
+    words = f"{supplied} cases supplied; " + "; ".join(f"{n} {w}" for w, n in gone) + f"; {evaluated} evaluated"
+    if report.table.kind != "regression":
+        parts.append(label(10, end + 56, short(class_counts(report.table), 100), colour=SOFT))
+    caption = "From the cases supplied to those evaluated; what left on the way stands at the side."
+    return Figure("flow", "Flow of cases", drawing(width, height, "Flow of cases", words, parts), caption, wide=True)
+
+
+def class_counts(table: PredictionTable) -> str:
+    """How many cases each class has, in words."""
+    if table.kind == "multilabel":
+        counts = [(name, int(np.nansum(table.truth[:, c]))) for c, name in enumerate(table.labels)]
+    else:
+        counts = [(name, int((table.truth == c).sum())) for c, name in enumerate(table.labels)]
+    return ", ".join(f"{count} {name}" for name, count in counts)
+
+
+def _box(x: float, y: float, width: float, text: str, edge: str = BLUE) -> str:
+    room = int((width - 16) / LETTER)
+    return box(x, y, width, 34, "white", stroke=edge) + label(x + width / 2, y + 21, short(text, room), anchor="middle")
+
+
+def _arrow(x: float, top: float, bottom: float) -> str:
+    tip = f"M{number(x - 4)} {number(bottom - 8)}L{number(x)} {number(bottom)}L{number(x + 4)} {number(bottom - 8)}"
+    return rule(x, top - 6, x, bottom, SOFT) + f'<path d="{tip}" fill="none" stroke="{SOFT}"/>'
+
+
+def confusion(table: PredictionTable) -> Figure | None:
+    """Which class was taken for which; binary at the operating point, several classes at the largest score."""
+    if table.kind not in ("binary", "multiclass", "ordinal") or len(table.labels) > MOST_CLASSES or not len(table):
+        return None
+    called = largest(table)
+    if table.threshold is not None and table.positive is not None:
+        called = np.where(table.positive_scores >= table.threshold, table.positive, 1 - table.positive)
+    counts = confusion_matrix(table.truth, called, table.labels).counts
+    n = len(table.labels)
+    side = 112.0 if n == 2 else max(26.0, min(60.0, 400.0 / n))
+    left = 20 + min(max(len(name) for name in table.labels), 22) * LETTER + 20
+    top = 40.0 if n <= 3 else 26 + min(max(len(name) for name in table.labels), 18) * LETTER * 0.75
+    size = side * n
+    parts = [
+        label(left + size / 2, 14, "called", anchor="middle", bold=True),
+        f'<g transform="translate(14 {number(top + size / 2)}) rotate(-90)">'
+        f"{label(0, 0, 'truth', anchor='middle', bold=True)}</g>",
+    ]
+    for c, name in enumerate(table.labels):
+        x, y = left + side * (c + 0.5), top + side * (c + 0.5)
+        parts.append(label(left - 8, y + 4, short(name, 22), anchor="end"))
+        if n <= 3:
+            parts.append(label(x, top - 8, short(name, int(side / LETTER) + 2), anchor="middle"))
+        else:
+            slant = f"translate({number(x)} {number(top - 8)}) rotate(-45)"
+            parts.append(f'<g transform="{slant}">{label(0, 0, short(name, 18))}</g>')
+    for i in range(n):
+        total = int(counts[i].sum())
+        for j in range(n):
+            share = counts[i, j] / total if total else 0.0
+            x, y = left + side * j, top + side * i
+            parts.append(box(x, y, side, side, BLUE if i == j else ORANGE, opacity=f"{share * 0.55:.3f}"))
+            if counts[i, j] or n <= 6:
+                parts.append(
+                    label(
+                        x + side / 2,
+                        y + side / 2 + (0 if side > 50 else 4),
+                        counts[i, j],
+                        anchor="middle",
+                        size=15 if side > 50 else 11,
+                    )
+                )
+            if side > 50 and total:
+                parts.append(label(x + side / 2, y + side / 2 + 18, f"{100 * share:.0f} %", anchor="middle", size=11))
+    for k in range(n + 1):
+        parts.append(rule(left + side * k, top, left + side * k, top + size, SOFT if k in (0, n) else "#cbd5e1"))
+        parts.append(rule(left, top + side * k, left + size, top + side * k, SOFT if k in (0, n) else "#cbd5e1"))
+    words = "; ".join(
+        f"{table.labels[i]} called {table.labels[j]}: {counts[i, j]}"
+        for i in range(n)
+        for j in range(n)
+        if counts[i, j]
+    )
+    how = "at the operating point" if table.threshold is not None else "by the largest score"
+    caption = f"Rows are the truth, columns what was called {how}; percentages are of the row."
+    width = left + size + (16 if n <= 3 else 18 * LETTER * 0.72)
+    return Figure(
+        "confusion", "Confusion matrix", drawing(width, top + size + 12, "Confusion matrix", words, parts), caption
+    )
+
+
+def forest(report: Report, name: str) -> Figure | None:
+    """One metric in every subgroup with its interval, beside the result for all."""
+    rows = [row for row in report.rows if row.name == name and "=" in row.group and row.stage != "uncalibrated"]
+    if report.table.kind != "regression":
+        labels = set(report.table.labels)
+        rows = [row for row in rows if row.group not in labels]
+    else:
+        rows = [row for row in rows if row.group not in report.table.labels]
+    whole = report.row(name)
+    if not rows or whole is None:
+        return None
+    every: list[Estimate] = [whole.with_(group="all"), *rows]
+    values = [v for row in every for v in (row.low, row.value, row.high) if v is not None]
+    if not values:
+        return None
+    low, high = min(values), max(values)
+    if name not in ("mae", "rmse"):
+        low, high = max(0.0, np.floor(low * 10) / 10), min(1.0, np.ceil(high * 10) / 10)
+    low, high = (low, high) if high > low else (low - 0.5, high + 0.5)
+    left, across, step, top = 230.0, 290.0, 24.0, 26.0
+    height = top + step * len(every) + 40
+
+    def at(value: float) -> float:
+        return left + (value - low) / (high - low) * across
+
+    floor = top + step * len(every)
+    parts = [
+        label(left - 12, 14, "group (cases)", anchor="end", colour=SOFT, size=11),
+        label(left + across + 16, 14, f"{metric_name(name)} (95 % interval)", colour=SOFT, size=11),
+    ]
+    for value in ticks(low, high):
+        parts += [
+            rule(at(value), top, at(value), floor),
+            label(at(value), floor + 16, tick_text(value), anchor="middle", colour=SOFT, size=11),
+        ]
+    if whole.value is not None:
+        parts.append(
+            f'<path d="M{number(at(whole.value))} {number(top)}V{number(floor)}" '
+            f'stroke="{BLUE}" stroke-dasharray="4 4"/>'
+        )
+    last = ""
+    for place, row in enumerate(every):
+        y = top + step * (place + 0.5)
+        column = row.group.partition("=")[0]
+        if place and column != last:
+            parts.append(rule(10, y - step / 2, left + across + 190, y - step / 2, "#cbd5e1"))
+        last = column
+        parts.append(
+            label(left - 12, y + 4, f"{short(group_name(row.group), 28)} ({row.n})", anchor="end", bold=place == 0)
+        )
+        parts += _interval(row, at, y, left + across + 16)
+    words = "; ".join(f"{r.group}: {'not defined' if r.value is None else f'{r.value:.2f}'}" for r in every)
+    title = f"{metric_name(name)} in subgroups"
+    svg = drawing(left + across + 200, height, title, words, parts)
+    return Figure(
+        f"subgroups_{name}",
+        title,
+        svg,
+        "The dashed line is the result for all. Where intervals overlap, a difference may be chance.",
+        wide=True,
+    )
+
+
+def _interval(row: Estimate, at: Callable[[float], float], y: float, right: float) -> list[str]:
+    if row.value is None:
+        return [label(right, y + 4, short(row.reason or "not defined", 30), colour=SOFT, size=11)]
+    text = f"{row.value:.2f}"
+    parts = []
+    if row.low is not None and row.high is not None:
+        text += f" ({row.low:.2f} to {row.high:.2f})"
+        parts.append(
+            f'<path d="M{number(at(row.low))} {number(y)}H{number(at(row.high))}" stroke="{BLUE}" stroke-width="1.6"/>'
+        )
+    parts.append(box(at(row.value) - 4, y - 4, 8, 8, BLUE))
+    return [*parts, label(right, y + 4, text, size=11)]

@@ -1,0 +1,193 @@
+"""The door that every file leaves by: whole or not at all, and never over another one unless asked."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medmap.errors import UsageError
+from medmap.image import Image
+from medmap.results import Mask, Picture, Prediction, Scores
+from medmap.write.images import write_itk, write_nifti, write_npy, write_png, write_tiff
+
+
+@dataclass(frozen=True)
+class Format:
+    """One row of the table of formats.
+
+    Args:
+        name: What ``--format`` calls it.
+        suffixes: What such files are called; the first is the usual one.
+        image: Writes an image, or None.
+        result: Writes a prediction as text, or None.
+    """
+
+    name: str
+    suffixes: tuple[str, ...]
+    image: Callable[[Image, Path], None] | None = None
+    result: Callable[[Prediction], str] | None = None
+
+
+def _json(prediction: Prediction) -> str:
+    return json.dumps(prediction.as_json(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _csv(prediction: Prediction) -> str:
+    """One row for each output of scores: case, output, decided classes, ``score_<label>`` …"""
+    outputs = {name: out for name, out in prediction.outputs.items() if isinstance(out, Scores)}
+    if not outputs:
+        raise UsageError(
+            "only scores are written as CSV",
+            got=", ".join(type(o).__name__ for o in prediction.outputs.values()) or "nothing",
+            remedy="choose json",
+        )
+    labels = list(dict.fromkeys(label.name for out in outputs.values() for label in out.labels))
+    buffer = io.StringIO()
+    rows = csv.writer(buffer, lineterminator="\n")
+    rows.writerow(["case", "output", "decided", *(f"score_{label}" for label in labels)])
+    for name, out in outputs.items():
+        scores = {label.name: repr(float(v)) for label, v in zip(out.labels, out.values, strict=True)}
+        rows.writerow([prediction.case, name, ";".join(out.decided), *(scores.get(label, "") for label in labels)])
+    return buffer.getvalue()
+
+
+FORMATS: tuple[Format, ...] = (
+    Format("nifti", (".nii.gz", ".nii"), image=write_nifti),
+    Format("nrrd", (".nrrd",), image=write_itk),
+    Format("mha", (".mha",), image=write_itk),
+    Format("png", (".png",), image=write_png),
+    Format("tiff", (".tiff", ".tif"), image=write_tiff),
+    Format("npy", (".npy",), image=write_npy),
+    Format("json", (".json",), result=_json),
+    Format("csv", (".csv",), result=_csv),
+)
+
+
+def write(
+    value: Image | Prediction | Scores | Mask | Picture,
+    path: str | Path,
+    format: str | None = None,
+    *,
+    overwrite: bool = False,
+) -> Path:
+    """Write an image or a prediction to one file.
+
+    Of a prediction with a mask or a picture, image formats write that; ``json`` writes all of it, ``csv`` its scores.
+
+    Args:
+        value: What to write.
+        path: The file; its suffix names the format when ``format`` does not.
+        format: nifti, nrrd, mha, png, tiff, npy, json or csv.
+        overwrite: Replace a file that is there.
+
+    Returns:
+        The path that was written.
+
+    Raises:
+        UsageError: The file exists, cannot be written, or the format does not fit the value.
+        DataError: The format would change values.
+        GeometryError: The format states millimetres and the image has none.
+
+    Example:
+        >>> import tempfile
+        >>> from medmap.geometry import Geometry
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     image = Image(np.zeros((4, 5), np.uint8), Geometry.without_size((4, 5)))
+        ...     write(image, f"{folder}/a.png").name
+        'a.png'
+    """
+    path = Path(path)
+    row = _format(path, format)
+    suffix = next((s for s in row.suffixes if path.name.lower().endswith(s)), row.suffixes[0])
+    if row.result is not None:
+        text = row.result(_prediction(value))
+        with _aside(path, suffix, overwrite) as aside:
+            aside.write_text(text, encoding="utf-8")
+        return path
+    image = _image(value)
+    if row.image is not None:
+        with _aside(path, suffix, overwrite) as aside:
+            row.image(image, aside)
+    return path
+
+
+def _format(path: Path, name: str | None) -> Format:
+    known = ", ".join(row.name for row in FORMATS)
+    if "\0" in str(path):
+        raise UsageError("a path holds a NUL character", got=repr(str(path)))
+    if name is not None:
+        for row in FORMATS:
+            if row.name == name:
+                return row
+        raise UsageError("unknown format", got=repr(name), expected=known)
+    for row in FORMATS:
+        if path.name.lower().endswith(row.suffixes):
+            return row
+    raise UsageError("the file's name does not say its format", got=path.name, expected=known, remedy="give the format")
+
+
+def _prediction(value: Any) -> Prediction:
+    if isinstance(value, Prediction):
+        return value
+    if isinstance(value, Scores):
+        return Prediction("", {"scores": value})
+    if isinstance(value, Mask | Picture):
+        return Prediction("", {"output": value})
+    raise UsageError("only results are written as text", got=type(value).__name__, remedy="choose an image format")
+
+
+def _image(value: Any) -> Image:
+    if isinstance(value, Image):
+        return value
+    if isinstance(value, Picture):
+        return value.image
+    if isinstance(value, Mask):
+        names = tuple(label.name for label in value.labels.values())
+        several = value.array.dtype == np.bool_ and len(names) > 1
+        array = value.array[..., 0] if value.array.dtype == np.bool_ and len(names) == 1 else value.array
+        return Image(array, value.geometry, "label", names if several else ("image",))
+    if isinstance(value, Prediction):
+        found: Mapping[str, Mask | Picture] = {
+            n: out for n, out in value.outputs.items() if isinstance(out, Mask | Picture)
+        }
+        if len(found) != 1:
+            raise UsageError(
+                "an image format writes one mask or picture",
+                got=", ".join(found) or "a prediction without either",
+                remedy="write prediction.outputs[name], or choose json",
+            )
+        return _image(next(iter(found.values())))
+    raise UsageError("this is no image", got=type(value).__name__, expected="an Image, Mask, Picture or Prediction")
+
+
+@contextmanager
+def _aside(path: Path, suffix: str, overwrite: bool) -> Iterator[Path]:
+    """A neighbour file that takes the target's place when it is complete, and vanishes otherwise."""
+    if not overwrite and os.path.lexists(path):
+        raise UsageError(f"{path} exists", remedy="choose another name, or ask to overwrite it")
+    aside = path.with_name(f".{secrets.token_hex(8)}{suffix}")
+    try:
+        yield aside
+        with aside.open("rb+") as file:
+            os.fsync(file.fileno())
+        if not overwrite and os.path.lexists(path):
+            raise UsageError(f"{path} appeared meanwhile and was left as it is")
+        aside.replace(path)
+    except OSError as error:
+        raise UsageError(
+            f"{path} cannot be written",
+            got=error.strerror or str(error),
+            remedy="check space and permission",
+        ) from error
+    finally:
+        aside.unlink(missing_ok=True)

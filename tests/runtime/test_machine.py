@@ -1,0 +1,56 @@
+"""What the machine says about itself, on Linux and elsewhere."""
+
+import os
+
+import pytest
+
+from medmap.runtime import available_cores, cpu_facts, machine, peak_rss_bytes
+
+CPUINFO = """processor : 0
+model name : Some Xeon
+flags : fpu avx512f avx512_bf16 avx512_vnni amx_bf16 amx_tile
+
+processor : 1
+model name : Another
+flags : fpu
+"""
+
+
+def test_the_first_processor_speaks_for_all(tmp_path, monkeypatch):
+    (tmp_path / "cpuinfo").write_text(CPUINFO)
+    monkeypatch.setattr(machine, "_CPUINFO", tmp_path / "cpuinfo")
+    facts = cpu_facts()
+    assert (facts.model, facts.avx512_bf16, facts.amx_bf16, facts.vnni) == ("Some Xeon", True, True, True)
+    assert facts.fast_bfloat16
+    assert facts.as_json()["vnni"] is True
+
+
+@pytest.mark.parametrize("flags", ["fpu avx2", "amx_bf16"])  # a tile format without tiles is none
+def test_an_older_processor_has_no_bfloat16(tmp_path, monkeypatch, flags):
+    (tmp_path / "cpuinfo").write_text(f"model name : Old\nflags : {flags}\n")
+    monkeypatch.setattr(machine, "_CPUINFO", tmp_path / "cpuinfo")
+    assert not cpu_facts().fast_bfloat16
+
+
+def test_without_cpuinfo_as_on_macos(tmp_path, monkeypatch):
+    monkeypatch.setattr(machine, "_CPUINFO", tmp_path / "absent")
+    monkeypatch.setattr(machine, "_CGROUP_QUOTA", tmp_path / "absent")
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    facts = cpu_facts()
+    assert facts.model
+    assert (facts.cores, facts.fast_bfloat16, facts.vnni) == (6, False, False)
+
+
+@pytest.mark.parametrize(("quota", "cores"), [("max 100000", 8), ("150000 100000", 2), ("1000 100000", 1), ("?", 8)])
+def test_the_mask_and_the_containers_quota_bound_the_cores(tmp_path, monkeypatch, quota, cores):
+    (tmp_path / "cpu.max").write_text(quota)
+    monkeypatch.setattr(machine, "_CGROUP_QUOTA", tmp_path / "cpu.max")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    assert available_cores() == cores
+
+
+def test_peak_memory_is_in_bytes():
+    peak = peak_rss_bytes()
+    assert peak is not None
+    assert 10 * 2**20 < peak < 2**40
