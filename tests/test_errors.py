@@ -10,6 +10,7 @@ from medmap import errors
 from medmap.errors import (
     BundleError,
     ConfigError,
+    ConformanceError,
     DataError,
     DatasetError,
     GeometryError,
@@ -23,6 +24,7 @@ from medmap.errors import (
     NotFiniteError,
     QualityWarning,
     ReadError,
+    SizeError,
     UsageError,
     WeightsError,
 )
@@ -38,10 +40,12 @@ EXIT_CODES = {
     DatasetError: 3,
     NotFiniteError: 3,
     ConfigError: 4,
+    SizeError: 4,
     WeightsError: 4,
     BundleError: 5,
     MissingExtraError: 6,
     InterruptedRun: 130,
+    ConformanceError: 70,
 }
 
 

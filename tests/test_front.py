@@ -64,7 +64,7 @@ print("MODULES", *sorted(roots))
 
 def watched_import(room: str, tmp_path: Path) -> tuple[list[str], set[str]]:
     """What importing a module does to the world, and which top-level packages it brings."""
-    done = subprocess.run(  # noqa: S603
+    done = subprocess.run(
         [sys.executable, "-I", "-B", "-c", WATCH, room, str(PACKAGE)],
         capture_output=True,
         text=True,
@@ -132,7 +132,7 @@ sys.stdout.write("\\nMODULES " + " ".join(sorted({name.split(".")[0] for name in
 
 @pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["--version"]], ids=" ".join)
 def test_help_needs_no_heavy_library(words: list[str], tmp_path: Path) -> None:
-    done = subprocess.run(  # noqa: S603
+    done = subprocess.run(
         [sys.executable, "-I", "-c", HELP, *words], capture_output=True, text=True, cwd=tmp_path, check=True
     )
     *shown, code, modules = done.stdout.splitlines()
@@ -151,7 +151,7 @@ def test_the_watch_sees_what_it_should(tmp_path: Path) -> None:
         "socket.socket().close()\n"
     )
     code = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n{WATCH}"
-    done = subprocess.run(  # noqa: S603
+    done = subprocess.run(
         [sys.executable, "-I", "-B", "-c", code, "guilty", str(tmp_path)],
         capture_output=True,
         text=True,

@@ -23,14 +23,15 @@ FLIPS_2D: dict[str, tuple[int, ...]] = {
     "SM": (0, 1),
     "GM": (0, 1),
     "XC": (0, 1),
-    "DERM": (0, 1),
+    "DMS": (0, 1),
+    "EM": (0, 1),
     "US": (1,),
     "MG": (1,),
     "OP": (1,),
     "OPT": (1,),
 }
 # Blood cells, skin and tissue have no upright: any rotation is a real picture.
-ANY_ROTATION = ("SM", "GM", "DERM")
+ANY_ROTATION = ("SM", "GM", "DMS", "EM")
 
 
 class AugmentSection(Section):

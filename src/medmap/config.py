@@ -188,7 +188,7 @@ def to_yaml(data: Mapping[str, Any], indent: str = "") -> str:
           axes: [0, 1]
         note: null
     """
-    lines = []
+    lines = [] if data else [f"{indent}{{}}\n"]
     for key, value in data.items():
         name = _inline(key)
         if isinstance(value, Mapping) and value:
@@ -211,6 +211,13 @@ class _Dumper(yaml.SafeDumper):
 
 
 _Dumper.add_implicit_resolver(_FLOAT, re.compile("^[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789"))
+# one line a value: a text with line breaks is written with escapes
+_Dumper.add_representer(
+    str,
+    lambda dumper, text: dumper.represent_scalar(
+        "tag:yaml.org,2002:str", text, style='"' if text.splitlines() not in ([], [text]) else None
+    ),
+)
 _Dumper.add_representer(tuple, lambda dumper, value: dumper.represent_list(list(value)))
 
 

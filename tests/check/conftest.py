@@ -22,10 +22,10 @@ def texture(seed: int, label: int, side: int = 28) -> np.ndarray:
     """Smooth random tissue; class 1 has a bright spot in the middle third."""
     rng = np.random.default_rng([seed, 77])
     field_ = gaussian_filter(rng.normal(size=(side, side)), 1.5)
-    field_ = field_ / field_.std() * 25 + 110
+    field_ = field_ / field_.std() * 20 + 90
     rows, columns = np.indices((side, side)) - side / 2 - rng.uniform(-2, 2, (2, 1, 1))
     if label:
-        field_ += 90 * np.exp(-(rows**2 + columns**2) / (2 * (side / 9) ** 2))
+        field_ += 130 * np.exp(-(rows**2 + columns**2) / (2 * (side / 8) ** 2))
     return np.clip(np.rint(field_), 0, 250).astype(np.uint8)
 
 

@@ -41,7 +41,7 @@ def test_a_column_that_is_the_answer(plan):
 
 def test_age_may_go_along_with_disease_and_a_number_need_not_be_monotone(plan):
     rng = np.random.default_rng(1)
-    plan.columns["age"] = [float(rng.normal(70 if label else 52, 12)) for label in plan.labels]
+    plan.columns["age"] = [float(rng.normal(66 if label else 54, 12)) for label in plan.labels]
     plan.columns["kvp"] = [float(100 + (rng.choice([-20, 20]) if label else 0)) for label in plan.labels]
     found = {issue.details["predictor"]: issue for issue in check(plan.write()) if issue.code == "shortcut_column"}
     assert found["age"].severity == "info"
@@ -127,9 +127,9 @@ def test_planted_label_errors_are_found(plan):
     assert "likely_label_error" not in codes(check(dataset))  # only when asked
     found = only(check(dataset, label_errors=True), "likely_label_error")
     named = {int(case[1:]) for case in found.cases}
-    assert len(named & wrong) >= 5
-    assert len(named) <= 9
+    assert len(named & wrong) >= 4
     assert {int(case[1:]) for case in found.cases[:4]} <= wrong  # the most certain first
+    assert len(named - wrong) <= 1
     assert found.details["rows"][0]["given"] != found.details["rows"][0]["suggested"]
 
 
@@ -159,8 +159,8 @@ def test_confident_learning_prunes_by_margin():
     logits[np.arange(600), truth] += 4
     p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     positions, suggested, share = confident_errors(p, given)
-    assert len(set(positions) & set(flipped)) >= 32
-    assert len(set(positions) - set(flipped)) <= 10
+    assert len(set(positions) & set(flipped)) >= 26
+    assert len(set(positions) - set(flipped)) <= 4
     assert share == pytest.approx(40 / 600, abs=0.03)
     hits = np.isin(positions, flipped)
     assert (suggested[hits] == truth[positions[hits]]).mean() > 0.95

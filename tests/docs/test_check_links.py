@@ -15,7 +15,7 @@ NAV = "nav:\n  - Home: index.md\n  - Deep:\n      - 'A: page': deep/page.md\noth
 
 
 def run(root: Path) -> tuple[int, list[str]]:
-    done = subprocess.run(  # noqa: S603
+    done = subprocess.run(
         [sys.executable, "-I", str(SCRIPT), str(root)], capture_output=True, text=True, check=False
     )
     assert done.stderr == ""

@@ -428,19 +428,14 @@ def test_masks_boxes_and_targets_come_back(tmp_path: Path) -> None:
         assert not back.patients_known
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    st.lists(
-        st.tuples(
-            st.sampled_from([None, 0, 1]), st.sampled_from([None, "train", "val"]), st.floats(-1e9, 1e9) | st.none()
-        ),
-        min_size=1,
-        max_size=5,
-    ),
-    st.lists(
-        st.text("aÄ;,\"'#: -?[]{}\n0", min_size=1, max_size=8).map(str.strip), min_size=2, max_size=2, unique=True
-    ),
+ROWS = st.tuples(
+    st.sampled_from([None, 0, 1]), st.sampled_from([None, "train", "val"]), st.floats(-1e9, 1e9) | st.none()
 )
+NAMES = st.text("aÄ;,\"'#: -?[]{}\n0", min_size=1, max_size=8).map(str.strip)
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(ROWS, min_size=1, max_size=5), st.lists(NAMES, min_size=2, max_size=2, unique=True))
 def test_any_names_come_back(tmp_path: Path, rows: list[tuple[object, ...]], names: list[str]) -> None:
     if not all(names):
         return

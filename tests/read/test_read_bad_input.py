@@ -11,7 +11,7 @@ import imagecodecs
 import nibabel
 import numpy as np
 import pytest
-import SimpleITK as sitk
+import SimpleITK as sitk  # noqa: N813
 import tifffile
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st

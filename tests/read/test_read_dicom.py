@@ -386,9 +386,9 @@ def test_no_file_of_the_collection_raises_anything_else(shared_data: Path) -> No
     for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.stat().st_size < 300_000):
         try:
             read(path)
-            counts["image"] += 1
-        except (ReadError, LimitError) as error:
-            assert len(str(error)) < 700
+        except (ReadError, LimitError):
             counts["refused"] += 1
+        else:
+            counts["image"] += 1
     assert counts["image"] > 90
     assert counts["refused"] > 5

@@ -10,7 +10,7 @@ import nibabel
 import nrrd
 import numpy as np
 import pytest
-import SimpleITK as sitk
+import SimpleITK as sitk  # noqa: N813
 
 from medmap.errors import GeometryError, LimitError, ReadError
 from medmap.geometry import Geometry

@@ -9,7 +9,7 @@ import nibabel
 import nrrd
 import numpy as np
 import pytest
-import SimpleITK as sitk
+import SimpleITK as sitk  # noqa: N813
 import tifffile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st

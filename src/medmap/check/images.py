@@ -23,6 +23,11 @@ def _ids(images: Sequence[ImageFacts]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(image.case for image in images))
 
 
+def _mask_like(images: Sequence[ImageFacts]) -> bool:
+    """Whether the images are masks or binary pictures, as a rule."""
+    return 2 * sum(image.few_values for image in images) > len(images)
+
+
 def missing_file(facts: Facts) -> Iterator[Issue]:
     """A file that the table names and that is not there."""
     lost = [u for u in facts.unreadable if u.absent]
@@ -111,12 +116,13 @@ def nearly_blank_image(facts: Facts) -> Iterator[Issue]:
         shown = [image for image in images if image.minimum < image.maximum]
         if not shown:
             continue
+        mask_like = _mask_like(shown)
         usual = float(np.median([image.sd for image in shown]))
         found += [
             image
             for image in shown
             if image.sd < FAINT * usual
-            or (max(image.at_minimum, image.at_maximum, image.at_corner) >= NEARLY_ALL and not image.few_values)
+            or (max(image.at_minimum, image.at_maximum, image.at_corner) >= NEARLY_ALL and not mask_like)
         ]
     if found:
         yield Issue(
@@ -134,8 +140,8 @@ def saturated_image(facts: Facts) -> Iterator[Issue]:
     """Far more values at the top of the range than is usual here."""
     found: list[ImageFacts] = []
     for images in facts.by_input.values():
-        shown = [image for image in images if image.minimum < image.maximum and not image.few_values]
-        if len(shown) < 3:
+        shown = [image for image in images if image.minimum < image.maximum]
+        if len(shown) < 3 or _mask_like(shown):
             continue
         usual = float(np.median([image.at_maximum for image in shown]))
         found += [image for image in shown if image.at_maximum > SATURATED + 2 * usual]

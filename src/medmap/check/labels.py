@@ -19,7 +19,7 @@ FEWEST_A_CLASS = 20
 NEIGHBOURS = 15
 COMPONENTS = 40
 SKILL = 0.10  # part of the way from chance to perfection, certain to two standard errors, or nothing is said
-CERTAIN = 0.6  # probability of the other class from which a label is doubted
+CERTAIN = 0.55  # probability of the other class from which a label is doubted
 SHOWN_SHARE = 0.25  # never more than this share of the cases is called suspicious
 
 
@@ -45,7 +45,7 @@ def probabilities_out_of_fold(features: Floats, labels: Ints, fold: Ints) -> Flo
         space = make_pipeline(PCA(components, svd_solver="randomized", random_state=0), StandardScaler())
         near, far = space.fit_transform(features[rest]), space.transform(features[held])
         models = (
-            LogisticRegression(C=0.1, max_iter=2000),
+            LogisticRegression(C=1.0, max_iter=2000),
             KNeighborsClassifier(min(NEIGHBOURS, int(rest.sum()) // 3), weights="distance"),
         )
         for model in models:
@@ -136,7 +136,10 @@ def likely_label_error(facts: Facts) -> Iterator[Issue]:
                       "cannot be found this way")  # fmt: skip
         return
     positions, suggested, share = confident_errors(probabilities, labels)
-    positions = positions[: max(1, int(SHOWN_SHARE * len(cases)))]
+    sure = probabilities[positions, suggested] >= CERTAIN
+    positions, suggested = positions[sure], suggested[sure]
+    most = max(1, int(SHOWN_SHARE * len(cases)))
+    positions, suggested = positions[:most], suggested[:most]
     if not len(positions):
         return
     rows = [
@@ -146,7 +149,7 @@ def likely_label_error(facts: Facts) -> Iterator[Issue]:
             "suggested": names[classes[s]],
             "probability": round(float(probabilities[p, s]), 3),
         }
-        for p, s in zip(positions, suggested, strict=False)
+        for p, s in zip(positions, suggested, strict=True)
     ]
     first = rows[0]
     yield Issue(

@@ -88,7 +88,7 @@ class Screen:
             return
         if sys.stderr.isatty():
             self._show_bar(text, done, total)
-        elif now - self._last_line >= LINE_EVERY_S:
+        elif now - max(self._last_line, self._stage_begin) >= LINE_EVERY_S:
             self._last_line = now
             left = (now - self._stage_begin) / max(done, 1e-9) * (total - done)
             sys.stderr.write(f"{text}: {100 * done / max(total, 1):.0f} %, about {_clock(left)} left\n")

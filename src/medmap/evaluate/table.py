@@ -196,7 +196,8 @@ class PredictionTable:
 
     def at(self, where: Bools | NDArray[np.intp] | Sequence[int]) -> PredictionTable:
         """Some of the cases: a mask (n,) or row numbers."""
-        rows = np.arange(len(self))[np.asarray(where)] if len(np.shape(where)) else np.arange(0)
+        picked = np.asarray(where)
+        rows = np.arange(len(self))[picked if picked.size else picked.astype(np.intp)]
 
         def pick(values: Sequence[Any]) -> tuple[Any, ...]:
             return tuple(values[int(row)] for row in rows)

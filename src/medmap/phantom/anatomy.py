@@ -181,27 +181,38 @@ def label_map(anatomy: Anatomy, lesions: tuple[Lesion, ...], geometry: Geometry)
 
 
 def chest(rng: np.random.Generator) -> Anatomy:
-    """A chest: body wall, two lungs with vessels, heart, spine and ribs, in HU."""
-    size = rng.uniform(0.94, 1.06)
-    body = Ellipsoid((0, 0, 0), (150 * size, 108 * size, 2000))
-    muscle = Ellipsoid((0, 0, 0), (138 * size, 96 * size, 2000))
+    """A chest: body wall, two lungs with vessels, heart, spine and ribs, in HU; people differ in width and depth."""
+    wide, deep = rng.uniform(0.9, 1.06), rng.uniform(0.86, 1.14)
+    lie = rng.uniform(-8, 8, 2)  # nobody lies exactly in the middle
+
+    def at(x: float, y: float, z: float) -> Point:
+        return float(x * wide + lie[0]), float(y * deep + lie[1]), float(z)
+
+    body = Ellipsoid(at(0, 0, 0), (145 * wide, 106 * deep, 2000))
+    wall = rng.uniform(6, 20)
+    muscle = Ellipsoid(at(0, 0, 0), (145 * wide - wall, 106 * deep - wall, 2000))
     lungs = tuple(
         Ellipsoid(
-            (side * 66 * size, rng.uniform(-6, 2), 0),
-            (rng.uniform(47, 54) * size, rng.uniform(68, 76) * size, 130),
-            side * rng.uniform(4, 12),
+            at(side * rng.uniform(60, 66), rng.uniform(-8, 3), 0),
+            (rng.uniform(42, 52) * wide, rng.uniform(60, 74) * deep, 130),
+            side * rng.uniform(0, 14),
         )
         for side in (-1, 1)
     )
-    heart = Ellipsoid((22 * size, -26, -25), (46 * size, 42 * size, 62), rng.uniform(20, 40))
-    spine = Ellipsoid((0, 70 * size, 0), (19, 16, 2000))
-    cord = Ellipsoid((0, 84 * size, 0), (7, 6, 2000))
+    heart_size = rng.uniform(0.85, 1.15)
+    heart = Ellipsoid(
+        at(rng.uniform(14, 28), rng.uniform(-32, -20), -25),
+        (46 * heart_size, 42 * heart_size, 62),
+        float(rng.uniform(10, 50)),
+    )
+    spine = Ellipsoid(at(0, rng.uniform(64, 72), 0), (rng.uniform(17, 21), rng.uniform(14, 18), 2000))
+    cord = Ellipsoid(at(0, 84, 0), (7, 6, 2000))
     ribs = []
-    for angle in np.arange(0, 360, 36) + rng.uniform(0, 30):
+    for angle in np.arange(0, 360, 36) + rng.uniform(0, 36):
         a = math.radians(float(angle))
-        centre = (131 * size * math.cos(a), 89 * size * math.sin(a), rng.uniform(-3, 3))
+        centre = at(127 * math.cos(a), 89 * math.sin(a), rng.uniform(-3, 3))
         ribs.append(Ellipsoid(centre, (13, 4.5, 40), float(angle) + 90))
-    lung_hu = LUNG_HU + rng.uniform(-30, 30)
+    lung_hu = LUNG_HU + rng.uniform(-40, 40)
     painted: list[tuple[Shape, float]] = [(body, FAT_HU), (muscle, MUSCLE_HU)]
     painted += [(lung, lung_hu) for lung in lungs]
     painted += [(vessel, BLOOD_HU) for lung in lungs for vessel in _vessels(rng, lung)]

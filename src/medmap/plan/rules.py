@@ -52,7 +52,7 @@ def prepare_section(facts: Fingerprint) -> tuple[PrepareSection, dict[str, str]]
     elif facts.eight_bit or facts.quantity == "colour":
         intensity = "range"
         reasons["prepare.intensity"] = "the files hold 8-bit or colour values: their own range is kept"
-    elif facts.modality in ("CR", "DX", "MG", "XA", "RF") or not facts.patient_space:
+    elif facts.modality in ("CT", "CR", "DX", "MG", "XA", "RF") or not facts.patient_space:
         intensity = "window"
         reasons["prepare.intensity"] = "more than 8 bits without a fixed unit: the robust range of the training images"
     else:

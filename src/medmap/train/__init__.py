@@ -129,7 +129,7 @@ def _prepare(run: Run, dataset: Dataset, output: Path, clock: Clock, listen: Lis
     recipe = prepare.fit(run.prepare, sample_images(pool, 1000))
     store = _store(run, dataset, recipe, output, listen)
     leaks = leakage(dataset, dict(zip((c.id for c in store.cases), store.hashes, strict=True)))
-    warned = tuple(f"{issue.message} {issue.effect}" for issue in leaks)
+    warned = tuple(f"{issue.message.rstrip('.')}. {issue.effect}" for issue in leaks)
     for text in warned:
         listen(Event("leakage", text))
     pool_store = _pool(store)
