@@ -38,7 +38,9 @@ class Plan:
     images: dict[int, np.ndarray] = field(default_factory=dict)
     splits: list[str | None] = field(default_factory=lambda: [SPLITS[i % 5] for i in range(COUNT)])
     patients: list[str] = field(default_factory=lambda: [f"p{i:03d}" for i in range(COUNT)])
-    sites: list[str | None] = field(default_factory=lambda: ["north" if i * 7 % 13 < 6 else "south" for i in range(COUNT)])
+    sites: list[str | None] = field(
+        default_factory=lambda: ["north" if i * 7 % 13 < 6 else "south" for i in range(COUNT)]
+    )
     columns: dict[str, Sequence[object]] = field(
         default_factory=lambda: {"age": [float(40 + i * 29 % 31) for i in range(COUNT)]}
     )
@@ -62,7 +64,9 @@ class Plan:
         cases = []
         for i, label in enumerate(self.labels):
             array = self.images.get(i, texture(i, label or 0))
-            name = f"c{i:03d}" + (".npy" if array.dtype.kind == "f" or array.ndim > 2 and array.shape[2] != 3 else ".png")
+            name = f"c{i:03d}" + (
+                ".npy" if array.dtype.kind == "f" or (array.ndim > 2 and array.shape[2] != 3) else ".png"
+            )
             if name.endswith("npy"):
                 np.save(self.folder / name, array)
             else:
@@ -96,5 +100,3 @@ class Plan:
 def plan(tmp_path: Path) -> Plan:
     (tmp_path / "data").mkdir()
     return Plan(tmp_path / "data")
-
-

@@ -17,7 +17,6 @@ from medmap.geometry import Geometry
 from medmap.image import Image, Source
 from medmap.results import Label
 
-
 SMALL = {"too_few_cases"}  # ninety cases are not many
 
 

@@ -55,7 +55,7 @@ def test_an_identifier_predicts_nothing(plan):
 
 
 def test_patients_stay_together_so_that_their_names_predict_nothing(plan):
-    """Three images a patient, one label a patient, a column that names the patient: only a split by case would cheat."""
+    """Three images and one label a patient, a column that names the patient: only a split by case would cheat."""
     plan.splits = [None] * 90
     plan.patients = [f"p{i // 3}" for i in range(90)]
     plan.columns["room"] = [f"r{i // 3}" for i in range(90)]

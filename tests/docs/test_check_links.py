@@ -15,9 +15,7 @@ NAV = "nav:\n  - Home: index.md\n  - Deep:\n      - 'A: page': deep/page.md\noth
 
 
 def run(root: Path) -> tuple[int, list[str]]:
-    done = subprocess.run(
-        [sys.executable, "-I", str(SCRIPT), str(root)], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-I", str(SCRIPT), str(root)], capture_output=True, text=True, check=False)
     assert done.stderr == ""
     return done.returncode, done.stdout.splitlines()
 

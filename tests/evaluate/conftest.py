@@ -34,7 +34,7 @@ def dataset(tmp_path_factory):
     cases = []
     for i in range(n):
         split = "train" if i < 60 else "val" if i < 70 else "test"
-        columns = {"noise": float(rng.integers(0, 50)), "marker": "yes" if ill[i] != (rng.random() < 0.05) else "no"}
+        columns = {"noise": float(rng.integers(0, 50)), "marker": "yes" if ill[i] != (rng.random() < 0.02) else "no"}
         ref = {"image": Ref("images.npz", f"images/{i}")}
         truth = Truth(annotated=i != 119, label=None if i == 119 else int(ill[i]))
         cases.append(

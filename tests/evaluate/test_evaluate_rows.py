@@ -26,9 +26,19 @@ def test_every_kind_gives_valid_json(table):
     document = json.loads(report.json_text())
     read = validate(MetricsFile, document, "metrics.json")
     assert read.cases == len(table) == document["cases"]
-    for key in (
-        "medmap_metrics", "task", "split", "cases", "patients", "failed", "bundle", "dataset", "seconds", "metrics", "warnings"
-    ):  # fmt: skip
+    for key in [
+        "medmap_metrics",
+        "task",
+        "split",
+        "cases",
+        "patients",
+        "failed",
+        "bundle",
+        "dataset",
+        "seconds",
+        "metrics",
+        "warnings",
+    ]:
         assert key in document
     for entry in document["metrics"]:
         assert {"name", "group", "average", "stage", "value", "low", "high", "n", "method"} <= entry.keys()

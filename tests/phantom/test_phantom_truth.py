@@ -68,11 +68,20 @@ def test_densities_are_the_declared_ones():
     assert np.median(case.clean.array[:4]) == pytest.approx(-1000, abs=10)
 
 
+def test_the_organ_of_the_mask_has_the_volume_of_its_shapes():
+    head = phantom.mr_volume(2, shape=(72, 72, 60), lesions=0)
+    exact = sum(shape.volume_mm3 for shape in anatomy.head(np.random.default_rng([2, 0, 0x0CA5E])).structures[1])
+    assert (head.mask == 1).sum() * head.image.geometry.voxel_volume_mm3 == pytest.approx(exact, rel=0.1)
+    chest = phantom.ct_slice(2, shape=(64, 64), lesions=0)
+    assert np.median(chest.clean.array[chest.mask == 1]) == pytest.approx(anatomy.LUNG_HU, abs=60)
+    assert set(np.unique(chest.mask)) == {0, 1}
+
+
 def test_a_lesion_lies_in_its_host_and_clear_of_the_others():
     for seed in range(6):
         rng = np.random.default_rng(seed)
         body = anatomy.chest(rng)
-        placed = anatomy.place_lesions(rng, body, [8.0, 10.0, 12.0], (-500, -400), flat=False)
+        placed = anatomy.place_lesions(rng, body, anatomy.LesionWish((8.0, 10.0, 12.0), (-500, -400), flat=False))
         for number, one in enumerate(placed):
             centre = np.asarray(one.shape.centre_mm)
             reach = max(one.shape.semi_axes_mm)
@@ -177,10 +186,8 @@ def test_a_seed_gives_the_same_cases_in_another_process():
         "        h.update(repr((c.id, c.patient, c.label, c.boxes, c.site, dict(c.columns))).encode())\n"
         "print(h.hexdigest())\n"
     )
-    there = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)  # noqa: S603
-    here = [
-        c for m in ("CT", "MR", "US") for c in phantom.classification(3, 11, shape=(32, 32), modality=m)
-    ]
+    there = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    here = [c for m in ("CT", "MR", "US") for c in phantom.classification(3, 11, shape=(32, 32), modality=m)]
     assert there.stdout.strip() == _digest(here)
     assert _digest(here) != _digest(phantom.classification(9, 12, shape=(32, 32)))
 

@@ -166,8 +166,7 @@ def flat_picture(image: Image) -> NDArray[np.float32]:
 def shrunk(picture: NDArray[np.float32]) -> NDArray[np.float32]:
     """(32, 32): averages over equal areas."""
     rows, columns = picture.shape
-    small: NDArray[np.float32] = _area_weights(rows) @ picture @ _area_weights(columns).T
-    return small
+    return np.asarray(_area_weights(rows) @ picture @ _area_weights(columns).T, np.float32)
 
 
 def thumbnail(small: NDArray[np.float32]) -> NDArray[np.uint8]:
@@ -175,7 +174,7 @@ def thumbnail(small: NDArray[np.float32]) -> NDArray[np.uint8]:
     low, high = float(small.min()), float(small.max())
     if not high > low:
         return np.zeros((SIDE, SIDE), np.uint8)
-    return np.rint((small - low) * (255 / (high - low))).astype(np.uint8)
+    return np.asarray(np.rint((small - low) * (255 / (high - low))), np.uint8)
 
 
 def _ring() -> NDArray[np.bool_]:

@@ -83,6 +83,8 @@ def _agreement(dataset: Dataset, groups: Sequence[Sequence[Case]]) -> str:
     differing = [group for group in labelled if len(_labels_of(dataset, group)) > 1]
     if len(labelled) == 1:
         return "; their labels disagree" if differing else "; their labels agree"
+    if not differing:
+        return "; in all of them the labels agree"
     return f"; in {len(differing):,} of {len(labelled):,} the labels disagree"
 
 
@@ -229,6 +231,8 @@ def near_duplicate_images(facts: Facts) -> Iterator[Issue]:
     if risky:
         effect += " They count as different patients, so a split can put them on both sides."
     remedy = "Give cases of one patient the same patient name; keep one of several copies."
+    if not strangers:
+        remedy = "Nothing, if one patient was imaged several times: intervals are taken over patients."
     yield _issue(dataset, found, ("near_duplicate_images", "warning" if risky else "info", effect, remedy), message)
 
 

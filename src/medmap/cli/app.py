@@ -238,6 +238,8 @@ def train(
     if resume:
         if config is not None or sets:
             raise UsageError("a resumed run keeps its settings", remedy="leave out --config and --set")
+        if not (output / "run.yaml").exists():
+            raise UsageError(f"there is nothing to resume in {output}", remedy="start without --resume")
         run = Run.load(output / "run.yaml")
         if budget:
             run = run.model_copy(update={"budget_s": duration_s(budget)})

@@ -84,7 +84,7 @@ def _with_labels(bundle: Bundle, dataset: Dataset, labels: dict[str, str | None]
     target = {i: ours.index(str(becomes[n])) if becomes[n] in ours else None for i, n in enumerate(theirs)}
     moved = [_moved(case, target, len(ours)) for case in dataset]
     cases = tuple(case for case in moved if case is not None)
-    if not cases:
+    if not any(case.truth.annotated for case in cases) and any(case.truth.annotated for case in dataset):
         raise UsageError(f"no case of {dataset.name} has a class that the bundle knows", expected=", ".join(ours))
     positive = bundle.spec.positive if kind == "binary" else None
     return replace(dataset, cases=cases, labels=bundle.labels, kind=kind, positive=positive)

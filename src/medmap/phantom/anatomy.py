@@ -170,8 +170,9 @@ def label_map(anatomy: Anatomy, lesions: tuple[Lesion, ...], geometry: Geometry)
     labels = np.zeros(geometry.shape, np.uint8)
     for shape in anatomy.structures[1]:
         labels[shape.inside(points)] = 1
-    for blocked in anatomy.keep_out:
-        labels[blocked.inside(points)] = 0
+    for painted, _ in anatomy.painted:  # what lies over the organ takes its place
+        if painted in anatomy.keep_out and painted not in anatomy.structures[1]:
+            labels[painted.inside(points)] = 0
     for lesion in lesions:
         labels[lesion.shape.inside(points)] = 2
     return labels
@@ -276,39 +277,61 @@ def _point(vector: Floats) -> Point:
 # -- lesions ----------------------------------------------------------------------------------------------------------
 
 
-def place_lesions(
-    rng: np.random.Generator, anatomy: Anatomy, radii_mm: list[float], value: tuple[float, float], flat: bool
-) -> tuple[Lesion, ...]:
-    """Lesions of the given radii wholly inside a host, clear of what they may not touch and of each other.
+@dataclass(frozen=True)
+class LesionWish:
+    """What lesions are asked for.
 
     Args:
-        rng: Where chance comes from.
-        anatomy: Where they may lie.
         radii_mm: Mean radius of each.
         value: Range of their HU or signal.
         flat: True for a slice: centres then lie so near z = 0 that the slice cuts the lesion.
+        may_shrink: Whether a lesion that finds no room is drawn smaller rather than refused.
+    """
+
+    radii_mm: tuple[float, ...]
+    value: tuple[float, float]
+    flat: bool
+    may_shrink: bool = False
+
+
+def place_lesions(rng: np.random.Generator, anatomy: Anatomy, wish: LesionWish) -> tuple[Lesion, ...]:
+    """Lesions wholly inside a host, clear of what they may not touch and of each other.
 
     Raises:
         DataError: There is no room.
     """
     placed: list[Lesion] = []
-    for radius in radii_mm:
-        for _ in range(1000):
-            host = anatomy.hosts[int(rng.integers(len(anatomy.hosts)))]
-            unit = rng.normal(size=3)
-            unit *= rng.uniform() ** (1 / 3) / np.linalg.norm(unit)
-            centre = np.asarray(host.centre_mm) + unit * np.asarray(host.semi_axes_mm)
-            if flat:
-                centre[2] = rng.uniform(-0.3, 0.3) * radius
-            squeeze = rng.uniform(0.85, 1.15)
-            lesion = Ellipsoid(_point(centre), (radius * squeeze, radius / squeeze, radius), float(rng.uniform(0, 180)))
-            if _fits(lesion, radius * 1.2, host, anatomy, placed):
-                placed.append(Lesion(lesion, float(rng.uniform(*value))))
+    for asked in wish.radii_mm:
+        for shrink in (1.0, 0.8, 0.6, 0.4) if wish.may_shrink else (1.0,):
+            shape = _placed(rng, anatomy, asked * shrink, wish.flat, placed)
+            if shape is not None:
+                placed.append(Lesion(shape, float(rng.uniform(*wish.value))))
                 break
         else:
-            raise DataError("no room for the lesions", got=f"{len(radii_mm)} of {max(radii_mm):.0f} mm",
-                            remedy="ask for fewer or smaller ones")  # fmt: skip
+            raise DataError(
+                "no room for the lesions",
+                got=f"{len(wish.radii_mm)} of {max(wish.radii_mm):.0f} mm",
+                remedy="ask for fewer or smaller ones",
+            )
     return tuple(placed)
+
+
+def _placed(
+    rng: np.random.Generator, anatomy: Anatomy, radius: float, flat: bool, others: list[Lesion]
+) -> Ellipsoid | None:
+    """An ellipsoid of the given mean radius that fits, or None after many tries."""
+    for _ in range(400):
+        host = anatomy.hosts[int(rng.integers(len(anatomy.hosts)))]
+        unit = rng.normal(size=3)
+        unit *= rng.uniform() ** (1 / 3) / np.linalg.norm(unit)
+        centre = np.asarray(host.centre_mm) + unit * np.asarray(host.semi_axes_mm)
+        if flat:
+            centre[2] = rng.uniform(-0.3, 0.3) * radius
+        squeeze = rng.uniform(0.85, 1.15)
+        shape = Ellipsoid(_point(centre), (radius * squeeze, radius / squeeze, radius), float(rng.uniform(0, 180)))
+        if _fits(shape, radius * 1.2, host, anatomy, others):
+            return shape
+    return None
 
 
 def _fits(shape: Ellipsoid, reach: float, host: Ellipsoid, anatomy: Anatomy, placed: list[Lesion]) -> bool:
@@ -316,4 +339,4 @@ def _fits(shape: Ellipsoid, reach: float, host: Ellipsoid, anatomy: Anatomy, pla
     if host.distance_mm(centre) > -reach or any(k.distance_mm(centre) < reach for k in anatomy.keep_out):
         return False
     others = [(np.asarray(x.shape.centre_mm), max(x.shape.semi_axes_mm)) for x in placed]
-    return all(np.linalg.norm(centre - c) > 1.5 * (reach + r) for c, r in others)
+    return all(np.linalg.norm(centre - c) > 1.2 * (reach + r) for c, r in others)

@@ -20,12 +20,17 @@ from medmap.geometry import Geometry
 from medmap.image import Image, Quantity, Source
 from medmap.phantom import anatomy as anatomy_room
 from medmap.phantom import physics
-from medmap.phantom.anatomy import Anatomy, Lesion, Point
+from medmap.phantom.anatomy import Anatomy, Lesion, LesionWish, Point
 
 Floats = NDArray[np.float64]
 Modality = Literal["CT", "MR", "US"]
 Box = tuple[tuple[float, ...], int]
 
+LESION_HU = (-540.0, -160.0)
+LESION_SIGNAL = (0.66, 0.84)
+# Some lesions are next to invisible: they keep a classifier's AUROC below 1, as in life.
+OCCULT = 0.12
+OCCULT_VALUE: Mapping[str, tuple[float, float]] = MappingProxyType({"CT": (-810.0, -720.0), "MR": (0.50, 0.56)})
 BLOCK = 20  # cases among which positives are counted out, so that a prefix of the cases keeps the prevalence
 
 
@@ -77,7 +82,7 @@ class PhantomCase:
         label: 1 when there is a lesion (in ultrasound: a malignant one), else 0.
         mask: (*shape) uint8: 1 the organ, 2 a lesion (``structures`` names them).
         structures: Mask value → name.
-        lesions: Exact ellipsoids in LPS mm, with their HU or signal.
+        lesions: Exact ellipsoids in LPS mm, with their HU or signal; none for ultrasound, which has no millimetres.
         boxes: (low corner …, high corner …) in index coordinates, integers at voxel centres, and the class index 0;
             the boxes of the lesions' voxels, in the order of ``lesions``.
         site, columns: Where it was taken; age (years), sex, scanner.
@@ -142,7 +147,7 @@ def ct_slice(
     shape: tuple[int, ...] = (64, 64),
     lesions: int = 1,
     radius_mm: tuple[float, float] | None = None,
-    lesion_hu: tuple[float, float] = (-690.0, -300.0),
+    lesion_hu: tuple[float, float] = LESION_HU,
     photons: float = 1.5e4,
 ) -> PhantomCase:
     """An axial CT slice of a chest, in HU, with nodules of known size and contrast.
@@ -169,7 +174,7 @@ def ct_volume(
     shape: tuple[int, ...] = (48, 48, 32),
     lesions: int = 1,
     radius_mm: tuple[float, float] | None = None,
-    lesion_hu: tuple[float, float] = (-690.0, -300.0),
+    lesion_hu: tuple[float, float] = LESION_HU,
     photons: float = 1.5e4,
 ) -> PhantomCase:
     """A CT volume of a chest: as ``ct_slice``, every slice scanned by itself."""
@@ -225,19 +230,22 @@ def _case(modality: Modality, seed: int, wish: _Wish) -> PhantomCase:
     return _MAKERS[modality](rng, rng, wish)
 
 
-def _radii(rng: np.random.Generator, wish: _Wish, least_mm: float, geometry: Geometry) -> list[float]:
+def _lesion_wish(
+    rng: np.random.Generator, wish: _Wish, least_mm: float, geometry: Geometry, value: tuple[float, float]
+) -> LesionWish:
+    """Lesions of the asked size, or of a size that these voxels can show."""
     voxel = float(np.prod(geometry.spacing_mm)) ** (1 / geometry.ndim)
-    usual = (1.4 * least_mm + 0.6 * voxel, 1.8 * least_mm + 1.6 * voxel)
-    low, high = wish.radius_mm or (min(usual[0], 16.0), min(usual[1], 24.0))  # coarse grids: still room for it
-    return [float(v) for v in rng.uniform(low, high, wish.lesions)]
+    usual = (min(1.4 * least_mm + 0.6 * voxel, 16.0), min(1.8 * least_mm + 1.6 * voxel, 24.0))
+    low, high = wish.radius_mm or usual
+    radii = tuple(float(v) for v in rng.uniform(low, high, wish.lesions))
+    return LesionWish(radii, wish.value or value, geometry.ndim == 2, may_shrink=wish.radius_mm is None)
 
 
 def _ct(body: np.random.Generator, rng: np.random.Generator, wish: _Wish) -> PhantomCase:
     geometry = anatomy_room.axial_grid(wish.shape, anatomy_room.CHEST_FIELD_OF_VIEW_MM, 240.0)
     chest = anatomy_room.chest(body)
     flat = geometry.ndim == 2
-    radii = _radii(rng, wish, 5.0, geometry)
-    lesions = anatomy_room.place_lesions(rng, chest, radii, wish.value or (-690.0, -300.0), flat)
+    lesions = anatomy_room.place_lesions(rng, chest, _lesion_wish(rng, wish, 5.0, geometry, LESION_HU))
     truth = anatomy_room.render(chest, lesions, geometry)
     slices = truth[None] if flat else np.moveaxis(truth, 2, 0)
     pixel = geometry.spacing_mm[0]
@@ -253,8 +261,7 @@ def _ct(body: np.random.Generator, rng: np.random.Generator, wish: _Wish) -> Pha
 def _mr(body: np.random.Generator, rng: np.random.Generator, wish: _Wish) -> PhantomCase:
     geometry = anatomy_room.axial_grid(wish.shape, anatomy_room.HEAD_FIELD_OF_VIEW_MM, 220.0)
     head = anatomy_room.head(body)
-    radii = _radii(rng, wish, 3.0, geometry)
-    lesions = anatomy_room.place_lesions(rng, head, radii, wish.value or (0.62, 0.82), geometry.ndim == 2)
+    lesions = anatomy_room.place_lesions(rng, head, _lesion_wish(rng, wish, 3.0, geometry, LESION_SIGNAL))
     truth = anatomy_room.render(head, lesions, geometry)
     biased = truth * physics.bias_field(geometry.shape, wish.scanner.bias, rng)
     noisy = physics.rician(biased, wish.scanner.noise * anatomy_room.WHITE, rng)
@@ -369,7 +376,8 @@ def classification(
     for i in range(n):
         patient = i // images_per_patient
         positive = _positive(seed, patient, prevalence)
-        cases.append(_drawn(seed, i, patient, modality, shape, int(positive), shortcut))
+        occult = np.random.default_rng([seed, i, 0x0CC1]).random() < OCCULT
+        cases.append(_drawn(_Place(seed, i, patient, modality, tuple(shape), shortcut), int(positive), occult))
     return cases
 
 
@@ -400,7 +408,7 @@ def segmentation(
     if not 0 <= low <= high:
         raise UsageError("lesions are a range from fewest to most", got=lesions)
     counts = [int(np.random.default_rng([seed, i, 0xC0]).integers(low, high + 1)) for i in range(n)]
-    return [_drawn(seed, i, i, modality, shape, counts[i], shortcut) for i in range(n)]
+    return [_drawn(_Place(seed, i, i, modality, tuple(shape), shortcut), counts[i]) for i in range(n)]
 
 
 def detection(
@@ -436,23 +444,37 @@ def _positive(seed: int, patient: int, prevalence: float) -> bool:
     return bool(order[patient % BLOCK] < round(BLOCK * prevalence))
 
 
-def _drawn(
-    seed: int, i: int, patient: int, modality: Modality, shape: tuple[int, ...], lesions: int, shortcut: float
-) -> PhantomCase:
+@dataclass(frozen=True)
+class _Place:
+    """Which case of which data set is to be drawn."""
+
+    seed: int
+    number: int
+    patient: int
+    modality: Modality
+    shape: tuple[int, ...]
+    shortcut: float
+
+
+def _drawn(place: _Place, lesions: int, occult: bool = False) -> PhantomCase:
+    modality, shortcut = place.modality, place.shortcut
     if modality not in _MAKERS:
         raise UsageError("the phantom knows no such modality", got=repr(modality), expected=", ".join(_MAKERS))
-    body = np.random.default_rng([seed, patient, 0xB0D4])
-    rng = np.random.default_rng([seed, i, 0x1A6E])
-    person = np.random.default_rng([seed, patient, 0xFACE])
+    body, rng, person = (
+        np.random.default_rng([place.seed, number, purpose])
+        for number, purpose in ((place.patient, 0xB0D4), (place.number, 0x1A6E), (place.patient, 0xFACE))
+    )
     usual = SITES[int(lesions > 0)] if person.random() < shortcut else SITES[int(person.integers(2))]
     # each site has a scanner of its own, and one patient in ten is scanned on the other
     own = list(SCANNERS)[SITES.index(usual)]
     scanner = own if person.random() < 0.9 or shortcut > 0 else next(name for name in SCANNERS if name != own)
     age = float(np.clip(np.rint(person.normal(60 + 3 * (lesions > 0), 12)), 20, 90))
     sex = "FM"[int(person.integers(2))]
-    case = _MAKERS[modality](body, rng, _Wish(_checked(shape, modality), lesions, SCANNERS[scanner]))
+    value = OCCULT_VALUE.get(modality) if occult else None
+    case = _MAKERS[modality](body, rng, _Wish(_checked(place.shape, modality), lesions, SCANNERS[scanner], value=value))
     columns: Mapping[str, str | float | None] = MappingProxyType({"age": age, "sex": sex, "scanner": scanner})
-    return replace(case, id=f"phantom-{i:04d}", patient=f"P{patient:04d}", site=usual, columns=columns)
+    name = f"phantom-{place.number:04d}"
+    return replace(case, id=name, patient=f"P{place.patient:04d}", site=usual, columns=columns)
 
 
 def _checked(shape: tuple[int, ...], modality: Modality) -> tuple[int, ...]:

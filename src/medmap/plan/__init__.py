@@ -56,6 +56,8 @@ def plan(
     facts = fingerprint(with_splits(dataset, int(fixed.get("seed", 0))))
     run, task = _first_draft(dataset, facts, recipe_name, fixed, budget_s)
     texts = list(overrides)
+    if any(text.startswith("network.name=") for text in texts):  # the rules' width was for the rules' network
+        run = run.model_copy(update={"network": run.network.model_copy(update={"width": 1.0})})
     run = run.override(texts)
     device = choose_device(run.device)
     _set_threads(run.fit.threads)

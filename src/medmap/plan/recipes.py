@@ -10,7 +10,7 @@ from medmap.errors import UsageError
 # `vgg16` is transfer learning as it was done in most applied papers since 2015 (Simonyan and Zisserman's network).
 RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     "cnn": {
-        "network": {"name": "cnn", "dropout": 0.5},
+        "network": {"name": "cnn", "width": 1.0, "dropout": 0.5},
         "augment": {
             "probability": 1.0, "rotate_deg": 0, "shift": 0, "scale": 0.2, "shear_deg": 11.5, "flip_axes": (1,),
             "brightness": 0, "contrast": 0, "gamma": 0, "noise": 0, "cutout": 0,
@@ -24,7 +24,9 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
         "ensemble": {"folds": 0, "members": 1},
     },
     "vgg16": {
-        "network": {"name": "vgg16", "dropout": 0.5, "init": "torchvision:vgg16:IMAGENET1K_V1"},
+        "network": {
+            "name": "vgg16", "width": 1.0, "dropout": 0.5, "init": "torchvision:vgg16:IMAGENET1K_V1",
+        },
         "augment": {
             "probability": 1.0, "rotate_deg": 0, "shift": 0, "scale": 0.2, "shear_deg": 11.5, "flip_axes": (1,),
             "brightness": 0, "contrast": 0, "gamma": 0, "noise": 0, "cutout": 0,

@@ -162,7 +162,7 @@ def forest(report: Report, name: str) -> Figure | None:
     floor = top + step * len(every)
     parts = [
         label(left - 12, 14, "group (cases)", anchor="end", colour=SOFT, size=11),
-        label(left + across + 16, 14, f"{metric_name(name)} (95 % interval)", colour=SOFT, size=11),
+        label(left + across + 16, 14, "value (95 % interval)", colour=SOFT, size=11),
     ]
     for value in ticks(low, high):
         parts += [

@@ -178,7 +178,7 @@ def precision_recall(report: Report, each: Sequence[Curve]) -> Figure:
 def reliability(each: Sequence[Curve]) -> Figure:
     """Probabilities against what was, before and after calibration; the first class where there are several."""
     plot = Plot("Calibration", "predicted probability", "observed share")
-    plot.line([(0, 0), (1, 1)], GREY, "honest", dash="4 4")
+    plot.line([(0, 0), (1, 1)], GREY, "perfect calibration", dash="4 4")
     if len(each) == 1:
         curve = each[0]
         if curve.before is not None:
@@ -193,7 +193,9 @@ def reliability(each: Sequence[Curve]) -> Figure:
         "Each point holds equally many cases; bars are 95 % intervals."
     )
     if len(each) > 1:
-        caption = "After calibration; points on the dashed line are honest. Each point holds equally many cases."
+        caption = (
+            "After calibration; on the dashed line probabilities keep their word. Each point holds equally many cases."
+        )
     return Figure("reliability", plot.title, plot.svg("; ".join(c.name for c in each)), caption)
 
 

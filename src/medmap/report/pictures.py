@@ -124,17 +124,15 @@ def galleries(table: PredictionTable, images: Images | None) -> list[Gallery]:
     worst, best = np.argsort(-error, kind="stable"), np.argsort(error, kind="stable")
     wrong = [row for row in worst if not right[row]][:EACH]
     good = [row for row in best if right[row]][:EACH]
+    first = ("Gravest errors", "The model was surest of the wrong answer.")
+    second = ("Best answers", "The model was surest of the right answer.")
     if table.kind == "regression":
         wrong, good = list(worst[:EACH]), list(best[:EACH])
+        first, second = ("Largest errors", "Furthest from the truth."), ("Best answers", "Nearest to the truth.")
+    look = f"{first[1]} Look for wrong labels, artefacts and findings at the border."
     found = [
-        Gallery(
-            "Gravest errors",
-            "The model was surest of the wrong answer. Look for wrong labels, artefacts and findings at the border.",
-            tuple(_shown(table, row, images) for row in wrong),
-        ),
-        Gallery(
-            "Best answers", "The model was surest of the right answer.", tuple(_shown(table, r, images) for r in good)
-        ),
+        Gallery(first[0], look, tuple(_shown(table, row, images) for row in wrong)),
+        Gallery(*second, tuple(_shown(table, row, images) for row in good)),
     ]
     doubt = _doubt(table)
     if doubt is not None:

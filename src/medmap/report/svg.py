@@ -16,7 +16,7 @@ BLUE, ORANGE, GREEN, PURPLE, SKY, AMBER, GREY = (
 COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY, AMBER, GREY)
 INK, SOFT, RULE = "#1f2937", "#4b5563", "#e5e7eb"
 FONT = "system-ui, -apple-system, 'Segoe UI', 'Liberation Sans', Arial, sans-serif"
-LETTER = 6.3  # mean width of a character at 12 px
+LETTER = 6.9  # mean width of a character at 12 px
 
 
 def plain(text: object) -> str:

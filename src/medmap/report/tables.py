@@ -76,7 +76,9 @@ def main_metrics(report: Report) -> Table:
         last = at.get("calibrated") or next(iter(at.values()))
         reason = last.reason if last.value is None and last.reason else ""
         cut = "" if last.threshold is None else decimals(last.threshold)
-        lines.append([*line, str(last.n), cut or reason])
+        lines.append([*line, str(last.n), reason or cut])
+    if not any(line[-1] for line in lines):
+        header, lines = header[:-1], [line[:-1] for line in lines]
     whole = [r for r in report.rows if r.group == "all"]
     title = "All metrics" if report.table.kind == "regression" else "All metrics, all cases"
     return Table("metrics", title, tuple(header), tuple(map(tuple, lines)), _raw(whole))

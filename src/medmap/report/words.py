@@ -52,16 +52,13 @@ def summary(report: Report) -> str:
             f"{len(table.labels)} classes."
         )
     if area is not None and area.value is not None:
+        what, several = ("finding", "findings") if table.kind == "multilabel" else ("certain class", "classes")
         parts.append(
-            f"Shown a case with {_a_class(table)} and one without, the model scores the right one higher in about "
-            f"{percent(area)} of 100 pairs, averaged over the {'labels' if table.kind == 'multilabel' else 'classes'}."
+            f"Given a case with a {what} and one without it, the right one has the higher score about "
+            f"{percent(area)} times in 100, on average over the {several}."
         )
     worst = _weakest(report, table)
     return " ".join([*parts, *([worst] if worst else [])]) or "These cases do not allow a result to be stated."
-
-
-def _a_class(table: PredictionTable) -> str:
-    return "a finding" if table.kind == "multilabel" else "a class"
 
 
 def _weakest(report: Report, table: PredictionTable) -> str:
