@@ -335,7 +335,7 @@ def test_import_brings_no_network_library() -> None:
         "import sys, medmap.networks; "
         "print([name for name in ('timm', 'monai', 'torchvision', 'huggingface_hub') if name in sys.modules])"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)  # noqa: S603
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,8 @@ from medmap.check.facts import Facts, collect, facts_of
 from medmap.dataset import Case, Dataset, InputSpec, Ref, Truth
 from medmap.geometry import Geometry
 from medmap.image import Image, Source
+from medmap.layouts import open_dataset
+from medmap.phantom import classification, write_study
 from medmap.results import Label
 
 SMALL = {"too_few_cases"}  # ninety cases are not many
@@ -289,3 +292,25 @@ def test_no_false_alarm_on_other_clean_sets(plan, seed):
     plan.columns = {"age": rng.normal(60, 9, 90).tolist(), "kvp": rng.choice([80.0, 100.0, 120.0], 90).tolist()}
     plan.sites = rng.choice(["a", "b", "c"], 90).tolist()
     assert not codes(check(plan.write())) - SMALL
+
+
+def test_a_data_set_of_which_nothing_can_be_read_or_of_two_cases(plan):
+    dataset = plan.write()
+    for i in range(90):
+        plan.path(i).write_bytes(b"")
+    issues = check(dataset, label_errors=True)
+    assert len(only(issues, "unreadable_file").cases) == 90
+    two = dataset.with_cases(dataset.cases[:2])
+    assert "unreadable_file" in codes(check(two, label_errors=True))
+
+
+def test_volumes_and_several_inputs(tmp_path):
+    cases = classification(24, 2, shape=(16, 16, 12), modality="MR")
+    data = open_dataset(write_study(tmp_path / "study", cases, format="npy"))
+    assert codes(check(data, label_errors=True)) <= {*SMALL, "label_errors_not_assessed"}
+    twice = [replace(c, inputs={"image": c.inputs["image"], "second": c.inputs["image"]}) for c in data]
+    copied = replace(twice[1], inputs={"image": twice[0].inputs["image"], "second": None})
+    several = replace(data, cases=(twice[0], copied, *twice[2:]), inputs={"image": InputSpec(), "second": InputSpec()})
+    issues = check(several)
+    assert only(issues, "duplicate_images").cases == (data.cases[0].id, data.cases[1].id)
+    assert only(issues, "missing_input").details["input"] == "second"

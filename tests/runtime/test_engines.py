@@ -159,7 +159,7 @@ print([e for e in events if e.startswith("socket.")], threads)
 def test_no_telemetry_no_file_in_the_home_no_socket(exported_2d, tmp_path):
     _, _, path = exported_2d
     kept = {k: v for k, v in os.environ.items() if k in ("PATH", "VIRTUAL_ENV")}
-    ran = subprocess.run(  # noqa: S603  (this very Python)
+    ran = subprocess.run(
         [sys.executable, "-c", SILENT, str(path)],
         env={**kept, "HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache"), "PYTHONDONTWRITEBYTECODE": "1"},
         capture_output=True,

@@ -258,7 +258,7 @@ def references(dataset: Dataset) -> Iterator[tuple[Case, str, Ref]]:
 
 
 def collect(dataset: Dataset, progress: Progress | None = None) -> Facts:
-    """Look at every image once; memory grows by about two kilobytes an image."""
+    """Look at every image once; memory grows by about three kilobytes an image."""
     from medmap.read import read_ref
 
     images: list[ImageFacts] = []

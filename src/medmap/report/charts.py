@@ -84,7 +84,7 @@ def confusion(table: PredictionTable) -> Figure | None:
     n = len(table.labels)
     side = 112.0 if n == 2 else max(26.0, min(60.0, 400.0 / n))
     left = 20 + min(max(len(name) for name in table.labels), 22) * LETTER + 20
-    top = 40.0 if n <= 3 else 26 + min(max(len(name) for name in table.labels), 18) * LETTER * 0.75
+    top = 40.0 if n <= 3 else 38 + min(max(len(name) for name in table.labels), 18) * LETTER * 0.75
     size = side * n
     parts = [
         label(left + size / 2, 14, "called", anchor="middle", bold=True),

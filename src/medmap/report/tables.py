@@ -236,8 +236,9 @@ def _column_lines(column: str, values: Sequence[COLUMN_TYPES], masks: Sequence[N
     different = sorted(set(map(_word, recorded)))
     if numeric and len(different) > 6:
         numbers = np.array([np.nan if v is None else float(v) for v in values])
-        cells = [_spread(numbers[mask & ~absent]) for mask in masks]
-        return [[f"{column}, mean ± SD (range)", *cells], *gap]
+        ranged = len(masks) <= 4  # more columns leave no room for it
+        cells = [_spread(numbers[mask & ~absent], ranged) for mask in masks]
+        return [[f"{column}, mean ± SD{' (range)' if ranged else ''}", *cells], *gap]
     if len(different) > MOST_VALUES * 3:
         return [[f"{column}: {len(different)} different values", *("" for _ in masks)], *gap]
     words = np.array([None if v is None else _word(v) for v in values], dtype=object)
@@ -255,10 +256,11 @@ def _share(inside: NDArray[np.bool_], mask: NDArray[np.bool_]) -> str:
     return f"{count} ({100 * count / of:.0f} %)" if of else "0"
 
 
-def _spread(numbers: NDArray[np.float64]) -> str:
+def _spread(numbers: NDArray[np.float64], ranged: bool) -> str:
     if not len(numbers):
         return "–"
-    return f"{mean_and_deviation(numbers.tolist())} ({numbers.min():g}–{numbers.max():g})"
+    middle = mean_and_deviation(numbers.tolist())
+    return f"{middle} ({numbers.min():g}–{numbers.max():g})" if ranged else middle
 
 
 def every_table(report: Report) -> list[Table]:
