@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,16 +11,14 @@ from medmap import phantom
 from medmap.bundle import Bundle
 from medmap.check import check, write_check_report
 from medmap.config import write_atomically
-from medmap.dataset import Case, Dataset, InputSpec, Ref, Truth, with_splits
+from medmap.dataset import Dataset, with_splits
 from medmap.errors import UsageError
 from medmap.evaluate import evaluate
 from medmap.layouts import open_dataset, write_dataset
 from medmap.plan import plan
 from medmap.predict import predict
 from medmap.report import save_evaluation
-from medmap.results import Label
 from medmap.train import Event, train
-from medmap.write import write_dicom_slice
 
 CASES = 320
 SIDE = 64
@@ -48,7 +46,9 @@ def run_demo(folder: Path, listen: Callable[[Event], None], *, cases: int = CASE
 
     say(SYNTHETIC)
     data_folder = folder / "data"
-    make_studies(data_folder, cases, listen)
+    folder.mkdir(parents=True, exist_ok=True)
+    made = phantom.classification(cases, seed=0, shape=(SIDE, SIDE))
+    phantom.write_study(data_folder, made, format="dicom")
     data = with_splits(open_dataset(data_folder), seed=0)
     write_dataset(data, folder / "dataset")
     data = open_dataset(folder / "dataset")
@@ -58,7 +58,7 @@ def run_demo(folder: Path, listen: Callable[[Event], None], *, cases: int = CASE
     errors = sum(issue.severity == "error" for issue in issues)
     say(f"2 check     {len(issues)} findings, {errors} errors: {folder / 'check.html'}")
     run = plan(data, budget_s=budget_s)
-    say(f"3 plan      {run.network.name}, {run.ensemble.members} networks of {run.fit.epochs} epochs")
+    say(f"3 plan      {run.network.name}: {run.ensemble.members} × {run.fit.epochs} epochs")
     bundle = train(run, data, folder / "run", listener=lambda event: _only_progress(event, listen))
     say(f"4 train     bundle: {bundle.path}")
     report = evaluate(bundle, data, "test")
@@ -79,41 +79,6 @@ def _only_progress(event: Event, listen: Callable[[Event], None]) -> None:
         listen(event)
 
 
-def make_studies(folder: Path, count: int, listen: Callable[[Event], None]) -> Dataset:
-    """Write phantom CT slices as DICOM files with a dataset.yaml and cases.csv beside them."""
-    made = phantom.classification(count, seed=0, shape=(SIDE, SIDE))
-    (folder / "images").mkdir(parents=True)
-    cases: list[Case] = []
-    for number, one in enumerate(made):
-        path = folder / "images" / f"{one.id}.dcm"
-        write_dicom_slice(one.image, path, patient_id=one.patient, study=one.patient, number=number + 1)
-        cases.append(
-            Case(
-                one.id,
-                one.patient,
-                {"image": Ref(f"images/{one.id}.dcm")},
-                Truth(annotated=True, label=one.label),
-                site=one.site,
-                columns=dict(one.columns),
-            )
-        )
-        listen(Event("progress", "making studies", number + 1, count))
-    data = Dataset(
-        name="phantom lung nodules",
-        task="classify",
-        cases=tuple(cases),
-        inputs={"image": InputSpec("CT")},
-        labels=(Label("no nodule"), Label("nodule", "SCT:786838002")),
-        kind="binary",
-        positive=1,
-        root=folder,
-        licence="CC0-1.0",
-        source=SYNTHETIC,
-    )
-    write_dataset(data, folder)
-    return data
-
-
 def _predict_one(bundle: Bundle, data: Dataset, path: Path) -> str:
     case = data.split("test").cases[0]
     ref = case.inputs["image"]
@@ -123,6 +88,3 @@ def _predict_one(bundle: Bundle, data: Dataset, path: Path) -> str:
     scores = answer.outputs["class"].as_json()["scores"]
     name = max(scores, key=lambda k: float(scores[k]))
     return f"{case.id} looks like '{name}' ({scores[name]:.2f})"
-
-
-__all__: Sequence[str] = ["make_studies", "run_demo"]

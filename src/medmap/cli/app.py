@@ -277,6 +277,21 @@ def evaluate(
     split: Annotated[
         str | None, typer.Option("--split", help="train, val, test or all; default test, else all.")
     ] = None,
+    labels: Annotated[
+        list[str] | None,
+        typer.Option("--label", metavar="THEIRS=OURS", help="Map a class; repeatable; THEIRS= leaves it out."),
+    ] = None,
+    inputs: Annotated[
+        list[str] | None, typer.Option("--input", metavar="THEIRS=OURS", help="Map an input; repeatable.")
+    ] = None,
+    aggregate: Annotated[
+        list[str] | None,
+        typer.Option("--aggregate", help="Also judge by patient, or by a column within one; repeatable."),
+    ] = None,
+    recalibrate: Annotated[
+        str | None, typer.Option("--recalibrate-on", help="A split to fit calibration on, at this site.")
+    ] = None,
+    baselines: Annotated[bool, typer.Option(help="Judge simple models beside the network.")] = True,
     engine: Engine = "auto",
     device: Device = "auto",
     layout: Layout = "auto",
@@ -284,6 +299,7 @@ def evaluate(
     quiet: Quiet = False,
 ) -> None:
     """Judge a model on a dataset: metrics.json, predictions.csv, report.html."""
+    from medmap.evaluate import Options
     from medmap.evaluate import evaluate as judge
     from medmap.layouts import open_dataset
     from medmap.report import save_evaluation
@@ -292,9 +308,16 @@ def evaluate(
         raise UsageError("evaluate takes a model and a dataset", got=" ".join(map(str, paths)))
     screen = Screen(quiet, json)
     data = open_dataset(paths[-1], layout=layout)
-    report = judge(
-        _bundles(paths[:-1]), data, split, engine=engine, device=device, progress=screen.counter("predicting")
+    options = Options(
+        labels=_pairs(labels),
+        inputs=_pairs(inputs),
+        aggregate_by=tuple(aggregate or ()),
+        recalibrate_on=recalibrate,
+        baselines=baselines,
     )
+    told = screen.counter("predicting")
+    models = _bundles(paths[:-1])
+    report = judge(models, data, split, options=options, engine=engine, device=device, progress=told)
     save_evaluation(report, output, dataset=data)
     screen.close()
     for text in report.warnings:
@@ -306,6 +329,16 @@ def evaluate(
         if row.group == "all" and row.average is None and row.stage in (None, "calibrated"):
             screen.line(_row(row))
     screen.result(f"report: {output / 'report.html'}")
+
+
+def _pairs(words: list[str] | None) -> Any:
+    """``THEIRS=OURS`` words as a mapping; an empty right side is None."""
+    if not words:
+        return None
+    for word in words:
+        if "=" not in word or word.startswith("="):
+            raise UsageError("a mapping reads THEIRS=OURS", got=repr(word))
+    return {theirs: ours or None for theirs, _, ours in (word.partition("=") for word in words)}
 
 
 def _row(row: Any) -> str:

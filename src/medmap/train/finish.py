@@ -73,6 +73,9 @@ def fit_decision(
     truth = task.truth(cases)
     together = np.stack([task.combine(rows) for rows in numbers])
     fitted = fit_calibration(together, truth, task.kind)
+    if task.kind in ("binary", "multiclass"):
+        counts = np.bincount(truth, minlength=len(task.labels))
+        plain = plain.with_(fitted_on={**fitted_on, "priors": (counts / counts.sum()).tolist()})
     notes = [f"calibration: {fitted.reason}"] if fitted.reason else []
     decision = plain.with_(temperature=fitted.temperature, prior_shift=fitted.offsets)
     if task.kind == "ordinal":
