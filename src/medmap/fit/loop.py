@@ -89,6 +89,7 @@ class FitState:
     best_epoch: int = -1
     best_weights: dict[str, torch.Tensor] = field(default_factory=dict)
     rows: list[dict[str, float]] = field(default_factory=list)
+    followed: list[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=list)
 
     @property
     def judged(self) -> torch.nn.Module:
@@ -282,7 +283,7 @@ def step(task: Task, batch: Batch, section: FitSection, state: FitState, steps_p
     if state.flat is not None:
         state.flat.refresh()
     if state.average is not None and section.ema_epochs is not None:
-        _follow(state.average, state.net, average_decay(section.ema_epochs, steps_per_epoch, state.steps))
+        _follow(state, average_decay(section.ema_epochs, steps_per_epoch, state.steps))
     return loss.detach()
 
 
@@ -316,15 +317,17 @@ def batch_to(batch: Batch, device: torch.device, channels_last: bool) -> Batch:
     return replace(batch, images=images, truth=batch.truth.to(device), own_share=share)
 
 
-def _follow(average: torch.nn.Module, net: torch.nn.Module, decay: float) -> None:
+def _follow(state: FitState, decay: float) -> None:
     """Move the average towards the weights; counters are copied."""
     import torch
 
+    if not state.followed:  # the tensors stay the same ones from step to step: found once
+        ours = [] if state.average is None else list(state.average.state_dict().values())
+        state.followed = list(zip(ours, state.net.state_dict().values(), strict=True))
     with torch.no_grad():
-        theirs, ours = list(net.state_dict().values()), list(average.state_dict().values())
-        pairs = [(a, b) for a, b in zip(ours, theirs, strict=True) if a.is_floating_point()]
-        torch._foreach_lerp_([a for a, _ in pairs], [b for _, b in pairs], 1 - decay)
-        for mine, other in zip(ours, theirs, strict=True):
+        smooth = [pair for pair in state.followed if pair[0].is_floating_point()]
+        torch._foreach_lerp_([a for a, _ in smooth], [b for _, b in smooth], 1 - decay)
+        for mine, other in state.followed:
             if not mine.is_floating_point():
                 mine.copy_(other)
 
