@@ -20,10 +20,9 @@ from torch import nn
 from torch.nn import functional
 
 from medmap import metrics, phantom
-from medmap.fit import FitSection, keep_heap, start, step
-from medmap.fit.loop import batch_to
-from medmap.plan import usable_threads
+from medmap.fit import FitSection, batch_to, keep_heap, start, step
 from medmap.results import Label
+from medmap.runtime import available_cores
 from medmap.tasks import Batch
 from medmap.tasks.classify import Classify, ClassifySection
 
@@ -140,7 +139,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="the step only")
     quick = parser.parse_args().quick
     keep_heap()
-    torch.set_num_threads(usable_threads())
+    torch.set_num_threads(available_cores())
     for case in STEPS:
         print(json.dumps(compare_steps(*case), ensure_ascii=False), flush=True)
     if not quick:

@@ -217,3 +217,64 @@ def test_average_is_a_network_of_its_own() -> None:
     theirs = {p.data_ptr() for p in state.net.parameters()}
     assert not theirs & {p.data_ptr() for p in state.average.parameters()}
     assert math.isinf(state.best)
+
+
+def test_the_best_weights_are_what_judges_even_in_bfloat16() -> None:
+    """Convolutions multiply a low copy of the weights: taking the best epoch back must refresh it."""
+    held = store(32)
+    chosen = section(
+        epochs=6, precision="bfloat16", channels_last=True, ema_epochs=None, select="best", learning_rate=2e-2
+    )
+    state = fit(TASK, feed(held), range(16, 32), chosen, start(net(), chosen, CPU), never)
+    state.best_weights = {k: v.clone() for k, v in net(seed=9).state_dict().items()}
+    judged = logits(state.fabric, state.take_best(), held, range(8), chosen)[:, 0]
+    fresh = start(net(seed=9), section(), CPU)
+    wanted = logits(fresh.fabric, fresh.net, held, range(8), section())[:, 0]
+    np.testing.assert_allclose(judged, wanted, atol=0.05)
+
+
+def test_a_frozen_fit_in_channels_last_is_restored_to_the_bit() -> None:
+    held = store()
+    chosen = section(epochs=4, channels_last=True, frozen_stages=1, thaw_epoch=1)
+    whole = fit(TASK, feed(held), (), chosen, start(net(), chosen, CPU), never)
+    saved: list[Any] = []
+
+    def stop(state: FitState) -> bool:
+        saved.append((state.tensors(), copy.deepcopy(state.facts())))
+        return state.epoch == 2
+
+    fit(TASK, feed(held), (), chosen, start(net(), chosen, CPU), stop)
+    again = start(net(seed=5), chosen, CPU)
+    again.restore(*saved[-1])
+    fit(TASK, feed(held), (), chosen, again, never)
+    for name, value in whole.net.state_dict().items():
+        assert torch.equal(value, again.net.state_dict()[name]), name
+
+
+def test_patience_that_has_ended_stays_ended_after_a_restart() -> None:
+    held = store()
+    chosen = section(epochs=50, select="best", patience_epochs=2, learning_rate=1e-2, ema_epochs=None)
+    saved: list[Any] = []
+
+    def keep(state: FitState) -> bool:
+        saved.append((state.tensors(), copy.deepcopy(state.facts())))
+        return False
+
+    whole = fit(TASK, feed(held), range(16, 24), chosen, start(net(), chosen, CPU), keep)
+    again = start(net(), chosen, CPU)
+    again.restore(*saved[-1])
+    fit(TASK, feed(held), range(16, 24), chosen, again, never)
+    assert again.epoch == whole.epoch
+
+
+def test_a_step_may_end_the_epoch() -> None:
+    held = store()
+    chosen = section(epochs=3)
+    seen: list[tuple[int, int]] = []
+
+    def one_step(epoch: int, step: int, _: float) -> bool:
+        seen.append((epoch, step))
+        return True
+
+    fit(TASK, feed(held), (), chosen, start(net(), chosen, CPU), never, one_step)
+    assert seen == [(0, 0), (1, 0), (2, 0)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,7 +57,7 @@ class AugmentSection(Section):
     shift: float = Field(default=0.04, ge=0, le=0.5)
     scale: float = Field(default=0.1, ge=0, le=1)
     shear_deg: float = Field(default=3, ge=0, le=45)
-    flip_axes: tuple[int, ...] = ()
+    flip_axes: tuple[Annotated[int, Field(ge=0, le=2)], ...] = ()
     brightness: float = Field(default=0.2, ge=0, le=2)
     contrast: float = Field(default=0.1, ge=0, le=1)
     gamma: float = Field(default=0.12, ge=0, le=1)

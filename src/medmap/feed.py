@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,7 +32,7 @@ class Store:
     Args:
         cases: In the order of the rows.
         rows: Indexable: ``rows[i]`` is (channels, spatial …) float16.
-        hashes: Content hash of each case's source pixels.
+        hashes: Content hash of each case's source pixels; empty for an image of one value, which is a copy of nothing.
         recipe: The recipe's digest.
         failed: Cases that could not be read, with the reason.
     """
@@ -117,7 +116,8 @@ def build_store(
             failed[case.id] = str(error)
             continue
         kept.append(case)
-        hashes.append(image.content_sha256())
+        constant = image.array.size == 0 or bool((image.array == image.array.flat[0]).all())
+        hashes.append("" if constant else image.content_sha256())
         if progress is not None and (number % 64 == 0 or number + 1 == len(dataset)):
             progress(number + 1, len(dataset))
     if not kept:
@@ -209,8 +209,3 @@ def plain_batches(store: Store, indices: Sequence[int] | NDArray[np.intp], batch
 
     for start in range(0, len(indices), batch_size):
         yield torch.from_numpy(store.take(indices[start : start + batch_size]))
-
-
-def cases_digest(hashes: Sequence[str]) -> str:
-    """One hash over the cases' content hashes, independent of their order."""
-    return hashlib.sha256("".join(sorted(hashes)).encode()).hexdigest()

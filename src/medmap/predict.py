@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,9 +74,7 @@ class Predictor:
             DataError: Another modality, dimension or channel count than the bundle is for.
         """
         name = next(iter(self.bundle.spec.inputs))
-        wanted = self.decision.accepts.get(name, {}).get("modality")
-        if wanted and image.source.modality and image.source.modality != wanted:
-            raise DataError("the bundle is not for such images", got=image.source.modality, expected=wanted)
+        refuse_unlike(image, self.decision.accepts.get(name, {}))
         recipes = self.recipes[:1] if self.bundle.shared_recipe else self.recipes
         return [recipe.apply(image) for recipe in recipes]
 
@@ -97,6 +95,32 @@ class Predictor:
         warnings = tuple(w for image in images.values() for w in image.source.warnings)
         grids = {name: image.geometry for name, image in images.items()}
         return Prediction(case, {"class": scores}, grids, self.bundle.digest, warnings)
+
+
+# Radiographs by either technique answer to one name.
+SAME_MODALITY = {"DX": "CR", "RG": "CR"}
+
+
+def refuse_unlike(image: Image, accepts: Mapping[str, Any]) -> None:
+    """Refuse an image that the bundle is not for; what either side does not state is not compared.
+
+    Raises:
+        DataError: Another modality, number of dimensions, or a voxel spacing far from all seen in training.
+    """
+    wanted, have = accepts.get("modality"), image.source.modality
+    if wanted and have and SAME_MODALITY.get(wanted, wanted) != SAME_MODALITY.get(have, have):
+        raise DataError("the bundle is not for such images", got=have, expected=wanted)
+    if accepts.get("ndim") and image.ndim != accepts["ndim"]:
+        raise DataError("the bundle is not for such images", got=f"{image.ndim}-D", expected=f"{accepts['ndim']}-D")
+    limits = accepts.get("spacing_mm")
+    if limits and image.geometry.has_size:
+        low, high = min(image.spacing_mm), max(image.spacing_mm)
+        if low < limits[0] or high > limits[1]:
+            raise DataError(
+                "the bundle is not for images of such spacing",
+                got=f"{low:.3g} to {high:.3g} mm",
+                expected=f"{limits[0]:.3g} to {limits[1]:.3g} mm",
+            )
 
 
 def predict_cases(

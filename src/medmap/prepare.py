@@ -172,6 +172,8 @@ def to_channels(image: Image, channels: int) -> Floats:
         return np.repeat(array, channels, axis=-1)
     if channels == 1 and image.quantity == "colour" and have in (3, 4):
         return array[..., :3] @ np.array([[0.299], [0.587], [0.114]], dtype=np.float32)
+    if have == 4 and channels == 3 and image.quantity == "colour":  # the fourth is opacity
+        return array[..., :3]
     raise DataError("the image has another number of channels than the recipe", got=have, expected=channels)
 
 
@@ -224,10 +226,15 @@ def fit(section: PrepareSection, images: Iterable[Image], limit: int = 2000) -> 
     """
     lows, highs, sums, squares, count, eight_bit = [], [], [], [], 0, True
     thumbnails: list[Floats] = []
+    odd: DataError | None = None
     for number, image in enumerate(images):
         if number >= limit:
             break
-        array = to_channels(image, section.channels)
+        try:
+            array = to_channels(image, section.channels)
+        except DataError as error:  # left out here as it will be in the store, where it is named
+            odd = error
+            continue
         eight_bit &= image.array.dtype in (np.dtype(np.uint8), np.dtype(np.bool_))
         flat = array.reshape(-1, section.channels)
         step = max(1, len(flat) // 4096)
@@ -236,7 +243,7 @@ def fit(section: PrepareSection, images: Iterable[Image], limit: int = 2000) -> 
         highs.append(float(np.percentile(thumbnails[-1], 99.5)))
         count += 1
     if not count:
-        raise DataError("a recipe needs at least one training image", got="none")
+        raise DataError("a recipe needs at least one training image", got=odd or "none")
     if section.intensity == "window" and section.window:
         low, high = section.window
     elif section.intensity == "range" and eight_bit:

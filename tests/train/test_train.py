@@ -155,8 +155,10 @@ def test_another_run_may_not_resume_a_checkpoint(run: Run, data: Dataset, tmp_pa
     with pytest.raises(InterruptedRun):
         train(run, data, tmp_path / "run", listener=stop)
     other = run.model_copy(update={"fit": run.fit.model_copy(update={"learning_rate": 1e-4})})
+    before = (tmp_path / "run" / "run.yaml").read_text()
     with pytest.raises(DataError, match="another run"):
         train(other, data, tmp_path / "run", resume=True, listener=silent)
+    assert (tmp_path / "run" / "run.yaml").read_text() == before
 
 
 def test_a_damaged_checkpoint_is_refused(run: Run, data: Dataset, tmp_path: Path) -> None:
@@ -203,3 +205,47 @@ def test_without_folds_the_validation_split_judges(run: Run, data: Dataset, tmp_
     train(single, data, tmp_path / "run", listener=silent)
     metrics = json.loads((tmp_path / "run" / "evaluation" / "metrics.json").read_text())
     assert (metrics["split"], metrics["cases"]) == ("val", 16)
+
+
+def test_a_stopped_run_leaves_a_usable_bundle(run: Run, data: Dataset, tmp_path: Path) -> None:
+    def stop(event: Event) -> None:
+        if event.kind == "progress" and "network 1, epoch 3" in event.text:
+            raise KeyboardInterrupt
+
+    with pytest.raises(InterruptedRun):
+        train(run, data, tmp_path / "run", listener=stop)
+    bundle = Bundle.load(tmp_path / "run")
+    assert len(bundle.spec.members) == 1
+    assert any("stopped after epoch 2" in text for text in bundle.spec.warnings)
+
+
+def test_a_bundle_starts_another_training(trained: Path, run: Run, data: Dataset, tmp_path: Path) -> None:
+    heard: list[Event] = []
+    network = run.network.model_copy(update={"init": str(trained)})
+    tiny = run.fit.model_copy(update={"epochs": 1, "learning_rate": 1e-9, "ema_epochs": None})
+    once = run.model_copy(update={"network": network, "fit": tiny})
+    train(once, data, tmp_path / "next", listener=heard.append)
+    assert any(e.text.startswith("starting weights:") for e in heard)
+    first, second = weights(trained), weights(tmp_path / "next")
+    kept = [k for k in first if k.endswith("weight")]
+    assert all(np.allclose(first[k], second[k], atol=1e-5) for k in kept)
+
+
+def test_what_training_does_not_learn_from_is_refused_first(run: Run, data: Dataset, tmp_path: Path) -> None:
+    from medmap.dataset import InputSpec
+
+    two = replace(data, inputs={"image": InputSpec(), "flair": InputSpec()})
+    with pytest.raises(DataError, match="several inputs"):
+        train(run, two, tmp_path / "run")
+    with pytest.raises(DataError, match="another task"):
+        train(run, replace(data, task="segment"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_evaluation_names_its_bundle_and_the_cases_left_out(run: Run, data: Dataset, tmp_path: Path) -> None:
+    broken = replace(data.cases[0], inputs={"image": None})
+    bundle = train(run, data.with_cases([broken, *data.cases[1:]]), tmp_path / "run", listener=silent)
+    metrics = json.loads((tmp_path / "run" / "evaluation" / "metrics.json").read_text())
+    assert metrics["bundle"] == bundle.digest
+    assert [f["case"] for f in metrics["failed"]] == [broken.id]
+    assert metrics["seconds"] > 0

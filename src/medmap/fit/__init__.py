@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from medmap.fit.fast import FlatWeights, keep_heap
-from medmap.fit.loop import FitSection, FitState, fit, laid_out, logits, open_fabric, start, step
+from medmap.fit.loop import FitSection, FitState, batch_to, fit, laid_out, logits, open_fabric, start, step
 
 __all__ = [
     "FitSection",
     "FitState",
     "FlatWeights",
+    "batch_to",
     "fit",
     "keep_heap",
     "laid_out",

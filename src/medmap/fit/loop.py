@@ -119,6 +119,7 @@ class FitState:
 
     def restore(self, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]) -> None:
         """Take up a state written by ``tensors`` and ``facts``."""
+        import torch
 
         def part(prefix: str) -> dict[str, torch.Tensor]:
             return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
@@ -129,9 +130,12 @@ class FitState:
         self.best_weights = part("best.")
         held = self.optimizer.state_dict()
         held["state"] = {}
+        params = [p for group in self.optimizer.param_groups for p in group["params"]]
         for name, value in part("optimizer.").items():
             number, _, key = name.partition(".")
-            held["state"].setdefault(int(number), {})[key] = value
+            like = params[int(number)]  # fused kernels walk memory: moments lie as their parameter does
+            laid = torch.empty_like(like).copy_(value) if value.shape == like.shape else value
+            held["state"].setdefault(int(number), {})[key] = laid
         self.optimizer.load_state_dict(held)
         self.epoch, self.steps = int(facts["epoch"]), int(facts["steps"])
         self.best_epoch = int(facts["best_epoch"])
@@ -139,6 +143,14 @@ class FitState:
         self.rows = list(facts["rows"])
         if self.flat is not None:
             self.flat.refresh()
+
+    def take_best(self) -> torch.nn.Module:
+        """The judged network with the weights that are kept: the best epoch's, or as they stand before any judging."""
+        if self.best_weights:
+            self.judged.load_state_dict(self.best_weights)
+            if self.flat is not None:
+                self.flat.refresh()
+        return self.judged
 
 
 def start(net: torch.nn.Module, section: FitSection, device: torch.device) -> FitState:
@@ -200,7 +212,7 @@ def fit(
     section: FitSection,
     state: FitState,
     on_epoch: Callable[[FitState], bool],
-    on_step: Callable[[int, int, float], None] | None = None,
+    on_step: Callable[[int, int, float], bool] | None = None,
 ) -> FitState:
     """Train until the last epoch, until patience ends, or until ``on_epoch`` says stop.
 
@@ -211,28 +223,31 @@ def fit(
         section: Numbers of the fit.
         state: From ``start``, or restored: the fit goes on where the state stands.
         on_epoch: Called with the state after each epoch (write it down there); True stops.
-        on_step: Called with (epoch, step, loss).
+        on_step: Called with (epoch, step, loss); True ends the epoch there (it is judged as it stands).
 
     Raises:
         NotFiniteError: The loss became NaN or infinite; the message names the batch's cases.
     """
     import torch
 
-    while state.epoch < section.epochs:
-        set_frozen(state.net, section.frozen_stages if state.epoch < section.thaw_epoch else 0)
+    while state.epoch < section.epochs and not tired(section, state):
         torch.manual_seed(feed.seed * 1_000_003 + state.epoch)
         loss = _epoch(task, feed, section, state, on_step)
         state.epoch += 1
         _judge(task, feed.store, validation, section, state, loss)
-        patience = section.patience_epochs
-        tired = patience is not None and state.epoch - 1 - state.best_epoch >= patience
-        if on_epoch(state) or tired:
+        if on_epoch(state):
             break
     return state
 
 
+def tired(section: FitSection, state: FitState) -> bool:
+    """Whether patience has ended: so many epochs without a better one."""
+    patience = section.patience_epochs
+    return patience is not None and state.best_epoch >= 0 and state.epoch - 1 - state.best_epoch >= patience
+
+
 def _epoch(
-    task: Task, feed: Feed, section: FitSection, state: FitState, on_step: Callable[[int, int, float], None] | None
+    task: Task, feed: Feed, section: FitSection, state: FitState, on_step: Callable[[int, int, float], bool] | None
 ) -> float:
     device = next(state.net.parameters()).device
     every = 1 if device.type == "cpu" else FINITE_CHECK_STEPS_GPU
@@ -240,8 +255,7 @@ def _epoch(
     total, seen = 0.0, 0
     frozen = section.frozen_stages if state.epoch < section.thaw_epoch else 0
     state.net.train()
-    if frozen:
-        set_frozen(state.net, frozen)
+    set_frozen(state.net, frozen)
     for number, batch in enumerate(feed.epoch(state.epoch)):
         factor = rate(section, state.epoch * feed.steps + number, feed.steps)
         for group in state.optimizer.param_groups:
@@ -259,8 +273,8 @@ def _epoch(
                     )
                 total, seen = total + number_now * len(cases), seen + len(cases)
             pending.clear()
-            if on_step is not None:
-                on_step(state.epoch, number, total / seen)
+            if on_step is not None and on_step(state.epoch, number, total / seen):
+                break
     return total / max(1, seen)
 
 
@@ -294,9 +308,12 @@ def average_decay(ema_epochs: float, steps_per_epoch: int, steps: int) -> float:
 
 def open_fabric(section: FitSection, device: torch.device) -> Fabric:
     """Lightning Fabric for a device and precision: it places, casts and goes backward; the loop stays ours."""
+    import torch
     from lightning_fabric import Fabric
 
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces its precision at every start
+    if device.type == "cuda":
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
     precision: Any = "bf16-mixed" if section.precision == "bfloat16" else "32-true"
     return Fabric(accelerator="cuda" if device.type == "cuda" else "cpu", devices=1, precision=precision)
 

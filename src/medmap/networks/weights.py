@@ -50,7 +50,7 @@ class TransferReport:
         return "; ".join(parts)
 
 
-def load_weights(net: nn.Module, source: str | Path, *, expect: float = 0.5) -> TransferReport:
+def load_weights(net: nn.Module, source: str | Path | Mapping[str, Tensor], *, expect: float = 0.5) -> TransferReport:
     """Start a network from weights, in place, and say what was taken.
 
     Tensors are matched by name (a wrapper's prefix is passed over). The first convolution takes weights for another
@@ -60,7 +60,7 @@ def load_weights(net: nn.Module, source: str | Path, *, expect: float = 0.5) -> 
     Args:
         net: A network from `build`.
         source: A ``.safetensors`` file; a ``.pth`` or ``.pt`` file, of which only numbers are read
-            (``torch.load(weights_only=True)``: nothing in it is executed); a bundle's folder; or a hub's name such as
+            (``torch.load(weights_only=True)``: nothing in it is executed); tensors by name; or a hub's name such as
             ``torchvision:resnet18:IMAGENET1K_V1`` or ``timm:resnet18.a1_in1k``, which is fetched.
         expect: Smallest share of the backbone's parameters that must be matched, 0 to 1.
 
@@ -71,8 +71,11 @@ def load_weights(net: nn.Module, source: str | Path, *, expect: float = 0.5) -> 
         WeightsError: The file is absent, broken, holds more than numbers, cannot be fetched, does not fit this
             network, or contains NaN or infinity.
     """
-    origin = str(source)
-    state = fetch(origin) if isinstance(source, str) and is_hub_name(source) else read_weights(Path(source))
+    if isinstance(source, Mapping):
+        origin, state = "the tensors given", dict(source)
+    else:
+        origin = str(source)
+        state = fetch(origin) if isinstance(source, str) and is_hub_name(source) else read_weights(Path(source))
     own = {name: value.detach() for name, value in net.state_dict().items()}
     offered = _best_names(own, state)
     taken, adapted = _match(net, own, offered)

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterable
 from typing import Any
 
+from medmap.config import validate, with_overrides
 from medmap.dataset import Dataset, with_splits
-from medmap.errors import DataError
+from medmap.errors import ConfigError, DataError
 from medmap.fit import keep_heap
 from medmap.plan import rules
 from medmap.plan.fingerprint import Fingerprint, fingerprint, sample_images
 from medmap.plan.recipes import RECIPES, recipe
-from medmap.plan.run import EnsembleSection, NetworkSection, Run
+from medmap.plan.run import EnsembleSection, NetworkSection, Run, SplitsSection
 from medmap.plan.trial import Measured, build, measure
-from medmap.tasks import classify
+from medmap.runtime import available_cores, peak_rss_bytes
+from medmap.tasks import TASKS, classify
 
 # Kept back from the budget for reading, export with its parity test, evaluation and the report; and for a slow moment.
 RESERVE_S = 40.0
@@ -23,7 +24,7 @@ RESERVE_SHARE = 0.08
 
 __all__ = [
     "RECIPES", "RESERVE_S", "RESERVE_SHARE", "EnsembleSection", "Fingerprint", "NetworkSection", "Run", "build",
-    "choose_device", "fingerprint", "plan", "sample_images", "training_cases", "usable_threads",
+    "choose_device", "fingerprint", "plan", "require_learnable", "sample_images", "training_cases",
 ]  # fmt: skip
 
 
@@ -53,59 +54,135 @@ def plan(
         ConfigError: An override that is wrong.
     """
     keep_heap()
-    facts = fingerprint(with_splits(dataset, int(fixed.get("seed", 0))))
-    run, task = _first_draft(dataset, facts, recipe_name, fixed, budget_s)
     texts = list(overrides)
+    require_learnable(dataset)
+    pool = training_cases(_dealt(dataset, fixed, texts))
+    facts = fingerprint(pool)
+    run, task = _first_draft(pool, facts, recipe_name, {**fixed, "budget_s": budget_s, "folds": folds})
     if any(text.startswith("network.name=") for text in texts):  # the rules' width was for the rules' network
         run = run.model_copy(update={"network": run.network.model_copy(update={"width": 1.0})})
     run = run.override(texts)
-    device = choose_device(run.device)
-    _set_threads(run.fit.threads)
     left = None if budget_s is None else max(1.0, budget_s * (1 - RESERVE_SHARE) - RESERVE_S - spent_s)
-    begin = time.monotonic()
-    while True:
-        measured = measure(task, run, device)
-        still = None if left is None else max(1.0, left - (time.monotonic() - begin))
-        spent = rules.arrange(measured.step_s, run.fit.batch_size, facts.training, still, folds)
-        slimmer = rules.narrower(run.network, spent, facts.training) if recipe_name == "rules" else None
-        if slimmer is None or any(text.startswith("network.") for text in texts):
-            break
-        why = f"half of {run.network.width:g}: wider, the time would allow only {spent.members} × {spent.epochs} epochs"
-        run = run.model_copy(update={"network": slimmer, "reasons": {**run.reasons, "network.width": why}})
+    run, measured, spent = _arranged(run, task, facts, left, (recipe_name == "rules", folds, texts))
     run = _with_speed(run, measured, texts)
     run = _with_arrangement(run, spent, facts, recipe_name, folds)
     return run.override(texts)
 
 
+def require_learnable(dataset: Dataset) -> None:
+    """Refuse what training cannot learn from yet, before anything is read.
+
+    Raises:
+        DataError: Another task than classify, or several inputs.
+    """
+    if dataset.task not in TASKS:
+        raise DataError(f"{dataset.name} is for another task", got=dataset.task, expected=", ".join(TASKS))
+    if len(dataset.inputs) > 1:
+        raise DataError(
+            f"{dataset.name} has several inputs and training takes one",
+            got=", ".join(dataset.inputs),
+            remedy="make a dataset with one of them, or one image with several channels",
+        )
+
+
+def _dealt(dataset: Dataset, fixed: dict[str, Any], texts: list[str]) -> Dataset:
+    """The dataset with the splits that training will deal, by the seed and shares that were asked for."""
+    asked = with_overrides({}, texts)
+    splits = validate(SplitsSection, asked.get("splits") or {}, "splits")
+    seed = asked.get("seed", fixed.get("seed", 0))
+    if not isinstance(seed, int) or not 0 <= seed < 2**31:
+        raise ConfigError("a seed is a whole number from 0 on", got=seed)
+    return with_splits(dataset, seed, splits.shares)
+
+
+def _arranged(
+    run: Run,
+    task: classify.Classify,
+    facts: Fingerprint,
+    left_s: float | None,
+    asked: tuple[bool, int | None, list[str]],
+) -> tuple[Run, Measured, rules.Arrangement]:
+    """Measure the step, fit it into time and memory, and take a narrower network where the time is short."""
+    free, folds, texts = asked
+    device = choose_device(run.device)
+    _set_threads(run.fit.threads)
+    begin = time.monotonic()
+    before = peak_rss_bytes()
+    while True:
+        measured = measure(task, run, device)
+        run = _within_memory(run, before, peak_rss_bytes(), texts)
+        still = None if left_s is None else max(1.0, left_s - (time.monotonic() - begin))
+        spent = rules.arrange(measured.step_s, run.fit.batch_size, facts.training, still, folds)
+        slimmer = rules.narrower(run.network, spent) if free else None
+        if slimmer is None or any(text.startswith("network.") for text in texts):
+            return run, measured, spent
+        why = f"half of {run.network.width:g}: wider, the time would allow only {spent.members} × {spent.epochs} epochs"
+        run = run.model_copy(update={"network": slimmer, "reasons": {**run.reasons, "network.width": why}})
+
+
+def _within_memory(run: Run, before: int | None, peak: int | None, texts: list[str]) -> Run:
+    """The run with a batch that fits its memory; what a step takes grows with the images in it.
+
+    Raises:
+        DataError: Not even the smallest batch fits.
+    """
+    if (
+        before is None
+        or peak is None
+        or peak <= run.memory_bytes
+        or any(text.startswith("fit.batch_size") for text in texts)
+    ):
+        return run
+    each = max(1, peak - before) / run.fit.batch_size
+    fitting = int((run.memory_bytes - before) / each)
+    if fitting < 2:
+        raise DataError(
+            "a training step does not fit the memory allowed",
+            got=f"{run.memory_bytes / 2**30:.2f} GiB",
+            expected=f"at least {(before + 2 * each) / 2**30:.2f} GiB",
+            remedy="--memory, a smaller prepare.shape or a smaller network",
+        )
+    size = 2 ** (fitting.bit_length() - 1)
+    why = (
+        f"measured here: {run.fit.batch_size} images a step took {peak / 2**30:.1f} GiB; {size} fit the memory allowed"
+    )
+    fit = run.fit.model_copy(update={"batch_size": min(size, run.fit.batch_size)})
+    return run.model_copy(update={"fit": fit, "reasons": {**run.reasons, "fit.batch_size": why}})
+
+
 def _first_draft(
-    dataset: Dataset, facts: Fingerprint, recipe_name: str, fixed: dict[str, Any], budget_s: float | None
+    pool: Dataset, facts: Fingerprint, recipe_name: str, fixed: dict[str, Any]
 ) -> tuple[Run, classify.Classify]:
     prepare, reasons = rules.prepare_section(facts)
     network, why_network = rules.network_section(prepare.shape, facts)
-    augmentation, why_augment = rules.augment_section(facts, dataset)
+    augmentation, why_augment = rules.augment_section(facts, pool)
     batch = rules.batch_size(facts.training, prepare.shape)
-    run = Run(
-        seed=int(fixed.get("seed", 0)),
-        device=fixed.get("device", "auto"),
-        prepare=prepare,
-        augment=augmentation,
-        network=network,
-        budget_s=budget_s,
-        memory_bytes=int(fixed.get("memory_bytes") or _default_memory()),
-        reasons=reasons | why_network | why_augment,
+    folds = fixed.get("folds")
+    validate(EnsembleSection, {"folds": folds or 0, "members": max(1, folds or 1)}, "--folds")
+    words = {
+        "seed": fixed.get("seed", 0),
+        "device": fixed.get("device", "auto"),
+        "budget_s": fixed.get("budget_s"),
+        "memory_bytes": fixed.get("memory_bytes") or _default_memory(),
+        "prepare": prepare.model_dump(),
+    }
+    run = validate(Run, words, "the plan").model_copy(
+        update={"augment": augmentation, "network": network, "reasons": reasons | why_network | why_augment}
     )
     rate, why_rate = rules.learning_rate(NetworkSection(name=network.name, init=fixed.get("init")), batch)
-    fit = run.fit.model_copy(update={"batch_size": batch, "threads": usable_threads(), "learning_rate": rate})
+    fit = run.fit.model_copy(update={"batch_size": batch, "threads": available_cores(), "learning_rate": rate})
     reasons = {**run.reasons, "fit.batch_size": f"{facts.training} cases to learn from, {batch} a step"}
     reasons |= {"fit.learning_rate": why_rate}
-    smooth = run.task.model_copy(update={"label_smoothing": 0.05 if dataset.kind != "regression" else 0.0})
+    smooth = run.task.model_copy(update={"label_smoothing": 0.05 if pool.kind != "regression" else 0.0})
     run = run.model_copy(update={"fit": fit, "task": smooth, "reasons": reasons})
     if recipe_name != "rules":
-        run = _with_recipe(run, recipe_name)
+        run = _with_recipe(run, recipe_name, rules.safe_flips(facts, pool))
     if "init" in fixed:
         chosen = run.network.model_copy(update={"init": fixed["init"]})
         run = run.model_copy(update={"network": chosen, "reasons": {**run.reasons, "network.init": "set by hand"}})
-    task = classify.make(run.task, training_cases(dataset))
+    if run.network.init and recipe_name == "rules":
+        run = _with_transfer(run)
+    task = classify.make(run.task, pool)
     unwelcome = task.supports(facts.dimensions, facts.channels)
     if unwelcome:
         raise DataError(f"{run.task.kind} does not take {unwelcome}")
@@ -124,11 +201,19 @@ def training_cases(dataset: Dataset) -> Dataset:
     return dataset.with_cases(kept)
 
 
-def _with_recipe(run: Run, name: str) -> Run:
+def _with_transfer(run: Run) -> Run:
+    """Starting weights are kept at first: early stages frozen, then thawed, deeper ones always slower."""
+    fit = run.fit.model_copy(update={"layer_decay": 0.75, "frozen_stages": 2, "thaw_epoch": 3})
+    why = "starting weights: two stages rest for three epochs, then each stage learns at 0.75 of the next one's pace"
+    return run.model_copy(update={"fit": fit, "reasons": {**run.reasons, "fit.layer_decay": why}})
+
+
+def _with_recipe(run: Run, name: str, flips: tuple[int, ...]) -> Run:
     chosen = recipe(name)
     data = run.model_dump()
     for section, values in chosen.items():
         data[section] = {**data[section], **values}
+    data["augment"]["flip_axes"] = tuple(axis for axis in data["augment"]["flip_axes"] if axis in flips)
     told = {f"{section}.*": f"the classical recipe {name}" for section in chosen}
     kept = {k: v for k, v in run.reasons.items() if k.split(".")[0] not in chosen}
     return Run.model_validate({**data, "reasons": {**kept, **told}})
@@ -145,8 +230,13 @@ def _with_speed(run: Run, measured: Measured, texts: list[str]) -> Run:
 def _with_arrangement(run: Run, spent: rules.Arrangement, facts: Fingerprint, name: str, folds: int | None) -> Run:
     reasons = dict(run.reasons)
     if name != "rules":
-        epochs = min(run.fit.epochs, spent.epochs * spent.members) if run.budget_s else run.fit.epochs
-        return run.model_copy(update={"fit": run.fit.model_copy(update={"epochs": epochs})})
+        members = max(1, folds or 0)
+        epochs = (
+            min(run.fit.epochs, max(1, spent.epochs * spent.members // members)) if run.budget_s else run.fit.epochs
+        )
+        fit = run.fit.model_copy(update={"epochs": epochs})
+        ensemble = EnsembleSection(folds=folds or 0, members=members)
+        return run.model_copy(update={"fit": fit, "ensemble": ensemble})
     few = facts.training < rules.NOISY_VALIDATION
     update: dict[str, Any] = {"epochs": spent.epochs, "warmup_epochs": max(1.0, round(spent.epochs * 0.1, 1))}
     update["select"] = "last" if few else "best"
@@ -183,15 +273,10 @@ def choose_device(name: str) -> Any:
     return torch.device("cuda" if use_gpu else "cpu")
 
 
-def usable_threads() -> int:
-    """Processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _set_threads(count: int | None) -> None:
     import torch
 
-    torch.set_num_threads(count or usable_threads())
+    torch.set_num_threads(count or available_cores())
 
 
 def _default_memory() -> int:

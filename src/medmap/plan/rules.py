@@ -28,14 +28,6 @@ MOST_EPOCHS = 100
 MOST_ROUNDS = 3
 
 
-@dataclass(frozen=True)
-class Chosen:
-    """A section's value and why."""
-
-    value: object
-    reasons: dict[str, str]
-
-
 def prepare_section(facts: Fingerprint) -> tuple[PrepareSection, dict[str, str]]:
     """Size, proportions, orientation and intensity."""
     shape, why = _shape(facts)
@@ -107,9 +99,16 @@ def network_section(shape: tuple[int, ...], facts: Fingerprint) -> tuple[Network
     return NetworkSection(name="resnet18"), {"network.name": why}
 
 
+def safe_flips(facts: Fingerprint, dataset: Dataset) -> tuple[int, ...]:
+    """Axes that may be mirrored; none where the owner says that classes are mirror images of each other."""
+    if dataset.mirror_pairs:
+        return ()
+    return allowed_flips(facts.modality, facts.dimensions, dataset.label_names, facts.patient_space)
+
+
 def augment_section(facts: Fingerprint, dataset: Dataset) -> tuple[AugmentSection, dict[str, str]]:
     """What may happen to an image without making it a lie."""
-    flips = allowed_flips(facts.modality, facts.dimensions, dataset.label_names, facts.patient_space)
+    flips = safe_flips(facts, dataset)
     modality = facts.modality or "unknown modality"
     if flips:
         reasons = {"augment.flip_axes": f"{modality}: mirroring along axes {flips} shows a possible image"}
@@ -187,14 +186,15 @@ def arrange(
         members = min(use_folds, max(1, affordable // max(1, wanted * 2 // 3)))
     members = max(1, members)
     epochs = max(1, min(wanted, affordable // members))
+    enough = " (more would teach no more)" if epochs == wanted and members in (1, use_folds * MOST_ROUNDS) else ""
     reason = (
         f"{affordable} epochs of {epoch_s:.1f} s fit the {available_s:.0f} s left for training: "
-        f"{members} network{'s' if members > 1 else ''} of {epochs} epochs"
+        f"{members} network{'s' if members > 1 else ''} of {epochs} epochs{enough}"
     )
     return Arrangement(use_folds, members, epochs, members * epochs * epoch_s, reason)
 
 
-def narrower(network: NetworkSection, arranged: Arrangement, training: int) -> NetworkSection | None:
+def narrower(network: NetworkSection, arranged: Arrangement) -> NetworkSection | None:
     """Half the width, when the time allows neither the folds nor the epochs at this one; None when it does."""
     starved = arranged.epochs < GOOD_EPOCHS // 2 or (arranged.folds and arranged.members < arranged.folds)
     if network.name != "small_resnet" or not starved or network.width <= 0.25:

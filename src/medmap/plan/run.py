@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from medmap.augment import AugmentSection
 from medmap.config import Section, parse_yaml, read_text, to_yaml, validate, with_overrides, write_atomically
@@ -114,6 +114,12 @@ class Run(Section):
     budget_s: float | None = Field(default=None, gt=0)
     memory_bytes: int = Field(default=4 * 2**30, ge=2**28)
     reasons: dict[str, str] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _axes_exist(self) -> Run:
+        if any(axis >= len(self.prepare.shape) for axis in self.augment.flip_axes):
+            raise ValueError(f"augment.flip_axes names an axis that {len(self.prepare.shape)}-D images do not have")
+        return self
 
     @classmethod
     def load(cls, path: str | Path, overrides: Iterable[str] = ()) -> Run:

@@ -282,8 +282,8 @@ def make(section: ClassifySection, dataset: Dataset) -> Classify:
     truth = plain.truth(labelled)
     weights: Floats | None = None
     if kind == "multilabel":
-        rate = np.nanmean(truth, axis=0)
         if section.class_weights == "balanced":
+            rate = np.nan_to_num(truth).sum(0) / np.maximum((~np.isnan(truth)).sum(0), 1)
             weights = np.clip((1 - rate) / np.maximum(rate, 1e-3), 1 / 30, 30)
     else:
         counts = np.bincount(truth, minlength=len(dataset.labels))

@@ -13,17 +13,19 @@ from numpy.typing import NDArray
 from medmap import augment, prepare
 from medmap.check import leakage
 from medmap.dataset import Dataset, with_splits
-from medmap.errors import InterruptedRun, UsageError
+from medmap.errors import InterruptedRun, NotFiniteError, UsageError
 from medmap.feed import Feed, Store, build_store
 from medmap.fit import FitState, fit, keep_heap, logits, start
 from medmap.networks import load_weights
-from medmap.plan import Run, build, choose_device, sample_images, training_cases, usable_threads
+from medmap.plan import Run, build, choose_device, require_learnable, sample_images, training_cases
+from medmap.runtime import available_cores
 from medmap.tasks import task_module
 from medmap.tasks.classify import Classify
 from medmap.train.checkpoint import Checkpoints
 from medmap.train.clock import Clock
 from medmap.train.events import Event, Listener, warn_only
 from medmap.train.finish import finish
+from medmap.train.initial import initial_weights
 from medmap.train.members import Member, members
 from medmap.train.record import Record, write_contact_sheet
 
@@ -99,14 +101,33 @@ def train(
         ``bundle = mm.train(mm.plan(data, budget_s=600), data, "runs/first")``
     """
     keep_heap()
+    require_learnable(dataset)
     folder = _folder(Path(output), resume)
     clock = Clock(time.time() if started is None else started, run.budget_s)
-    work = _prepare(run, with_splits(dataset, run.seed, run.splits.shares), folder, clock, listener)
+    work = _prepare(run, with_splits(dataset, run.seed, run.splits.shares), folder, (clock, listener, resume))
+    done: list[Trained] = []
     try:
-        done = _train_members(work)
-        return finish(work, done)
-    except KeyboardInterrupt as stop:
+        _train_members(work, done)
+    except (KeyboardInterrupt, NotFiniteError) as stop:
+        _leave_what_there_is(work, done)
+        if isinstance(stop, NotFiniteError):
+            raise
         raise InterruptedRun("stopped by hand; every finished epoch is saved", remedy="--resume goes on") from stop
+    return finish(work, done)
+
+
+def _leave_what_there_is(work: Work, done: list[Trained]) -> None:
+    """A usable bundle of the finished networks, else of the one in progress; nothing before its first epoch."""
+    if not done:
+        held = work.checkpoints.load("current")
+        first = members(work.store, work.run.ensemble, work.run.seed)[0]
+        if held is None or held[1]["member"] != first.number:
+            return
+        state = start(build(work.task, work.run, seed=first.seed), work.run.fit, choose_device(work.run.device))
+        state.restore(held[0], held[1]["state"])
+        done.append(_trained(work, first, state, f"stopped after epoch {state.epoch} of {work.run.fit.epochs}"))
+    work.listen(Event("line", f"writing the bundle of {len(done)} of {work.run.ensemble.members} networks"))
+    finish(work, done)
 
 
 def _folder(output: Path, resume: bool) -> Path:
@@ -119,39 +140,41 @@ def _folder(output: Path, resume: bool) -> Path:
     return output
 
 
-def _prepare(run: Run, dataset: Dataset, output: Path, clock: Clock, listen: Listener) -> Work:
+def _prepare(run: Run, dataset: Dataset, output: Path, how: tuple[Clock, Listener, bool]) -> Work:
     import torch
 
-    threads = run.fit.threads or usable_threads()
+    clock, listen, resume = how
+    threads = run.fit.threads or available_cores()
     torch.set_num_threads(threads)
-    run = run.model_copy(update={"fit": run.fit.model_copy(update={"threads": threads})})
-    pool = training_cases(dataset)
-    recipe = prepare.fit(run.prepare, sample_images(pool, 1000))
+    fit_section = run.fit.model_copy(update={"threads": threads})
+    run = run.model_copy(update={"fit": fit_section, "device": choose_device(run.device).type})
+    if not resume:
+        run.save(output / "run.yaml")
+    recipe = prepare.fit(run.prepare, sample_images(training_cases(dataset), 1000))
     store = _store(run, dataset, recipe, output, listen)
-    leaks = leakage(dataset, dict(zip((c.id for c in store.cases), store.hashes, strict=True)))
-    warned = tuple(f"{issue.message.rstrip('.')}. {issue.effect}" for issue in leaks)
+    pool = _pool(store)
+    checkpoints = Checkpoints(output / "checkpoint", _digest(run, recipe, pool))
+    checkpoints.require_same_run()
+    hashes = {case.id: digest for case, digest in zip(store.cases, store.hashes, strict=True) if digest}
+    warned = tuple(f"{issue.message.rstrip('.')}. {issue.effect}" for issue in leakage(dataset, hashes))
     for text in warned:
         listen(Event("leakage", text))
-    pool_store = _pool(store)
-    task = task_module(run.task.kind).make(run.task, dataset.with_cases(pool_store.cases))
-    run.save(output / "run.yaml")
+    for case, reason in store.failed.items():
+        listen(Event("warning", f"left out: {reason}" if case in reason else f"left out: case {case}: {reason}"))
+    task = task_module(run.task.kind).make(run.task, dataset.with_cases(pool.cases))
     for where, why in run.reasons.items():
         listen(Event("line", f"{where}: {why}"))
-    checkpoints = Checkpoints(output / "checkpoint", _digest(run, recipe, pool_store))
-    write_contact_sheet(output / "augmented.png", pool_store, task, run)
-    return Work(run, dataset, output, task, recipe, pool_store, checkpoints, clock, listen, Record(output), warned)
+    write_contact_sheet(output / "augmented.png", pool, task, run)
+    return Work(run, dataset, output, task, recipe, pool, checkpoints, clock, listen, Record(output), warned)
 
 
 def _store(run: Run, dataset: Dataset, recipe: prepare.Recipe, output: Path, listen: Listener) -> Store:
-    """Every annotated case and the test cases' hashes: the leak across splits is found on the prepared pass."""
+    """Every case prepared once; of the test cases training looks at the hashes alone."""
 
     def progress(done: int, total: int) -> None:
         listen(Event("progress", "preparing", done, total))
 
-    store = build_store(dataset, recipe, memory_bytes=run.memory_bytes, folder=output / "store", progress=progress)
-    for case, reason in store.failed.items():
-        listen(Event("warning", f"left out: {reason}" if case in reason else f"left out: case {case}: {reason}"))
-    return store
+    return build_store(dataset, recipe, memory_bytes=run.memory_bytes, folder=output / "store", progress=progress)
 
 
 def _pool(store: Store) -> Store:
@@ -170,8 +193,7 @@ def _digest(run: Run, recipe: prepare.Recipe, store: Store) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _train_members(work: Work) -> list[Trained]:
-    done: list[Trained] = []
+def _train_members(work: Work, done: list[Trained]) -> None:
     longest = 0.0
     for member in members(work.store, work.run.ensemble, work.run.seed):
         begin = time.monotonic()
@@ -187,18 +209,16 @@ def _train_members(work: Work) -> list[Trained]:
             longest = max(longest, time.monotonic() - begin)
             _keep(work, trained)
         work.record.member_done(trained.member.number, trained.rows)
-    return done
 
 
 def _train_member(work: Work, member: Member) -> Trained:
-    run, task, store = work.run, work.task, work.store
-    device = choose_device(run.device)
+    run, task = work.run, work.task
     net = build(task, run, seed=member.seed)
     if run.network.init:
-        report = load_weights(net, run.network.init)
+        report = load_weights(net, initial_weights(run.network.init, member.number))
         if member.number == 0:
             work.listen(Event("line", f"starting weights: {len(report.loaded)} tensors from {run.network.init}"))
-    state = start(net, run.fit, device)
+    state = start(net, run.fit, choose_device(run.device))
     feed = feed_of(work, member)
     held = work.checkpoints.load("current")
     if held is not None and held[1]["member"] == member.number:
@@ -213,26 +233,30 @@ def _train_member(work: Work, member: Member) -> Trained:
         epoch_s.append(time.monotonic() - begin[0])
         begin[0] = time.monotonic()
         if now.epoch < run.fit.epochs and work.clock.left_s < float(np.median(epoch_s[-5:])):
-            stopped.append(f"the time budget ended after epoch {now.epoch} of {run.fit.epochs}")
-            return True
-        return False
+            stopped.append(f"the time budget ended in epoch {now.epoch} of {run.fit.epochs}")
+        return bool(stopped)
 
-    def on_step(epoch: int, step: int, loss: float) -> None:
+    def on_step(epoch: int, step: int, loss: float) -> bool:
         total = run.ensemble.members * run.fit.epochs * feed.steps
         at = (member.number * run.fit.epochs + epoch) * feed.steps + step + 1
         work.listen(Event("progress", work.record.headline(member.number, epoch, loss, state.rows), at, total))
+        return work.clock.left_s < 0
 
     fit(task, feed, member.judge, run.fit, state, on_epoch, on_step)
     if not stopped and state.epoch < run.fit.epochs:
         stopped.append(f"no better epoch for {run.fit.patience_epochs} epochs")
-    weights = state.best_weights or state.judged.state_dict()
-    state.judged.load_state_dict(weights)
-    views = augment.views(run.augment.flip_axes)
-    numbers = np.zeros((0, len(views), task.outputs), dtype=np.float32)
+    return _trained(work, member, state, stopped[0] if stopped else None)
+
+
+def _trained(work: Work, member: Member, state: FitState, stopped: str | None) -> Trained:
+    """What a member leaves: the weights that are kept, and their numbers for the cases that judge it."""
+    net = state.take_best()
+    views = augment.views(work.run.augment.flip_axes)
+    numbers = np.zeros((0, len(views), work.task.outputs), dtype=np.float32)
     if len(member.judge):
-        numbers = logits(state.fabric, state.judged, store, member.judge, run.fit, views)
-    keep = {k: v.detach().cpu().contiguous() for k, v in weights.items()}
-    return Trained(member, keep, numbers, state.rows, state.epoch, stopped[0] if stopped else None)
+        numbers = logits(state.fabric, net, work.store, member.judge, work.run.fit, views)
+    weights = {k: v.detach().cpu().contiguous() for k, v in net.state_dict().items()}
+    return Trained(member, weights, numbers, state.rows, state.epoch, stopped)
 
 
 def feed_of(work: Work, member: Member) -> Feed:

@@ -74,6 +74,19 @@ class Checkpoints:
             )
         return load(data), note["facts"]
 
+    def require_same_run(self) -> None:
+        """Refuse, before anything is written, a folder with another run's states; sweep what a kill left half done.
+
+        Raises:
+            DataError: A state is damaged, or belongs to another run.
+        """
+        if not self.folder.is_dir():
+            return
+        for note in self.folder.glob("*.json"):
+            self.load(note.stem)
+        for orphan in self.folder.glob(".*.safetensors.*"):
+            orphan.unlink()
+
     def drop(self, name: str) -> None:
         """Forget a state; its note goes first, so that no note ever points to nothing."""
         (self.folder / f"{name}.json").unlink(missing_ok=True)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import platform
+import shutil
+import time
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +18,9 @@ from medmap import __version__
 from medmap.bundle import Bundle, BundleSpec, InputSpec, LabelSpec, MemberSpec, export, model_card
 from medmap.dataset import Case
 from medmap.decision import Decision, fit_calibration, fit_thresholds
-from medmap.evaluate import Report, operating_point, report_from_table, table_of
+from medmap.errors import BundleError
+from medmap.evaluate import Circumstances, Failure, Report, operating_point, report_from_table, table_of
+from medmap.plan import sample_images
 from medmap.report import save_evaluation
 from medmap.runtime import available_cores, cpu_facts
 from medmap.train.events import Event
@@ -24,6 +29,8 @@ if TYPE_CHECKING:
     from medmap.train import Trained, Work
 
 PARITY_CASES = 16
+# Images this much coarser or finer than any seen in training are not what the bundle is for.
+SPACING_MARGIN = 1.5
 
 
 def finish(work: Work, done: Sequence[Trained]) -> Bundle:
@@ -37,8 +44,10 @@ def finish(work: Work, done: Sequence[Trained]) -> Bundle:
     bundle = Bundle.write(work.output / "bundle", spec, states, card=model_card(spec, estimates), overwrite=True)
     bundle = _exported(work, bundle, done, estimates)
     if report is not None:
+        report = replace(report, bundles=(bundle.digest,))
         save_evaluation(report, work.output / "evaluation", dataset=work.dataset, training_log=work.output / "log.csv")
         _tell(work, report)
+    shutil.rmtree(work.output / "store", ignore_errors=True)  # prepared pixels have served
     return bundle
 
 
@@ -60,7 +69,7 @@ def fit_decision(
 ) -> tuple[Decision, list[str]]:
     """Temperature and thresholds from cases that the networks judged without having learned from them."""
     task, run = work.task, work.run
-    accepts = {name: {"modality": spec.modality} for name, spec in work.dataset.inputs.items()}
+    accepts = {name: accepted(work, spec.modality) for name, spec in work.dataset.inputs.items()}
     how = "out of fold" if run.ensemble.folds else "validation split"
     fitted_on = {"cases": len(cases), "how": how if cases else "nothing"}
     plain = Decision(
@@ -90,6 +99,17 @@ def fit_decision(
     )
     notes += [f"operating point: {found.reason}"] if found.reason else []
     return decision.with_(thresholds=found.values, target=found.target, prevalence=run.decision.prevalence), notes
+
+
+def accepted(work: Work, modality: str | None) -> dict[str, Any]:
+    """What images the bundle is for: modality, dimensions, channels, and spacing within half as much again."""
+    spacings = [
+        i.spacing_mm for i in sample_images(work.dataset.with_cases(work.store.cases), 50) if i.geometry.has_size
+    ]
+    flat = [value for spacing in spacings for value in spacing]
+    limits = [round(min(flat) / SPACING_MARGIN, 4), round(max(flat) * SPACING_MARGIN, 4)] if flat else None
+    section = work.run.prepare
+    return {"modality": modality, "ndim": len(section.shape), "channels": section.channels, "spacing_mm": limits}
 
 
 def _spec(work: Work, done: Sequence[Trained], decision: Decision, notes: list[str]) -> BundleSpec:
@@ -139,7 +159,7 @@ def _provenance(work: Work, done: Sequence[Trained]) -> dict[str, Any]:
         "dataset_digest": work.dataset.digest,
         "cases": len(rows),
         "patients": len({work.store.cases[row].patient for row in rows}),
-        "training_case_hashes": sorted({work.store.hashes[row] for row in rows}),
+        "training_case_hashes": sorted({work.store.hashes[row] for row in rows} - {""}),
         "epochs": [one.epochs for one in done],
         "folds": work.run.ensemble.folds,
         "target_scale": list(work.task.scale),
@@ -157,7 +177,11 @@ def _exported(work: Work, bundle: Bundle, done: Sequence[Trained], estimates: li
     work.listen(Event("line", "exporting, and comparing the engines on prepared cases"))
     rows = done[0].member.judge if len(done[0].member.judge) else done[0].member.learn
     inputs = work.store.take(rows[:PARITY_CASES])
-    exported = export(bundle, ("onnx", "openvino"), inputs, make_card=lambda spec: model_card(spec, estimates))
+    try:
+        exported = export(bundle, ("onnx", "openvino"), inputs, make_card=lambda spec: model_card(spec, estimates))
+    except BundleError as error:
+        work.listen(Event("warning", f"the network runs on torch alone: {error}"))
+        return bundle
     for name, parity in exported.spec.engines.items():
         verdict = "the same answer" if parity["passed"] else "another answer: not used"
         apart = "" if parity["max_abs"] is None else f" (at most {parity['max_abs']:.2g} apart)"
@@ -177,7 +201,12 @@ def _report(
     judged = work.dataset.with_cases(cases)
     table = table_of(judged, answers, thresholds=operating_point(work.task.kind, decision), folds=dealt)
     split = "oof" if work.run.ensemble.folds else "val"
-    return report_from_table(table, split=split, dataset=work.dataset, warnings=list(work.warnings))
+    failed = tuple(Failure(case, reason) for case, reason in work.store.failed.items())
+    flow = (("supplied", len(work.dataset)), ("readable", len(work.dataset) - len(failed)), ("evaluated", len(cases)))
+    found = Circumstances(failed=failed, flow=flow, started=time.monotonic() - work.clock.spent_s)
+    return report_from_table(
+        table, split=split, dataset=work.dataset, warnings=list(work.warnings), circumstances=found
+    )
 
 
 def _tell(work: Work, report: Report) -> None:

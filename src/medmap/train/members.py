@@ -87,7 +87,8 @@ def joined_patients(patients: Sequence[str], hashes: Sequence[str]) -> list[str]
 
     owners: dict[str, set[str]] = defaultdict(set)
     for patient, digest in zip(patients, hashes, strict=True):
-        owners[digest].add(patient)
+        if digest:
+            owners[digest].add(patient)
     for group in owners.values():
         first, *others = sorted(group)
         for other in others:
