@@ -4,6 +4,10 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 JOBS   ?= 2
+DEMO   := medmap-demo
+# A finished demo, an empty folder or nothing; anything else of that name is somebody's, and left alone.
+OWN    := [ -f $(DEMO)/run/bundle/spec.json ] || [ -z "$$(ls -A $(DEMO) 2>/dev/null)" ]
+OTHER  := echo "$(DEMO) is no finished demo and is left alone: move or remove it yourself" >&2
 
 .PHONY: install demo test check docs bench clean
 
@@ -18,7 +22,8 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $(STAMP)
 
 demo: $(STAMP)
-	$(BIN)/medmap demo medmap-demo
+	@if $(OWN); then rm -rf $(DEMO); else $(OTHER); exit 1; fi
+	$(BIN)/medmap demo $(DEMO)
 
 check: $(STAMP)
 	$(BIN)/ruff check .
@@ -39,3 +44,4 @@ bench: $(STAMP)
 
 clean:
 	rm -rf $(VENV) site build dist .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	@if $(OWN); then rm -rf $(DEMO); else $(OTHER); fi

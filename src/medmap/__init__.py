@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from medmap.decision import Decision
     from medmap.errors import LeakageWarning, MedmapError, MedmapWarning
     from medmap.evaluate import Report, evaluate
+    from medmap.evaluate.compare import compare
     from medmap.geometry import Geometry, Trace
     from medmap.image import Image
     from medmap.layouts import open_dataset
@@ -58,6 +59,7 @@ _ROOMS = {
     "predict": "predict",
     "Report": "evaluate",
     "evaluate": "evaluate",
+    "compare": "evaluate",
 }
 
 __all__ = [

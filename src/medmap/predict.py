@@ -23,6 +23,8 @@ from medmap.tasks.classify import Classify, ClassifySection
 
 ENGINES = ("auto", "torch", "onnx", "openvino")
 BATCH_VOXELS = 2**22
+# A prepared voxel with what the networks make of it on the way: some hundred float32 numbers.
+BYTES_PER_VOXEL = 512
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,7 @@ def predict_cases(
     engine: str = "auto",
     device: str = "auto",
     test_time_flips: bool | None = None,
+    memory_bytes: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[Prediction | FailedCase]:
     """Answers for every case of a dataset, in order; a case that cannot be read fails alone.
@@ -138,6 +141,7 @@ def predict_cases(
         bundles: One, or several that answer together (their calibrated scores are averaged).
         dataset: Cases; their truth is not looked at.
         engine, device, test_time_flips: As in ``Predictor``.
+        memory_bytes: About what a batch may take; limits how many cases are answered together, never the answers.
         progress: Called with (done, of).
 
     Raises:
@@ -146,7 +150,7 @@ def predict_cases(
     _require_alike(bundles)
     predictors = [Predictor(b, engine, device, test_time_flips) for b in bundles]
     try:
-        size = _batch_size(predictors)
+        size = _batch_size(predictors, memory_bytes)
         cases = list(dataset)
         for start in range(0, len(cases), size):
             part = cases[start : start + size]
@@ -171,9 +175,10 @@ def _require_alike(bundles: Sequence[Bundle]) -> None:
             )
 
 
-def _batch_size(predictors: Sequence[Predictor]) -> int:
+def _batch_size(predictors: Sequence[Predictor], memory_bytes: int | None = None) -> int:
     voxels = max(int(np.prod(r.section.shape)) * r.section.channels for p in predictors for r in p.recipes)
-    return max(1, min(256, BATCH_VOXELS // voxels))
+    limit = BATCH_VOXELS if memory_bytes is None else min(BATCH_VOXELS, memory_bytes // BYTES_PER_VOXEL)
+    return max(1, min(256, limit // voxels))
 
 
 def _answer_batch(

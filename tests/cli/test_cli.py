@@ -16,32 +16,6 @@ from medmap.cli import run as medmap
 from medmap.cli.show import duration_s, size_bytes
 from medmap.errors import UsageError
 
-FAST = [
-    "--set",
-    "fit.epochs=2",
-    "--set",
-    "network.width=0.25",
-    "--set",
-    "ensemble.folds=2",
-    "--set",
-    "ensemble.members=2",
-]
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A dataset file and a run trained on it."""
-    folder = tmp_path_factory.mktemp("world")
-    rng = np.random.default_rng(0)
-    arrays = {}
-    for name, n in (("train", 40), ("val", 10), ("test", 20)):
-        labels = np.arange(n) % 2
-        arrays[f"{name}_images"] = (rng.integers(0, 150, (n, 16, 16)) + labels[:, None, None] * 80).astype(np.uint8)
-        arrays[f"{name}_labels"] = labels[:, None].astype(np.uint8)
-    np.savez(folder / "easy.npz", **arrays)
-    assert medmap(["train", str(folder / "easy.npz"), "-o", str(folder / "run"), "--quiet", *FAST]) == 0
-    return folder
-
 
 def test_train_evaluate_compare_predict(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data, run = str(world / "easy.npz"), str(world / "run")
@@ -146,46 +120,6 @@ def test_plan_import_schema_verify_export(world: Path, tmp_path: Path, capsys: p
     assert medmap(["verify", str(world / "run")]) == 0
     assert medmap(["export", str(world / "run"), "-o", str(tmp_path / "copy"), "--to", "onnx", "--dataset", data]) == 0
     assert (tmp_path / "copy" / "model.onnx").exists()
-
-
-def test_train_with_a_config_and_resume(world: Path, tmp_path: Path) -> None:
-    out = str(tmp_path / "again")
-    words = ["train", str(world / "easy.npz"), "-o", out, "--config", str(world / "run" / "run.yaml"), "--quiet"]
-    assert medmap(words) == 0
-    same = [(p / "bundle" / "weights.safetensors").read_bytes() for p in (world / "run", tmp_path / "again")]
-    assert same[0] == same[1]
-    assert medmap(["train", str(world / "easy.npz"), "-o", out, "--resume", "--quiet"]) == 0
-
-
-@pytest.mark.parametrize(
-    ("words", "code", "said"),
-    [
-        (["info", "nowhere.png"], 3, "does not exist"),
-        (["train", "{data}", "-o", "{run}"], 2, "not empty"),
-        (["train", "{data}", "-o", "{new}", "--set", "fit.epoch=1"], 4, "did you mean"),
-        (["train", "{data}", "-o", "{new}", "--budget", "soon"], 2, "10m"),
-        (["train", "{data}", "-o", "{new}", "--memory", "much"], 2, "4GiB"),
-        (["train", "{data}", "-o", "{new}", "--recipe", "soup"], 2, "vgg16"),
-        (["train", "{data}", "-o", "{new}", "--resume"], 2, "nothing to resume"),
-        (["evaluate", "{run}", "-o", "{new}"], 2, "model and a dataset"),
-        (["evaluate", "{run}", "{data}", "-o", "{new}", "--split", "tset"], 2, "tset"),
-        (["evaluate", "{data}", "{data}", "-o", "{new}"], 5, "bundle"),
-        (["predict", "{data}", "-o", "{new}"], 2, "model first"),
-        (["predict", "{run}", "{data}", "-o", "{new}", "--format", "telepathy"], 2, "unknown format"),
-        (["schema", "poem.txt"], 2, "no schema"),
-        (["frobnicate"], 2, "frobnicate"),
-        (["train"], 2, "Missing"),
-    ],
-)
-def test_failures_are_a_sentence_and_a_code(
-    words: list[str], code: int, said: str, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    places = {"data": str(world / "easy.npz"), "run": str(world / "run"), "new": str(tmp_path / "new")}
-    assert medmap([w.format(**places) for w in words]) == code
-    told = capsys.readouterr()
-    assert said in told.err
-    assert "Traceback" not in told.err
-    assert told.err.count("\n") <= 3
 
 
 def test_a_defect_is_code_70_without_a_traceback(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from medmap.dataset import Dataset
-from medmap.errors import ConfigError, DataError, UsageError, WeightsError
+from medmap.dataset import Dataset, InputSpec
+from medmap.errors import ConfigError, DataError, DatasetError, UsageError, WeightsError
 from medmap.layouts import open_dataset
 from medmap.plan import RECIPES, Run, choose_device, plan
 from medmap.prepare import PrepareSection
@@ -75,7 +76,9 @@ def test_a_newer_run_file_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", sorted(RECIPES))
 def test_classical_recipes_are_what_textbooks_do(name: str, data: Dataset) -> None:
-    run = plan(data, recipe_name=name, init=None)
+    assert plan(data, recipe_name=name, init=None).augment.flip_axes == ()  # nothing is known of left and right here
+    ultrasound = replace(data, inputs={"image": InputSpec("US")})
+    run = plan(ultrasound, recipe_name=name, init=None)
     assert run.network.name == name
     assert run.fit.optimizer == "adam"
     assert run.fit.batch_size == 32
@@ -108,10 +111,47 @@ def test_a_gpu_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_test_split_is_not_looked_at_for_classes(data: Dataset) -> None:
-    from dataclasses import replace
-
     odd = [replace(c, truth=replace(c.truth, label=0)) if c.split != "test" else c for c in data]
-    from medmap.errors import DatasetError
-
     with pytest.raises(DatasetError, match="one class only"):
         plan(data.with_cases(odd))
+
+
+def test_mirror_images_of_each_other_are_never_mirrored(data: Dataset) -> None:
+    eyes = replace(data, inputs={"image": InputSpec("OP")}, mirror_pairs=(("0", "1"),))
+    assert plan(eyes).augment.flip_axes == ()
+    assert plan(replace(eyes, mirror_pairs=())).augment.flip_axes == (1,)
+
+
+def test_test_images_take_no_part_in_planning(data: Dataset, tmp_path: Path) -> None:
+    with np.load(data.resolve(data.cases[0].inputs["image"])) as file:  # type: ignore[arg-type]
+        arrays = dict(file)
+    arrays["test_images"] = np.zeros((10, 90, 90), np.uint16)
+    np.savez(tmp_path / "odd.npz", **arrays)
+    run = plan(open_dataset(tmp_path / "odd.npz"))
+    assert (run.prepare.shape, run.prepare.intensity) == ((16, 16), "range")
+
+
+def test_starting_weights_rest_then_learn_slowly(data: Dataset) -> None:
+    run = plan(data, init="weights.pth")
+    assert (run.fit.frozen_stages, run.fit.thaw_epoch, run.fit.layer_decay) == (2, 3, 0.75)
+    assert "rest" in run.reasons["fit.layer_decay"]
+
+
+def test_a_batch_that_does_not_fit_the_memory_is_made_smaller() -> None:
+    from medmap.plan import _within_memory
+
+    run = Run(prepare=PrepareSection(shape=(8, 8)), memory_bytes=2**30).override(["fit.batch_size=64"])
+    assert _within_memory(run, 2**28, 2**29, []) is run
+    smaller = _within_memory(run, 2**29, 2**29 + 2**31, [])
+    assert smaller.fit.batch_size == 16
+    assert "fit the memory" in smaller.reasons["fit.batch_size"]
+    with pytest.raises(DataError, match="does not fit the memory"):
+        _within_memory(run, 2**30, 2**34, [])
+
+
+@pytest.mark.parametrize("asked", [{"device": "tpu"}, {"seed": -1}, {"memory_bytes": 5}])
+def test_words_out_of_range_are_refused(asked: dict[str, object], data: Dataset) -> None:
+    with pytest.raises(ConfigError):
+        plan(data, **asked)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError):
+        plan(data, folds=1)

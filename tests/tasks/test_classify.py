@@ -49,7 +49,8 @@ class Fixed(torch.nn.Module):
 def loss(t: Classify, logits: Any, truth: Any, share: Any = None) -> float:
     images = torch.zeros(len(logits), 1, 2, 2)
     own = None if share is None else torch.as_tensor(share, dtype=torch.float32)
-    return float(t.loss(Fixed(logits), Batch(images, torch.as_tensor(truth), tuple(map(str, range(len(logits)))), own)))
+    batch = Batch(images, torch.as_tensor(truth), tuple(map(str, range(len(logits)))), own)
+    return float(t.loss(Fixed(logits), batch).detach())
 
 
 LOGITS = [[2.0, -1.0, 0.5], [0.1, 0.2, -3.0]]

@@ -10,6 +10,17 @@ from typing import Any
 from medmap.errors import LayoutError, ReadError
 
 
+def is_model(path: Path) -> bool:
+    """Whether a folder is a bundle or holds one, whole or not: ``Bundle.load`` says what is wrong with it."""
+    names = ("spec.json", "SHA256SUMS", "weights.safetensors")
+    return any((folder / name).is_file() for folder in (path, path / "bundle") for name in names)
+
+
+def is_run(path: Path) -> bool:
+    """Whether a folder is a run's, with or without its bundle."""
+    return (path / "run.yaml").is_file() and any((path / name).exists() for name in ("checkpoint", "store", "log.csv"))
+
+
 def about(path: Path, header_only: bool) -> dict[str, Any]:
     """Facts about a bundle, a run, an image or a dataset, by name.
 
@@ -18,7 +29,7 @@ def about(path: Path, header_only: bool) -> dict[str, Any]:
     """
     if not path.exists() and "#" not in path.name:
         raise ReadError(f"{path} does not exist")
-    if (path / "spec.json").exists() or (path / "bundle" / "spec.json").exists():
+    if is_model(path) or is_run(path):
         return _bundle(path)
     if path.is_dir() or path.suffix.lower() in (".csv", ".yaml", ".yml"):
         return _dataset(path)

@@ -1,153 +1,270 @@
-"""``medmap predict`` and ``medmap export``: answers as files, and a bundle for another engine."""
+"""``medmap predict``: answers as files, a case at a time, so that an interrupted call can go on."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medmap.cli.archive import unpacked
+from medmap.cli.settings import require_folder
 from medmap.config import write_atomically
-from medmap.errors import LayoutError, UsageError
+from medmap.errors import InterruptedRun, LayoutError, UsageError
 
 if TYPE_CHECKING:
     from medmap.bundle import Bundle
     from medmap.cli.show import Screen
-    from medmap.dataset import Dataset
+    from medmap.dataset import Case, Dataset
     from medmap.results import Prediction
 
 FORMATS = ("json", "csv")
+_ANSWER = re.compile(r"[0-9]{6,}\.json")
+# What a call leaves, whole or (the names with a point) as it was killed while writing.
+_OWN = re.compile(r"\.?([0-9]{6,}\.json|index\.json|scores\.csv)(\.[0-9a-f]{16})?")
+_NO_CASES = (".csv", ".json", ".yaml", ".yml", ".txt", ".md", ".html", ".xml", ".raw", ".zraw")
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Request:
+    """How to answer.
+
+    Args:
+        formats: ``json`` (a file a case), ``csv`` (one table).
+        engine, device: As in ``medmap.predict``.
+        memory_bytes: Limits how many cases are answered together; None: medmap's own limit.
+        resume: Go on in a folder that an earlier call of the same bundles left.
+    """
+
+    formats: Sequence[str] = FORMATS
+    engine: str = "auto"
+    device: str = "auto"
+    memory_bytes: int | None = None
+    resume: bool = False
 
 
 def write_answers(
-    bundles: Sequence[Bundle],
-    inputs: Sequence[Path],
-    output: Path,
-    formats: Sequence[str],
-    engine: tuple[str, str],
-    screen: Screen,
+    bundles: Sequence[Bundle], inputs: Sequence[Path], output: Path, how: Request, screen: Screen
 ) -> dict[str, Any]:
-    """Answer for every image and write ``index.json``, a JSON a case and ``scores.csv``.
+    """Answer for every image and write a JSON a case, ``scores.csv`` and, last, ``index.json``.
 
     Raises:
-        UsageError: The output folder is not empty, or an unknown format.
+        UsageError: An unknown format; an output folder that is not empty or, to resume, not of these bundles.
+        InterruptedRun: Ctrl-C; every finished case is there.
     """
-    from medmap.predict import FailedCase, predict_cases
-
-    if unknown := sorted(set(formats) - set(FORMATS)):
+    if unknown := sorted(set(how.formats) - set(FORMATS)):
         raise UsageError("unknown format", got=", ".join(unknown), expected=", ".join(FORMATS))
-    if output.exists() and any(output.iterdir()):
-        raise UsageError(f"{output} is not empty", remedy="choose another folder with -o")
-    data = _as_dataset(inputs, bundles[0])
-    output.mkdir(parents=True, exist_ok=True)
-    rows: list[dict[str, Any]] = []
-    answers: list[Prediction] = []
-    told = screen.counter("predicting")
-    for case, answer in zip(
-        data, predict_cases(bundles, data, engine=engine[0], device=engine[1], progress=told), strict=True
-    ):
-        source = "; ".join(str(data.resolve(ref)) for ref in case.inputs.values() if ref)
-        if isinstance(answer, FailedCase):
-            rows.append(
-                {"case": case.id, "input": source, "files": [], "outputs": {}, "warnings": [], "error": answer.reason}
-            )
-            continue
-        answers.append(answer)
-        files = []
-        if "json" in formats:
-            files.append(f"{len(rows):06d}.json")
-            write_atomically(output / files[0], json.dumps(answer.as_json(), indent=1, ensure_ascii=False))
-        shown = {name: value.as_json() for name, value in answer.outputs.items()}
-        row = {"case": case.id, "input": source, "files": files, "outputs": shown}
-        rows.append({**row, "warnings": list(answer.warnings), "error": None})
-    screen.close()
-    if "csv" in formats:
-        write_atomically(output / "scores.csv", _scores_csv(answers))
-    index = {"medmap_predictions": 1, "bundles": [b.digest for b in bundles], "cases": rows}
+    if how.resume and "json" not in how.formats:
+        raise UsageError("--resume goes by the JSON of each case", got=",".join(how.formats), expected="--format json")
+    digests = [bundle.digest for bundle in bundles]
+    earlier = _earlier(output, how.resume, digests)
+    with tempfile.TemporaryDirectory(prefix="medmap-predict-") as room:
+        data, shown = _as_dataset(inputs, bundles[0], Path(room).resolve())
+        output.mkdir(parents=True, exist_ok=True)
+        try:
+            rows = _answered(bundles, data, output, how, screen, shown=shown, earlier=earlier)
+        except KeyboardInterrupt as stop:
+            raise InterruptedRun("stopped by hand; every finished case is saved", remedy="--resume goes on") from stop
+        finally:
+            screen.close()
+    if "csv" in how.formats:
+        write_atomically(output / "scores.csv", _scores_csv(rows))
+    index = {"medmap_predictions": 1, "bundles": digests, "cases": rows}
     write_atomically(output / "index.json", json.dumps(index, indent=1, ensure_ascii=False))
     return index
 
 
-def _scores_csv(answers: Sequence[Prediction]) -> str:
+def _answered(
+    bundles: Sequence[Bundle],
+    data: Dataset,
+    output: Path,
+    how: Request,
+    screen: Screen,
+    *,
+    shown: Mapping[str, str],
+    earlier: Mapping[tuple[str, str], Row],
+) -> list[Row]:
+    """The index's rows in the dataset's order; those finished earlier are taken as they are."""
+    from medmap.predict import FailedCase, predict_cases
+
+    sources = {case.id: _source(data, case, shown) for case in data}
+    rows = {case.id: earlier[case.id, sources[case.id]] for case in data if (case.id, sources[case.id]) in earlier}
+    todo = [case for case in data if case.id not in rows]
+    if rows:
+        screen.line(f"{len(rows)} cases were finished earlier, {len(todo)} are left")
+    names = _names(data, {path.name for path in output.iterdir()})
+    answers = predict_cases(
+        bundles,
+        data.with_cases(todo or data.cases),
+        engine=how.engine,
+        device=how.device,
+        memory_bytes=how.memory_bytes,
+        progress=screen.counter("predicting"),
+    )
+    for case, answer in zip(todo, answers, strict=bool(todo)):
+        row: Row = {"case": case.id, "input": sources[case.id], "files": []}
+        if isinstance(answer, FailedCase):
+            reason = answer.reason
+            for path, name in _replaced(data, case, shown):
+                reason = reason.replace(path, name)
+            rows[case.id] = {**row, "outputs": {}, "warnings": [], "error": reason}
+            continue
+        if "json" in how.formats:
+            row["files"] = [names[case.id]]
+            document = {**answer.as_json(), "input": row["input"]}
+            write_atomically(output / names[case.id], json.dumps(document, indent=1, ensure_ascii=False))
+        rows[case.id] = {**row, **_told(answer)}
+    return [rows[case.id] for case in data]
+
+
+def _told(answer: Prediction) -> Row:
+    outputs = {name: value.as_json() for name, value in answer.outputs.items()}
+    return {"outputs": outputs, "warnings": list(answer.warnings), "error": None}
+
+
+def _names(data: Dataset, taken: set[str]) -> dict[str, str]:
+    """A file name for each case: its number, or the next free one where an earlier answer has that."""
+    names = {}
+    for position, case in enumerate(data):
+        number = position
+        while f"{number:06d}.json" in taken:
+            number += len(data)
+        names[case.id] = f"{number:06d}.json"
+    return names
+
+
+def _source(data: Dataset, case: Case, shown: Mapping[str, str]) -> str:
+    paths = [str(data.resolve(ref)) for ref in case.inputs.values() if ref]
+    return "; ".join(shown.get(path, path) for path in paths)
+
+
+def _replaced(data: Dataset, case: Case, shown: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Where a case's files lie for the moment, and what a person knows them by."""
+    paths = [str(data.resolve(ref)) for ref in case.inputs.values() if ref]
+    return [(path, shown[path]) for path in paths if path in shown]
+
+
+def _scores_csv(rows: Sequence[Row]) -> str:
     import csv
     import io
 
-    from medmap.results import Scores
-
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    for number, answer in enumerate(answers):
-        scores = next(o for o in answer.outputs.values() if isinstance(o, Scores))
-        names = [label.name for label in scores.labels]
+    answers = [row for row in rows if row["error"] is None]
+    for number, row in enumerate(answers):
+        found = next(output for output in row["outputs"].values() if output["type"] == "scores")
         if number == 0:
-            writer.writerow(["case", "predicted", "abstained", *[f"score_{name}" for name in names]])
-        decided = ";".join(scores.decided)
-        writer.writerow([answer.case, decided, int(scores.abstained), *[f"{v:.6f}" for v in scores.values]])
+            writer.writerow(["case", "predicted", "abstained", *[f"score_{name}" for name in found["scores"]]])
+        values = [f"{value:.6f}" for value in found["scores"].values()]
+        writer.writerow([row["case"], ";".join(found["decided"]), int(found["abstained"]), *values])
     return text.getvalue()
 
 
-def _as_dataset(inputs: Sequence[Path], bundle: Bundle) -> Dataset:
-    """A dataset where one is given; else every image file named or found below a folder."""
+# ------------------------------------------------------------------------------------------------- an earlier call
+
+
+def _earlier(output: Path, resume: bool, digests: Sequence[str]) -> dict[tuple[str, str], Row]:
+    """What an earlier call finished, by case and input.
+
+    Raises:
+        UsageError: The folder is in use and ``resume`` was not asked for, or it is not of these bundles.
+    """
+    require_folder(output)
+    present = sorted(path.name for path in output.iterdir()) if output.is_dir() else []
+    if not present:
+        return {}
+    if not resume:
+        raise UsageError(f"{output} is not empty", remedy="choose another folder with -o, or go on with --resume")
+    if foreign := [name for name in present if not _OWN.fullmatch(name)]:
+        raise UsageError(f"{output} holds something else than answers", got=foreign[0], remedy="choose another folder")
+    if "index.json" in present:
+        _require_same(output, _document(output / "index.json").get("bundles"), list(digests))
+    rows: dict[tuple[str, str], Row] = {}
+    for name in present:
+        if not _ANSWER.fullmatch(name):
+            continue
+        found = _document(output / name)
+        _require_same(output, found.get("bundle"), "+".join(digests))
+        if {"case", "input", "outputs", "warnings"} <= found.keys():
+            kept = {key: found[key] for key in ("outputs", "warnings")}
+            row = {"case": found["case"], "input": found["input"], "files": [name], **kept, "error": None}
+            rows[str(found["case"]), str(found["input"])] = row
+    return rows
+
+
+def _document(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UsageError(f"{path} is no answer of medmap's", got=str(error), remedy="choose another folder") from error
+    if not isinstance(found, dict):
+        raise UsageError(f"{path} is no answer of medmap's", got=type(found).__name__, remedy="choose another folder")
+    return found
+
+
+def _require_same(output: Path, found: object, expected: object) -> None:
+    if found != expected:
+        remedy = "resume with the bundle it was begun with, or choose another folder"
+        raise UsageError(f"{output} holds the answers of another bundle", got=found, expected=expected, remedy=remedy)
+
+
+# --------------------------------------------------------------------------------------------------------- inputs
+
+
+def _as_dataset(inputs: Sequence[Path], bundle: Bundle, room: Path) -> tuple[Dataset, dict[str, str]]:
+    """A dataset where one is given; else every image file named, or found below a folder or in a zip.
+
+    Returns:
+        The dataset, and for files that lie in ``room`` for the moment what a person knows them by.
+    """
     from medmap.layouts import open_dataset
     from medmap.predict import dataset_of_files
-    from medmap.read import suffix_of
 
     if len(inputs) == 1 and (inputs[0].is_dir() or inputs[0].suffix.lower() in (".npz", ".csv", ".yaml", ".yml")):
         try:
-            return open_dataset(inputs[0])
+            return open_dataset(inputs[0]), {}
         except LayoutError:
             if not inputs[0].is_dir():
                 raise
-    files: list[Path] = []
-    for path in inputs:
+    files: list[tuple[str, Path]] = []
+    shown: dict[str, str] = {}
+    for number, path in enumerate(inputs):
         if path.is_dir():
-            files += sorted(p for p in path.rglob("*") if p.is_file() and _is_image(p, suffix_of(p.name)))
+            found = sorted(p for p in path.rglob("*") if p.is_file() and _is_image(p))
+            files += [(p.name, p) for p in found]
+        elif path.suffix.lower() == ".zip" and path.is_file():
+            members = [(name, p) for name, p in unpacked(path, room / str(number)) if _is_image(p)]
+            files += members
+            shown |= {str(p): f"{path.resolve()}#{name}" for name, p in members}
         else:
-            files.append(path)
-    return dataset_of_files(files, bundle)
+            files.append((path.name, path))
+    data = dataset_of_files([path for _, path in files], bundle)
+    names = _distinct([name for name, _ in files])
+    cases = [replace(case, id=name, patient=name) for case, name in zip(data, names, strict=True)]
+    return data.with_cases(cases), shown
 
 
-def _is_image(path: Path, suffix: str) -> bool:
-    other = (".csv", ".json", ".yaml", ".yml", ".txt", ".md", ".html", ".xml")
-    return not path.name.startswith(".") and suffix not in other
+def _distinct(names: Sequence[str]) -> list[str]:
+    """The names, a second one of the same written ``name (2)``."""
+    used: set[str] = set()
+    out = []
+    for name in names:
+        unique, count = name, 1
+        while unique in used:
+            count += 1
+            unique = f"{name} ({count})"
+        used.add(unique)
+        out.append(unique)
+    return out
 
 
-def export_bundle(model: Path, output: Path, to: str, dataset: Path | None) -> list[str]:
-    """A copy of a bundle with an exported graph; the parity test runs on real cases when a dataset is given.
+def _is_image(path: Path) -> bool:
+    from medmap.read import suffix_of
 
-    Raises:
-        UsageError: The output exists, or an unknown target.
-    """
-    import shutil
-
-    from medmap.bundle import Bundle, export
-    from medmap.bundle.parity import phantom_inputs
-    from medmap.layouts import open_dataset
-    from medmap.prepare import Recipe
-    from medmap.read import read_ref
-
-    if to not in ("onnx", "openvino"):
-        raise UsageError("a bundle cannot be exported to this", got=to, expected="onnx or openvino")
-    if output.exists():
-        raise UsageError(f"{output} exists already", remedy="choose another folder with -o")
-    bundle = Bundle.load(model)
-    recipe = Recipe.from_json(bundle.spec.members[0].recipe)
-    if dataset is None:
-        inputs = phantom_inputs((1, recipe.section.channels, *recipe.section.shape), 8)
-    else:
-        import numpy as np
-
-        data = open_dataset(dataset)
-        refs = [ref for case in data.cases[:16] for ref in case.inputs.values() if ref]
-        inputs = np.stack([recipe.apply(read_ref(data, ref)).tensors["image"] for ref in refs])
-    try:
-        shutil.copytree(bundle.path, output)
-        made = export(Bundle.load(output), ["onnx" if to == "onnx" else "openvino"], inputs)
-    except BaseException:
-        shutil.rmtree(output, ignore_errors=True)
-        raise
-    lines = [
-        f"{name}: {'passed' if p['passed'] else 'NOT passed'}, at most {p['max_abs']:.2g} apart"
-        for name, p in made.spec.engines.items()
-    ]
-    return [*lines, f"bundle: {made.path}"]
+    if path.name.startswith(".") or path.name.upper() in ("DICOMDIR", "THUMBS.DB"):
+        return False
+    return suffix_of(path.name) not in _NO_CASES

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from medmap.cli.show import Screen, duration_s, size_bytes
+from medmap.cli.settings import Words, known_device, memory_of, require_file, require_folder
+from medmap.cli.show import Screen
 from medmap.errors import UsageError
 
 if TYPE_CHECKING:
@@ -31,6 +32,11 @@ Set = Annotated[
 ]
 Budget = Annotated[str | None, typer.Option("--budget", help="Time from process start to exit: 90s, 10m, 2h.")]
 Memory = Annotated[str | None, typer.Option("--memory", help="Memory the run may take: 4GiB.")]
+Recipe = Annotated[str | None, typer.Option("--recipe", help="rules (the default), or a classical recipe: cnn, vgg16.")]
+Seed = Annotated[int | None, typer.Option("--seed", help="Decides every draw (default 0).")]
+Folds = Annotated[int | None, typer.Option("--folds", help="Number of folds; 0 for a validation split.")]
+Init = Annotated[str | None, typer.Option("--init", help="Starting weights: a bundle, a file, a hub name, none.")]
+RunDevice = Annotated[str | None, typer.Option("--device", help="auto (the default), cpu or cuda.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 Engine = Annotated[str, typer.Option("--engine", help="auto, torch, onnx or openvino.")]
 
@@ -85,16 +91,22 @@ def import_(
     layout: Layout = "auto",
     task: Annotated[str | None, typer.Option("--task", help="classify, detect, segment or enhance.")] = None,
     copy: Annotated[bool, typer.Option("--copy", help="Copy the images instead of referring to them.")] = False,
+    json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Turn any known layout into a dataset folder: dataset.yaml beside cases.csv."""
+    from medmap.cli.documents import of_dataset
     from medmap.dataset import TASKS
     from medmap.layouts import import_dataset
 
     if task is not None and task not in TASKS:
         raise UsageError("unknown task", got=repr(task), expected=", ".join(TASKS))
     data = import_dataset(source, dest, layout=layout, task=cast("TaskName | None", task), copy=copy)
-    Screen(quiet).result(f"{len(data)} cases of {data.name} ({data.task}) in {dest / 'dataset.yaml'}")
+    screen = Screen(quiet, json)
+    if json:
+        screen.document(of_dataset(data, dest))
+        return
+    screen.result(f"{len(data)} cases of {data.name} ({data.task}) in {dest / 'dataset.yaml'}")
 
 
 @app.command()
@@ -102,13 +114,19 @@ def fetch(
     name: Annotated[str, typer.Argument(help="Name of a public dataset.")],
     dest: Annotated[Path, typer.Argument(help="Folder to put it in.")],
     source: Annotated[str | None, typer.Option("--from", help="A folder or URL to take it from.")] = None,
+    json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Get a public dataset by name; its checksum is verified, a broken download is resumed."""
+    from medmap.cli.documents import of_fetched
     from medmap.layouts import fetch as fetch_dataset
 
-    path = fetch_dataset(name, dest, source)
-    Screen(quiet).result(f"{path} (checksum verified)")
+    with Screen(quiet, json) as screen:
+        path = fetch_dataset(name, require_folder(dest), source, screen.counter("fetching"))
+    if json:
+        screen.document(of_fetched(name, path))
+        return
+    screen.result(f"{path} (checksum verified)")
 
 
 @app.command()
@@ -125,10 +143,11 @@ def check(
     from medmap.check import write_check_report
     from medmap.layouts import open_dataset
 
-    screen = Screen(quiet, json)
+    if report is not None:
+        require_file(report)
     data = open_dataset(dataset, layout=layout)
-    issues = check_dataset(data, label_errors=label_errors, progress=screen.counter("checking"))
-    screen.close()
+    with Screen(quiet, json) as screen:
+        issues = check_dataset(data, label_errors=label_errors, progress=screen.counter("checking"))
     if report is not None:
         write_check_report(issues, data, report)
     if json:
@@ -152,57 +171,33 @@ def plan(
     output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the plan.")] = Path("run.yaml"),
     budget: Budget = None,
     memory: Memory = None,
-    recipe: Annotated[str, typer.Option("--recipe", help="rules, or a classical recipe: cnn, vgg16.")] = "rules",
+    recipe: Recipe = None,
     sets: Set = None,
-    seed: Annotated[int, typer.Option("--seed", help="Decides every draw.")] = 0,
-    folds: Annotated[int | None, typer.Option("--folds", help="Number of folds; 0 for a validation split.")] = None,
-    init: Annotated[
-        str | None, typer.Option("--init", help="Starting weights: a bundle, a file, a hub name, none.")
-    ] = None,
-    device: Device = "auto",
+    seed: Seed = None,
+    folds: Folds = None,
+    init: Init = None,
+    device: RunDevice = None,
     layout: Layout = "auto",
+    json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Write what would be trained, and why: a complete run.yaml within a budget measured on this machine."""
+    from medmap.cli.documents import of_plan
     from medmap.layouts import open_dataset
 
-    screen = Screen(quiet)
-    options = _Planning(budget, memory, recipe, sets or [], seed, folds, init, device)
-    run = options.plan(open_dataset(dataset, layout=layout))
-    if output.exists():
+    words = Words(budget, memory, recipe, seed, folds, init, device, sets)
+    if require_file(output).exists():
         raise UsageError(f"{output} exists already", remedy="choose another file with -o, or remove it")
+    run = words.planned(open_dataset(dataset, layout=layout))
+    output.parent.mkdir(parents=True, exist_ok=True)
     run.save(output)
+    screen = Screen(quiet, json)
+    if json:
+        screen.document(of_plan(run, output))
+        return
     for where, why in run.reasons.items():
         screen.line(f"{where}: {why}")
     screen.result(f"plan: {output}")
-
-
-class _Planning:
-    """The words of a command line that a plan needs."""
-
-    def __init__(self, *words: Any) -> None:
-        self.budget, self.memory, self.recipe, self.sets, self.seed, self.folds, self.init, self.device = words
-
-    def plan(self, data: Any) -> Any:
-        import time
-
-        from medmap.cli import started
-        from medmap.plan import plan as plan_run
-
-        fixed: dict[str, Any] = {"seed": self.seed, "device": self.device}
-        if self.memory:
-            fixed["memory_bytes"] = size_bytes(self.memory)
-        if self.init:
-            fixed["init"] = None if self.init == "none" else self.init
-        return plan_run(
-            data,
-            budget_s=duration_s(self.budget) if self.budget else None,
-            recipe_name=self.recipe,
-            overrides=self.sets,
-            folds=self.folds,
-            spent_s=time.time() - started(),
-            **fixed,
-        )
 
 
 @app.command()
@@ -215,59 +210,47 @@ def train(
     sets: Set = None,
     budget: Budget = None,
     memory: Memory = None,
-    recipe: Annotated[str, typer.Option("--recipe", help="rules, or a classical recipe: cnn, vgg16.")] = "rules",
-    seed: Annotated[int | None, typer.Option("--seed", help="Decides every draw (default 0).")] = None,
-    folds: Annotated[int | None, typer.Option("--folds", help="Number of folds; 0 for a validation split.")] = None,
-    init: Annotated[
-        str | None, typer.Option("--init", help="Starting weights: a bundle, a file, a hub name, none.")
-    ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where a stopped run stands.")] = False,
-    device: Device = "auto",
+    recipe: Recipe = None,
+    seed: Seed = None,
+    folds: Folds = None,
+    init: Init = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where a stopped run stands; only --budget may be another.")
+    ] = False,
+    device: RunDevice = None,
     layout: Layout = "auto",
+    json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Train, and always leave a usable bundle with its evaluation."""
     from medmap.cli import started
+    from medmap.cli.documents import of_training
     from medmap.layouts import open_dataset
-    from medmap.plan import Run
     from medmap.train import train as train_run
 
-    screen = Screen(quiet)
     begin = started()
+    words = Words(budget, memory, recipe, seed, folds, init, device, sets)
+    require_folder(output)
+    if not resume and output.exists() and any(output.iterdir()):
+        raise UsageError(f"{output} is not empty", remedy="choose another folder, or go on with --resume")
+    given = words.resumed(output, config) if resume else None if config is None else words.loaded(config)
     data = open_dataset(dataset, layout=layout)
-    if resume:
-        if config is not None or sets:
-            raise UsageError("a resumed run keeps its settings", remedy="leave out --config and --set")
-        if not (output / "run.yaml").exists():
-            raise UsageError(f"there is nothing to resume in {output}", remedy="start without --resume")
-        run = Run.load(output / "run.yaml")
-        if budget:
-            run = run.model_copy(update={"budget_s": duration_s(budget)})
-    elif config is not None:
-        words = list(sets or [])
-        words += [f"seed={seed}"] if seed is not None else []
-        words += [f"budget_s={duration_s(budget)}"] if budget else []
-        words += [f"network.init={None if init == 'none' else init}"] if init else []
-        words += [f"ensemble.folds={folds}", f"ensemble.members={max(1, folds)}"] if folds is not None else []
-        run = Run.load(config, words)
-    else:
-        run = _Planning(budget, memory, recipe, sets or [], seed or 0, folds, init, device).plan(data)
-    try:
+    run = words.planned(data) if given is None else given
+    with Screen(quiet, json) as screen:
         bundle = train_run(run, data, output, resume=resume, listener=screen.hear, started=begin)
-    finally:
-        screen.close()
+    found = of_training(bundle, output)
+    if json:
+        screen.document(found)
+        return
     screen.result(f"bundle: {bundle.path}")
-    screen.result(f"report: {output / 'evaluation' / 'report.html'}")
+    if found["report"]:
+        screen.result(f"report: {found['report']}")
 
 
 def _bundles(paths: list[Path]) -> list[Bundle]:
     from medmap.bundle import Bundle
 
     return [Bundle.load(path) for path in paths]
-
-
-def _is_model(path: Path) -> bool:
-    return (path / "spec.json").exists() or (path / "bundle" / "spec.json").exists()
 
 
 @app.command()
@@ -306,7 +289,8 @@ def evaluate(
 
     if len(paths) < 2:
         raise UsageError("evaluate takes a model and a dataset", got=" ".join(map(str, paths)))
-    screen = Screen(quiet, json)
+    known_device(device)
+    require_folder(output)
     data = open_dataset(paths[-1], layout=layout)
     options = Options(
         labels=_pairs(labels),
@@ -315,11 +299,11 @@ def evaluate(
         recalibrate_on=recalibrate,
         baselines=baselines,
     )
-    told = screen.counter("predicting")
     models = _bundles(paths[:-1])
-    report = judge(models, data, split, options=options, engine=engine, device=device, progress=told)
-    save_evaluation(report, output, dataset=data)
-    screen.close()
+    with Screen(quiet, json) as screen:
+        told = screen.counter("predicting")
+        report = judge(models, data, split, options=options, engine=engine, device=device, progress=told)
+        save_evaluation(report, output, dataset=data)
     for text in report.warnings:
         screen.warning(text)
     if json:
@@ -368,24 +352,30 @@ def compare(
 @app.command()
 def predict(
     paths: Annotated[list[Path], typer.Argument(metavar="MODEL... INPUT...", help="Bundles or runs, then images.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the answers; must be new or empty.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder of the answers; must be new or empty, unless --resume.")
+    ],
     formats: Annotated[str, typer.Option("--format", help="json, csv (comma-separated).")] = "json,csv",
     engine: Engine = "auto",
     device: Device = "auto",
+    memory: Annotated[
+        str | None,
+        typer.Option("--memory", help="Memory a batch may take, 4GiB; classification needs little and seldom this."),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on in the folder of an interrupted call; finished cases stay.")
+    ] = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Answer for images, folders of images or a dataset: OUT/index.json lists case, files, outputs, warnings."""
-    from medmap.cli.answers import write_answers
+    """Answer for images, folders, a zip or a dataset: OUT/index.json lists case, files, outputs, warnings."""
+    from medmap.cli.answers import Request, write_answers
 
-    models = [p for n, p in enumerate(paths) if _is_model(p) and all(_is_model(q) for q in paths[:n])]
-    inputs = paths[len(models) :]
-    if not models:
-        raise UsageError("predict takes a model first", got=str(paths[0]), expected="a bundle folder or a run folder")
-    if not inputs:
-        raise UsageError("predict takes images after the model", got="none")
-    screen = Screen(quiet, json)
-    index = write_answers(_bundles(models), inputs, output, formats.split(","), (engine, device), screen)
+    how = Request(formats.split(","), engine, known_device(device), memory_of(memory), resume)
+    models, inputs = _models_and_inputs(paths)
+    bundles = _bundles(models)
+    with Screen(quiet, json) as screen:
+        index = write_answers(bundles, inputs, output, how, screen)
     if json:
         screen.document(index)
     failed = [row for row in index["cases"] if row["error"]]
@@ -394,19 +384,40 @@ def predict(
         raise typer.Exit(1)
 
 
+def _models_and_inputs(paths: list[Path]) -> tuple[list[Path], list[Path]]:
+    """The leading paths that are models, whole or not, and the rest."""
+    from medmap.cli.about import is_model, is_run
+
+    count = next((n for n, path in enumerate(paths) if not (is_model(path) or is_run(path))), len(paths))
+    if not count:
+        raise UsageError("predict takes a model first", got=str(paths[0]), expected="a bundle folder or a run folder")
+    if count == len(paths):
+        _bundles(paths)  # a broken bundle is said before a missing image
+        raise UsageError("predict takes images after the model", got="none")
+    return paths[:count], paths[count:]
+
+
 @app.command()
 def export(
     model: Annotated[Path, typer.Argument(help="A bundle or a run.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The new bundle's folder.")],
     to: Annotated[str, typer.Option("--to", help="onnx or openvino.")] = "onnx",
     dataset: Annotated[Path | None, typer.Option("--dataset", help="Real cases for the parity test.")] = None,
+    json: Json = False,
 ) -> None:
-    """Export a model for another engine, with a parity test."""
-    from medmap.cli.answers import export_bundle
+    """Export a model for another engine, with a parity test; exit code 1 where it gives another answer."""
+    from medmap.cli.engines import export_bundle, verdict
 
-    screen = Screen()
-    for line in export_bundle(model, output, to, dataset):
-        screen.result(line)
+    screen = Screen(json=json)
+    found = export_bundle(model, output, to, dataset)
+    if json:
+        screen.document(found)
+    else:
+        for name, parity in found["engines"].items():
+            screen.result(f"{name}: {verdict(parity)}")
+        screen.result(f"bundle: {found['bundle']}")
+    if not all(parity["passed"] for parity in found["engines"].values()):
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -417,18 +428,18 @@ def verify(
     """Check a bundle's hashes, and here and now that every engine gives its answers."""
     from medmap.bundle import Bundle
     from medmap.bundle import verify as verify_bundle
+    from medmap.cli.engines import verdict
 
     screen = Screen(json=json)
     bundle = Bundle.load(model)
-    found = verify_bundle(bundle)
+    found = [parity.as_json() for parity in verify_bundle(bundle)]
     if json:
-        screen.document({"bundle": bundle.digest, "parity": [p.as_json() for p in found]})
+        screen.document({"bundle": bundle.digest, "parity": found})
     else:
         screen.result(f"hashes: as written ({bundle.digest})")
-        for p in found:
-            verdict = "the same answer" if p.passed else "DIFFERS"
-            screen.result(f"{p.engine} {p.precision}: {verdict}, at most {p.max_abs:.2g} apart")
-    if not all(p.passed for p in found):
+        for parity in found:
+            screen.result(f"{parity['engine']} {parity['precision']}: {verdict(parity)}")
+    if not all(parity["passed"] for parity in found):
         raise typer.Exit(1)
 
 

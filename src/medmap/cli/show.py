@@ -34,6 +34,12 @@ class Screen:
         self._stage = ""
         self._stage_begin = self._begin
 
+    def __enter__(self) -> Screen:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
     def line(self, text: str) -> None:
         """A line for people."""
         if not self.quiet:
@@ -55,11 +61,12 @@ class Screen:
 
     def _write(self, text: str) -> None:
         if self._bar is not None:
-            self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
-            return
+            self._bar.stop()  # it is drawn on standard error, and would run into the line on the terminal
         stream = sys.stderr if self.json else sys.stdout
         stream.write(text + "\n")
         stream.flush()
+        if self._bar is not None:
+            self._bar.start()
 
     def hear(self, event: Event) -> None:
         """A training's events."""
@@ -73,8 +80,9 @@ class Screen:
     def counter(self, what: str) -> Any:
         """A ``(done, of)`` callback that shows progress under a name."""
 
-        def tell(done: int, total: int) -> None:
-            self.progress(what, done, total)
+        def tell(done: int, total: int | None) -> None:
+            if total:  # a download may not know its length
+                self.progress(what, done, total)
 
         return tell
 
@@ -101,7 +109,7 @@ class Screen:
 
             self._bar = Progress(
                 TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"),
-                TimeRemainingColumn(), console=Console(stderr=True), transient=True,
+                TimeRemainingColumn(), console=Console(stderr=True), transient=True, redirect_stdout=False,
             )  # fmt: skip
             self._bar.start()
             self._task = self._bar.add_task(text, total=total)

@@ -1,0 +1,53 @@
+"""``verify`` and ``export`` where an engine fails: it is said, and the exit code tells."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from medmap.bundle import parity
+from medmap.cli import run as medmap
+from medmap.cli.engines import verdict
+from medmap.errors import BundleError
+from medmap.runtime import open_engine
+
+
+@pytest.fixture
+def no_onnx(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ONNX Runtime refuses every network."""
+
+    def refusing(kind: Any, **words: Any) -> Any:
+        if kind == "onnx":
+            raise BundleError("ONNX Runtime knows no such layer")
+        return open_engine(kind, **words)
+
+    monkeypatch.setattr(parity, "open_engine", refusing)
+
+
+@pytest.mark.usefixtures("no_onnx")
+def test_verify_says_what_cannot_run(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert medmap(["verify", str(world / "run")]) == 1
+    told = capsys.readouterr()
+    assert "onnx float32: DIFFERS: ONNX Runtime knows no such layer" in told.out
+    assert "torch float32: the same answer" in told.out
+    assert told.err == ""
+    assert medmap(["verify", str(world / "run"), "--json"]) == 1
+    rows = json.loads(capsys.readouterr().out)["parity"]
+    assert [row["max_abs"] for row in rows if row["engine"] == "onnx"] == [None]
+
+
+@pytest.mark.usefixtures("no_onnx")
+def test_export_says_what_cannot_run(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert medmap(["export", str(world / "run"), "-o", str(tmp_path / "copy"), "--to", "onnx"]) == 1
+    assert "onnx: DIFFERS: ONNX Runtime knows no such layer" in capsys.readouterr().out
+    assert medmap(["export", str(world / "run"), "-o", str(tmp_path / "other"), "--to", "onnx", "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["engines"]["onnx"]["passed"] is False
+
+
+def test_every_verdict_is_a_sentence() -> None:
+    assert verdict({"passed": False, "max_abs": None}) == "DIFFERS: an output is not a finite number"
+    assert verdict({"passed": False, "max_abs": 0.25, "reason": None}) == "DIFFERS: up to 0.25 apart"
+    assert verdict({"passed": True, "max_abs": 0.0, "reason": None}) == "the same answer, at most 0 apart"

@@ -1,0 +1,58 @@
+"""The screen: what is a result goes to standard output, whatever moves on standard error."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from medmap.cli import show
+from medmap.cli.show import Screen
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Standard error is a terminal, and nobody waits two seconds."""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(show, "PATIENCE_S", 0.0)
+
+
+@pytest.mark.usefixtures("terminal")
+def test_lines_beside_a_bar_go_to_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
+    with Screen() as screen:
+        screen.progress("learning", 1, 4)
+        assert screen._bar is not None
+        screen.line("a line")
+        screen.result("a result")
+        screen.progress("learning", 3, 4)
+        assert screen._bar.live.is_started, "the bar goes on after a line"
+        screen.warning("careful")
+    told = capsys.readouterr()
+    assert told.out == "a line\na result\nwarning: careful\n"
+    assert "learning" in told.err
+    assert "a result" not in told.err
+    assert screen._bar is None
+
+
+@pytest.mark.usefixtures("terminal")
+def test_beside_a_bar_json_has_standard_output_for_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    with Screen(json=True) as screen:
+        screen.progress("learning", 1, 4)
+        screen.line("for people")
+        screen.document({"a": 1})
+    told = capsys.readouterr()
+    assert told.out == '{\n  "a": 1\n}\n'
+    assert "for people" in told.err
+
+
+def test_a_download_of_unknown_length_shows_nothing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(show, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(show, "LINE_EVERY_S", 0.0)
+    with Screen() as screen:
+        tell = screen.counter("fetching")
+        tell(5, None)
+        tell(5, 10)
+    assert capsys.readouterr().err.startswith("fetching: 50 %")
