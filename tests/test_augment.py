@@ -133,3 +133,18 @@ def test_mixup_keeps_the_larger_share_at_home() -> None:
     assert weights.min() >= 0.5
     assert weights.max() <= 1
     assert augment.mixup_weights(OFF, np.random.default_rng(0), 64) is None
+
+
+def test_a_crop_shows_a_part_from_inside() -> None:
+    images = torch.arange(100.0).reshape(1, 1, 10, 10)
+    section = OFF.model_copy(update={"crop": 0.5})
+    for seed in range(20):
+        drawn = augment.draw(section, np.random.default_rng(seed), 2)
+        kept = drawn.matrix[0][0]
+        assert 0.5 <= kept <= 1
+        assert all(abs(s) <= (1 - kept) / 2 + 1e-9 for s in drawn.shift)
+        out = augment.apply(images, [drawn])
+        step = float(out[0, 0, 5, 6] - out[0, 0, 5, 5])
+        assert step == pytest.approx(kept, abs=1e-3)
+        assert out.min() >= images.min()
+        assert out.max() <= images.max()

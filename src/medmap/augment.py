@@ -42,6 +42,7 @@ class AugmentSection(Section):
         rotate_deg: Rotation, degrees either way (in a volume about each axis).
         shift: Translation as a part of each side, either way.
         scale: Zoom: sizes from 1/(1+scale) to 1+scale.
+        crop: Largest part of each side that may be cut away; what is left fills the image again.
         shear_deg: Shear, degrees either way.
         flip_axes: Index axes that may be reversed, each with probability one half.
         brightness, contrast, gamma: Strength of intensity changes, in standard deviations and log factors.
@@ -56,6 +57,7 @@ class AugmentSection(Section):
     rotate_deg: float = Field(default=8, ge=0, le=180)
     shift: float = Field(default=0.04, ge=0, le=0.5)
     scale: float = Field(default=0.1, ge=0, le=1)
+    crop: float = Field(default=0, ge=0, le=0.9)
     shear_deg: float = Field(default=3, ge=0, le=45)
     flip_axes: tuple[Annotated[int, Field(ge=0, le=2)], ...] = ()
     brightness: float = Field(default=0.2, ge=0, le=2)
@@ -131,6 +133,10 @@ def draw(section: AugmentSection, rng: np.random.Generator, ndim: int) -> Drawn:
             shear[rows[0], rows[1]] = math.tan(math.radians(uniform(-section.shear_deg, section.shear_deg)))
             linear = linear @ shear
         shift = uniform(-section.shift, section.shift, ndim)
+    if section.crop:
+        kept = uniform(1 - section.crop, 1)
+        linear = linear * kept
+        shift = shift + uniform(-(1 - kept) / 2, (1 - kept) / 2, ndim)
     flips = tuple(a for a in section.flip_axes if a < ndim and rng.random() < 0.5)
     chosen = rng.random(4) < section.probability
     box = None

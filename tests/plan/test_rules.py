@@ -8,24 +8,35 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from medmap.augment import AugmentSection
+from medmap.dataset import Case, Dataset, InputSpec
 from medmap.plan import NetworkSection
 from medmap.plan.fingerprint import Fingerprint
 from medmap.plan.rules import (
     GOOD_EPOCHS,
     MOST_ROUNDS,
     arrange,
+    augment_section,
     batch_size,
     learning_rate,
     narrower,
     network_section,
     prepare_section,
 )
+from medmap.results import Label
 
 PLAIN = Fingerprint(
     cases=600, patients=600, training=500, dimensions=2, shape=(28, 28), same_shape=True, spacing_mm=None, channels=1,
     eight_bit=True, quantity="arbitrary", modality="US", patient_space=False, classes={"a": 300, "b": 300}, sampled=200,
 )  # fmt: skip
 VOLUME = replace(PLAIN, dimensions=3, shape=(64, 64, 32), spacing_mm=(1.0, 1.0, 2.0), patient_space=True, modality="MR")
+
+
+def test_measured_values_are_hardly_changed() -> None:
+    data = Dataset("d", "classify", (Case("1", "1", {}),), {"image": InputSpec("CT")}, (Label("a"), Label("b")))
+    section, reasons = augment_section(replace(PLAIN, quantity="HU", modality="CT"), data)
+    assert section.brightness < AugmentSection().brightness
+    assert "measurement" in reasons["augment.brightness"]
 
 
 def test_small_pictures_are_seen_as_they_are() -> None:

@@ -77,6 +77,7 @@ def test_test_cases_are_never_learned_from(trained: Path, run: Run, data: Datase
     assert all(np.array_equal(first[k], second[k]) for k in first)
 
 
+KILLS = int(os.environ.get("MEDMAP_TEST_KILLS", "3"))
 CHILD = """
 import sys
 from pathlib import Path
@@ -98,7 +99,7 @@ def test_killed_at_random_moments_and_resumed_the_weights_are_the_same(run: Run,
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     rng = random.Random(5)
     kills = 0
-    for _ in range(3):
+    for _ in range(KILLS):
         child = subprocess.Popen(words, env=environment, stderr=subprocess.PIPE)
         marker, begin = killed / "checkpoint" / "current.json", time.monotonic()
         before = marker.stat().st_mtime_ns if marker.exists() else 0
@@ -113,7 +114,7 @@ def test_killed_at_random_moments_and_resumed_the_weights_are_the_same(run: Run,
         child.communicate()
     done = subprocess.run(words, env=environment, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()
-    assert kills >= 1
+    assert kills >= min(KILLS, 3) - 2
     first, second = weights(tmp_path / "whole"), weights(killed)
     assert first.keys() == second.keys()
     assert all(np.array_equal(first[k], second[k]) for k in first)

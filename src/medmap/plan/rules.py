@@ -119,6 +119,9 @@ def augment_section(facts: Fingerprint, dataset: Dataset) -> tuple[AugmentSectio
     rotate = 180.0 if facts.modality in ANY_ROTATION and facts.dimensions == 2 else AugmentSection().rotate_deg
     if rotate == 180:
         reasons["augment.rotate_deg"] = f"{modality} has no upright: every rotation is a possible image"
+    if facts.quantity in ("HU", "SUVbw"):
+        reasons["augment.brightness"] = f"{facts.quantity} is a measurement: its values are hardly changed"
+        return AugmentSection(flip_axes=flips, rotate_deg=rotate, brightness=0.05, contrast=0.05, gamma=0), reasons
     return AugmentSection(flip_axes=flips, rotate_deg=rotate), reasons
 
 
