@@ -131,8 +131,8 @@ def predict_cases(
     *,
     engine: str = "auto",
     device: str = "auto",
-    test_time_flips: bool | None = None,
     memory_bytes: int | None = None,
+    channels: Sequence[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[Prediction | FailedCase]:
     """Answers for every case of a dataset, in order; a case that cannot be read fails alone.
@@ -140,21 +140,22 @@ def predict_cases(
     Args:
         bundles: One, or several that answer together (their calibrated scores are averaged).
         dataset: Cases; their truth is not looked at.
-        engine, device, test_time_flips: As in ``Predictor``.
+        engine, device: As in ``Predictor``.
         memory_bytes: About what a batch may take; limits how many cases are answered together, never the answers.
+        channels: Names of the images' channels to take, in the bundle's order; None: as they are.
         progress: Called with (done, of).
 
     Raises:
         UsageError: No bundle, or bundles with other classes than each other.
     """
     _require_alike(bundles)
-    predictors = [Predictor(b, engine, device, test_time_flips) for b in bundles]
+    predictors = [Predictor(b, engine, device) for b in bundles]
     try:
         size = _batch_size(predictors, memory_bytes)
         cases = list(dataset)
         for start in range(0, len(cases), size):
             part = cases[start : start + size]
-            yield from _answer_batch(predictors, dataset, part)
+            yield from _answer_batch(predictors, dataset, part, channels)
             if progress is not None:
                 progress(start + len(part), len(cases))
     finally:
@@ -182,14 +183,14 @@ def _batch_size(predictors: Sequence[Predictor], memory_bytes: int | None = None
 
 
 def _answer_batch(
-    predictors: Sequence[Predictor], dataset: Dataset, cases: Sequence[Case]
+    predictors: Sequence[Predictor], dataset: Dataset, cases: Sequence[Case], channels: Sequence[str] | None = None
 ) -> Iterator[Prediction | FailedCase]:
     failed: dict[str, str] = {}
     images: dict[str, dict[str, Image]] = {}
     prepared: dict[str, list[list[Prepared]]] = {}
     for case in cases:
         try:
-            images[case.id] = _images(predictors[0], dataset, case)
+            images[case.id] = _images(predictors[0], dataset, case, channels)
             image = next(iter(images[case.id].values()))
             prepared[case.id] = [p.prepared(image) for p in predictors]
         except DataError as error:
@@ -205,12 +206,15 @@ def _answer_batch(
         yield answers[0] if len(answers) == 1 else _together(answers, predictors[0])
 
 
-def _images(predictor: Predictor, dataset: Dataset, case: Case) -> dict[str, Image]:
+def _images(
+    predictor: Predictor, dataset: Dataset, case: Case, channels: Sequence[str] | None = None
+) -> dict[str, Image]:
     name = next(iter(dataset.inputs))
     ref = case.inputs.get(name)
     if ref is None:
         raise DataError("the input was not acquired", got=f"no {name}", case=case.id)
-    return {next(iter(predictor.bundle.spec.inputs)): read_ref(dataset, ref)}
+    image = read_ref(dataset, ref)
+    return {next(iter(predictor.bundle.spec.inputs)): image.select(channels) if channels else image}
 
 
 def _together(answers: Sequence[Prediction], predictor: Predictor) -> Prediction:

@@ -10,16 +10,17 @@ from medmap.cli import show
 from medmap.cli.show import Screen
 
 
-@pytest.fixture
-def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Standard error is a terminal, and nobody waits two seconds."""
+def on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Standard error, as captured, is a terminal; nobody waits two seconds."""
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(show, "PATIENCE_S", 0.0)
 
 
-@pytest.mark.usefixtures("terminal")
-def test_lines_beside_a_bar_go_to_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
+def test_lines_beside_a_bar_go_to_standard_output(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_a_terminal(monkeypatch)
     with Screen() as screen:
         screen.progress("learning", 1, 4)
         assert screen._bar is not None
@@ -35,10 +36,13 @@ def test_lines_beside_a_bar_go_to_standard_output(capsys: pytest.CaptureFixture[
     assert screen._bar is None
 
 
-@pytest.mark.usefixtures("terminal")
-def test_beside_a_bar_json_has_standard_output_for_itself(capsys: pytest.CaptureFixture[str]) -> None:
+def test_beside_a_bar_json_has_standard_output_for_itself(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_a_terminal(monkeypatch)
     with Screen(json=True) as screen:
         screen.progress("learning", 1, 4)
+        assert screen._bar is not None
         screen.line("for people")
         screen.document({"a": 1})
     told = capsys.readouterr()

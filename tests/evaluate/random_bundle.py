@@ -7,13 +7,14 @@ from medmap.prepare import PrepareSection
 from medmap.prepare import fit as fit_recipe
 
 
-def make_bundle(folder, dataset, images, seed=0, **provenance):
+def make_bundle(folder, dataset, images, seed=0, *, recipe_images=None, channels=1, **provenance):
     """A bundle with random weights: what it says is worthless, how it is judged is not."""
-    recipe = fit_recipe(PrepareSection(shape=(16, 16)), [images[c.id] for c in dataset if c.split == "train"])
+    learned = recipe_images or [images[c.id] for c in dataset if c.split == "train"]
+    recipe = fit_recipe(PrepareSection(shape=(16, 16), channels=channels), learned)
     network = {
         "name": "small_resnet",
         "dimensions": 2,
-        "in_channels": 1,
+        "in_channels": channels,
         "outputs": 2,
         "input_shape": [16, 16],
         "width": 0.125,
@@ -27,7 +28,7 @@ def make_bundle(folder, dataset, images, seed=0, **provenance):
         kind="binary",
         labels=[{"name": label} for label in dataset.label_names],
         positive=1,
-        inputs={"image": {"modality": "US", "channels": 1}},
+        inputs={"image": {"modality": dataset.inputs["image"].modality, "channels": channels}},
         members=[MemberSpec(network=network, recipe=recipe.as_json())],
         decision=decision.to_json(),
         run={"seed": 3},

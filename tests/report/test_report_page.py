@@ -22,6 +22,7 @@ from medmap.report import (
     every_table,
     figures,
     images_of,
+    methods,
     picture_of,
     png_uri,
     read_log,
@@ -163,6 +164,16 @@ def test_without_both_classes_the_page_still_stands():
     page = Page(render_html(report))
     assert "no positive case" in page.text
     assert "roc" not in figures(report)
+
+
+def test_a_threshold_is_called_fixed_before_only_on_a_test_set(reports):
+    report = reports["binary"]
+    assert "fixed before these cases were seen" in " ".join(methods(report))
+    for split in ("val", "oof"):
+        told = " ".join(methods(replace(report, split=split)))
+        assert "chosen on these cases" in told
+        assert "fixed before" not in told
+    assert "as the bundle has it" in " ".join(methods(replace(report, split="all")))
 
 
 def test_save_writes_everything(reports, log, picture, tmp_path):

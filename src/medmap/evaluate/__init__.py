@@ -9,11 +9,12 @@ from medmap.evaluate.compare import ComparisonReport, compare, compare_tables
 from medmap.evaluate.csvfile import csv_text, read_predictions, write_predictions
 from medmap.evaluate.groups import groups_of
 from medmap.evaluate.judge import Circumstances, Options, evaluate, operating_point, report_from_table
-from medmap.evaluate.leakage import leaks
+from medmap.evaluate.leakage import leaks, leaks_of_recalibration
 from medmap.evaluate.looks import Looks, log_look
-from medmap.evaluate.mapping import in_terms_of
+from medmap.evaluate.mapping import channel_order, in_terms_of
 from medmap.evaluate.outcome import Aggregated, Baseline, Failure, MetricsFile, Report, metrics_schema
 from medmap.evaluate.rows import taken_together
+from medmap.evaluate.site import recalibrated_bundle
 from medmap.evaluate.table import PredictionTable, table_of
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "PredictionTable",
     "Report",
     "baselines",
+    "channel_order",
     "compare",
     "compare_tables",
     "csv_text",
@@ -35,10 +37,12 @@ __all__ = [
     "groups_of",
     "in_terms_of",
     "leaks",
+    "leaks_of_recalibration",
     "log_look",
     "metrics_schema",
     "operating_point",
     "read_predictions",
+    "recalibrated_bundle",
     "report_from_table",
     "table_of",
     "taken_together",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -14,11 +14,11 @@ from medmap.dataset import Case, Dataset, with_splits
 from medmap.decision import Decision, calibrated, decide, recalibrate
 from medmap.errors import DataError, DatasetError, UsageError
 from medmap.evaluate.baselines import baselines, not_beaten
-from medmap.evaluate.leakage import leaks, shared_patients
+from medmap.evaluate.leakage import leaks, leaks_of_recalibration, shared_patients
 from medmap.evaluate.looks import Looks, log_look
-from medmap.evaluate.mapping import in_terms_of
+from medmap.evaluate.mapping import channel_order, in_terms_of
 from medmap.evaluate.outcome import Baseline, Failure, Report
-from medmap.evaluate.pictures import Small, small
+from medmap.evaluate.pictures import Small, content_hash, small
 from medmap.evaluate.rows import aggregated, all_rows, stage_rows, subgroup_rows, weak_groups
 from medmap.evaluate.table import PredictionTable, known, table_of
 from medmap.metrics import Bootstrap, Estimate
@@ -37,6 +37,8 @@ class Options:
     Args:
         labels: For another hospital's data: their class → the bundle's class; None leaves a class's cases out.
         inputs: Their input → the bundle's input.
+        channels: Their channel's name → ours (red, green, blue, in any order; others in the bundle's order), or their
+            names in the bundle's order; None: as the images are read. Channels that are not named are left out.
         aggregate_by: ``patient``, or columns within a patient (an eye, a breast): cases are taken together by each.
         recalibrate_on: A split, or case identifiers, to fit calibration and operating point on; those patients are
             then left out of the evaluation, and the result stands beside the bundle's own.
@@ -46,6 +48,7 @@ class Options:
 
     labels: Mapping[str, str | None] | None = None
     inputs: Mapping[str, str] | None = None
+    channels: Mapping[str, str] | tuple[str, ...] | None = None
     aggregate_by: str | tuple[str, ...] = ()
     recalibrate_on: str | tuple[str, ...] | None = None
     baselines: bool = True
@@ -79,7 +82,7 @@ def evaluate(
         The report; ``report.save(folder)`` writes it, ``medmap.report.save_evaluation`` with its HTML page.
 
     Raises:
-        UsageError: A split that is not there, classes that cannot be mapped.
+        UsageError: A split that is not there, classes or channels that cannot be mapped.
         DatasetError: No case with both a prediction and a truth.
 
     Example:
@@ -94,12 +97,21 @@ def evaluate(
     chosen = split or ("test" if any(case.split == "test" for case in whole) else "all")
     inside = whole.split(chosen)
     fitted_on, judged = _separated(whole, inside, options.recalibrate_on)
-    scores, failed = _predicted(bundles, whole.with_cases([*judged, *fitted_on]), engine, device, progress)
+    order = None if options.channels is None else channel_order(options.channels)
+    answers = predict_cases(
+        bundles,
+        whole.with_cases([*judged, *fitted_on]),
+        engine=engine,
+        device=device,
+        channels=order,
+        progress=progress,
+    )
+    scores, failed = _scores_and_failures(answers, whole.name)
     decision = bundles[0].decision
     table = table_of(whole.with_cases(judged), scores, thresholds=operating_point(whole.kind, decision))
     pictures = _pictures(whole, table.cases)
     looks = log_look(bundles, whole, chosen, table.cases)
-    extra: list[Estimate] = []
+    site: SiteResult | None = None
     told = [
         *leaks(bundles, {case: picture.sha256 for case, picture in pictures.items()}, chosen),
         *shared_patients(whole, chosen),
@@ -107,8 +119,9 @@ def evaluate(
     ]
     if fitted_on:
         sites = table_of(whole.with_cases(fitted_on), scores)
-        rows, note = recalibrated_rows(table, sites, decision, options.bootstrap)
-        extra, told = rows, told + ([note] if note else [])
+        site = recalibrated(table, sites, decision, options.bootstrap)
+        hashes = {case: content_hash(whole, whole[case]) for case in sites.cases}
+        told = [*leaks_of_recalibration(bundles, hashes), *told, *([site.note] if site.note else [])]
     simple = baselines(table, whole, pictures) if options.baselines else ()
     found = Circumstances(
         bundles=tuple(b.digest for b in bundles),
@@ -116,7 +129,8 @@ def evaluate(
         flow=_flow(dataset, inside, judged, fitted_on, failed, len(table)),
         looks=looks,
         baselines=simple,
-        extra=tuple(extra),
+        extra=site.rows if site else (),
+        recalibrated=site.decision if site and len(bundles) == 1 else None,
         started=started,
     )
     return report_from_table(table, split=chosen, dataset=whole, warnings=told, options=options, circumstances=found)
@@ -128,6 +142,7 @@ class Circumstances:
 
     Args:
         extra: Further rows: after recalibration.
+        recalibrated: The decision after recalibration.
         started: ``time.monotonic()`` from which the seconds count.
     """
 
@@ -137,6 +152,7 @@ class Circumstances:
     looks: Looks = field(default_factory=lambda: Looks(None))
     baselines: tuple[Baseline, ...] = ()
     extra: tuple[Estimate, ...] = ()
+    recalibrated: Decision | None = None
     started: float | None = None
 
 
@@ -176,6 +192,7 @@ def report_from_table(
         failed=found.failed,
         flow=found.flow or (("supplied", len(table)), ("evaluated", len(table))),
         looks=found.looks.count,
+        recalibrated=found.recalibrated,
         baselines=found.baselines,
         aggregated=together,
         notes=tuple(notes),
@@ -281,18 +298,18 @@ def _separated(
     return fitted_on, judged
 
 
-def _predicted(
-    bundles: Sequence[Bundle], dataset: Dataset, engine: str, device: str, progress: Progress | None
+def _scores_and_failures(
+    answers: Iterable[Prediction | FailedCase], name: str
 ) -> tuple[dict[str, Scores], list[Failure]]:
     scores: dict[str, Scores] = {}
     failed = []
-    for answer in predict_cases(bundles, dataset, engine=engine, device=device, progress=progress):
+    for answer in answers:
         if isinstance(answer, FailedCase):
             failed.append(Failure(answer.case, answer.reason))
         else:
             scores[answer.case] = _scores(answer)
     if not scores:
-        raise DatasetError(f"no case of {dataset.name} can be predicted", got=failed[0].reason)
+        raise DatasetError(f"no case of {name} can be predicted", got=failed[0].reason)
     return scores, failed
 
 
@@ -341,10 +358,25 @@ def _flow(
     return tuple((what, count) for what, count in steps if count or what in ("supplied", "evaluated"))
 
 
-def recalibrated_rows(
+@dataclass(frozen=True)
+class SiteResult:
+    """What recalibration on a site's own cases gave.
+
+    Args:
+        rows: The metrics after it, stage ``recalibrated``.
+        decision: What was fitted, in the place of the bundle's.
+        note: What could not be fitted, in a sentence, or None.
+    """
+
+    rows: tuple[Estimate, ...]
+    decision: Decision
+    note: str | None = None
+
+
+def recalibrated(
     table: PredictionTable, sites: PredictionTable, decision: Decision, bootstrap: Bootstrap
-) -> tuple[list[Estimate], str | None]:
-    """The metrics after calibration and operating point were fitted again on a site's own cases, and what could not be.
+) -> SiteResult:
+    """The metrics after calibration and operating point were fitted again on a site's own cases.
 
     Temperature and prior shift are fitted on the logarithms of the uncalibrated probabilities, which are the logits up
     to a constant (of an ensemble: of its mean).
@@ -363,13 +395,15 @@ def recalibrated_rows(
         raise UsageError("only classes can be recalibrated", got=kind, expected="binary, multiclass or multilabel")
     shares = decision.fitted_on.get("priors")
     priors = tuple(shares) if shares else _shares_of(sites)
-    own = decision.with_(positive=table.positive, temperature=1.0, prior_shift=None)
+    own = decision.with_(positive=table.positive)
+    if sites.uncalibrated is None:  # what there is was calibrated before: the decision is in it already
+        own = own.with_(temperature=1.0, prior_shift=None)
     found = recalibrate(_logits(sites), own, kind, priors=priors, truth=sites.truth)
     chance = np.clip(calibrated(_logits(table), found.decision, kind), 0, 1)
     after = table.with_scores(chance, found.decision.thresholds or None, decide(chance, found.decision, kind).abstained)
     rows = stage_rows(after, after.scores, "recalibrated", bootstrap)
     note = None if found.reason is None else f"Recalibration: {found.reason.rstrip('.')}."
-    return rows, note
+    return SiteResult(tuple(rows), found.decision, note)
 
 
 def _shares_of(table: PredictionTable) -> tuple[float, ...]:

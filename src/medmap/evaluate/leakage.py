@@ -16,11 +16,11 @@ def leaks(bundles: Sequence[Bundle], hashes: Mapping[str, str], split: str) -> l
     """Sentences about evaluated cases that the bundles learned from; empty where there are none.
 
     An image is known again by its content's hash, which every bundle keeps of its training and validation cases: a
-    name may be given twice, a picture stays itself.
+    name may be given twice, a picture stays itself. Images of one value throughout are all alike and copies of nothing.
 
     Args:
         bundles: What answered.
-        hashes: Content hash of each evaluated case's image.
+        hashes: Content hash of each evaluated case's image; empty for an image of one value.
         split: The split evaluated.
     """
     if split == "train":
@@ -28,23 +28,63 @@ def leaks(bundles: Sequence[Bundle], hashes: Mapping[str, str], split: str) -> l
             "These are cases the network learned from: the numbers say nothing about new patients. "
             "Evaluate on cases it has not seen."
         ]
-    learned = {str(digest) for b in bundles for digest in b.spec.provenance.get("training_case_hashes", ())}
-    seen = [case for case, digest in hashes.items() if digest in learned]
+    if split == "val" and any(_folds(bundle) for bundle in bundles):
+        return [
+            "These are cases the networks learned from: these are training numbers. The bundle was trained in folds "
+            "over the training and validation cases together, so most of its networks have seen each of them. "
+            "Evaluate on cases it has not seen, or read the out-of-fold evaluation that training left."
+        ]
     if split == "val":
         return [
             "The validation cases chose the best epoch, the calibration and the operating point: the numbers are "
             "somewhat too good. A test set tells more."
         ]
-    if not learned and bundles:
+    if not _learned(bundles) and bundles:
         return ["The bundle does not say which cases it learned from: whether these are among them is not known."]
+    seen = _seen(bundles, hashes)
     if not seen:
         return []
-    named = ", ".join(seen[:SHOWN]) + (" …" if len(seen) > SHOWN else "")
     what = "image was" if len(seen) == 1 else "images were"
     return [
-        f"Leakage: {len(seen)} of {len(hashes)} evaluated {what} also among those the bundle learned from ({named}). "
-        "The result is too good by an unknown amount; take them out of one of the sets."
+        f"Leakage: {len(seen)} of {len(hashes)} evaluated {what} also among those the bundle learned from "
+        f"({_named(seen)}). The result is too good by an unknown amount; take them out of one of the sets."
     ]
+
+
+def leaks_of_recalibration(bundles: Sequence[Bundle], hashes: Mapping[str, str]) -> list[str]:
+    """A sentence when cases that a site's calibration was fitted on are cases that the bundles learned from.
+
+    Args:
+        bundles: What answered.
+        hashes: Content hash of each case's image that was recalibrated on; empty for an image of one value.
+    """
+    seen = _seen(bundles, hashes)
+    if not seen:
+        return []
+    return [
+        f"Leakage: recalibration was fitted on {len(hashes)} cases, {len(seen)} of them cases the bundle learned from "
+        f"({_named(seen)}). A network is surer of those than of new ones: the recalibrated numbers and the decision "
+        "kept with them are not to be trusted. Recalibrate on cases it has not seen."
+    ]
+
+
+def _learned(bundles: Sequence[Bundle]) -> set[str]:
+    kept = {str(digest) for b in bundles for digest in b.spec.provenance.get("training_case_hashes", ())}
+    return kept - {""}
+
+
+def _seen(bundles: Sequence[Bundle], hashes: Mapping[str, str]) -> list[str]:
+    learned = _learned(bundles)
+    return [case for case, digest in hashes.items() if digest in learned]
+
+
+def _folds(bundle: Bundle) -> int:
+    folds = bundle.spec.provenance.get("folds", 0)
+    return folds if isinstance(folds, int) else 0
+
+
+def _named(cases: Sequence[str]) -> str:
+    return ", ".join(cases[:SHOWN]) + (" …" if len(cases) > SHOWN else "")
 
 
 def shared_patients(dataset: Dataset, split: str) -> list[str]:
@@ -56,9 +96,8 @@ def shared_patients(dataset: Dataset, split: str) -> list[str]:
     both = sorted(inside & outside)
     if not both:
         return []
-    named = ", ".join(both[:SHOWN]) + (" …" if len(both) > SHOWN else "")
     who = "patient stands" if len(both) == 1 else "patients stand"
     return [
-        f"Leakage: {len(both)} of the {split} split's {len(inside)} {who} in another split too ({named}). "
+        f"Leakage: {len(both)} of the {split} split's {len(inside)} {who} in another split too ({_named(both)}). "
         "The result may be too good; split by patient."
     ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from medmap.errors import UsageError
 if TYPE_CHECKING:
     from medmap.bundle import Bundle
 
+COLOURS = ("red", "green", "blue", "alpha")  # the order in which every reader of medmap gives them
 INDEXED = ("binary", "multiclass", "ordinal")  # kinds whose truth is one class index
 
 
@@ -30,12 +31,38 @@ def in_terms_of(
         dataset: Cases with truth in their own words.
         labels: Their class → the bundle's class; several may become one; None leaves a class's cases out. A class
             that is not named keeps its name.
-        inputs: Their input → the bundle's input (several channels are several inputs).
+        inputs: Their input → the bundle's input (several files of one case are several inputs).
 
     Raises:
         UsageError: A class or an input the bundle does not know, another kind of truth, or no case left.
     """
     return _with_labels(bundle, _with_inputs(bundle, dataset, dict(inputs or {})), dict(labels or {}))
+
+
+def channel_order(channels: Mapping[str, str] | Sequence[str]) -> tuple[str, ...]:
+    """Their channels' names in the order in which the bundle takes channels.
+
+    Args:
+        channels: Their channel → ours, colours in any order (ours are red, green, blue), others in the bundle's order;
+            or their names alone, in the bundle's order.
+
+    Raises:
+        UsageError: No channel, or one of ours that is given twice.
+
+    Example:
+        >>> channel_order({"b": "blue", "g": "green", "r": "red"})
+        ('r', 'g', 'b')
+    """
+    if isinstance(channels, str) or not channels:
+        raise UsageError("channels are a mapping of names, or names in order", got=repr(channels))
+    if not isinstance(channels, Mapping):
+        return tuple(channels)
+    ours = list(channels.values())
+    if len(set(ours)) != len(ours):
+        raise UsageError("two channels become the same one", got=ours, expected="each of the bundle's channels once")
+    theirs = {our: their for their, our in channels.items()}
+    order = [name for name in COLOURS if name in theirs] if set(ours) <= set(COLOURS) else ours
+    return tuple(theirs[name] for name in order)
 
 
 def _with_inputs(bundle: Bundle, dataset: Dataset, inputs: dict[str, str]) -> Dataset:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field
 
 from medmap.config import Section, write_atomically
+from medmap.decision import Decision
 from medmap.evaluate.csvfile import write_predictions
 from medmap.evaluate.table import PredictionTable
 from medmap.metrics import Comparison, Estimate
@@ -96,6 +97,8 @@ class Report:
         flow: From the cases supplied to those evaluated: (what, how many), in order.
         seconds: How long predicting and computing took.
         looks: This look's number at these test cases, or None where looks are not counted.
+        recalibrated: The decision fitted again on a site's own cases, for the one bundle that answered; None where
+            that was not asked for, or where several bundles answered together. ``recalibrated_bundle`` keeps it.
         baselines: Simple models on the same cases.
         aggregated: The same per patient or per column, where asked for.
         notes: What was left out of the tables, and why.
@@ -114,6 +117,7 @@ class Report:
     flow: tuple[tuple[str, int], ...] = ()
     seconds: float = 0.0
     looks: int | None = None
+    recalibrated: Decision | None = None
     baselines: tuple[Baseline, ...] = ()
     aggregated: tuple[Aggregated, ...] = ()
     notes: tuple[str, ...] = ()
@@ -182,6 +186,8 @@ class Report:
     def save(self, folder: str | Path) -> None:
         """Write ``metrics.json`` and ``predictions.csv`` into a folder, each whole or not at all.
 
+        After recalibration also ``decision.json``, the decision for this site; one of an earlier evaluation is removed.
+
         ``medmap.report.save_evaluation`` writes these and ``report.html``.
 
         Raises:
@@ -190,6 +196,11 @@ class Report:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         write_predictions(self.table, folder / "predictions.csv")
+        if self.recalibrated is None:
+            (folder / "decision.json").unlink(missing_ok=True)
+        else:
+            text = json.dumps(self.recalibrated.to_json(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+            write_atomically(folder / "decision.json", text.encode("utf-8", "backslashreplace"))
         write_atomically(folder / "metrics.json", self.json_text().encode("utf-8", "backslashreplace"))
 
 

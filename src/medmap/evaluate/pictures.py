@@ -21,7 +21,7 @@ class Small:
 
     Args:
         values: The thumbnail, flattened, in the image's own unit.
-        sha256: Hash of the whole image's content.
+        sha256: Hash of the whole image's content; empty for an image of one value, which is a copy of nothing.
     """
 
     values: NDArray[np.float32]
@@ -34,11 +34,29 @@ def small(dataset: Dataset, case: Case) -> Small:
     Raises:
         DataError: The input was not acquired or cannot be read.
     """
+    image = _first_image(dataset, case)
+    return Small(thumbnail(image).reshape(-1), _content_hash(image))
+
+
+def content_hash(dataset: Dataset, case: Case) -> str:
+    """Hash of the content of a case's first input; empty for an image of one value.
+
+    Raises:
+        DataError: The input was not acquired or cannot be read.
+    """
+    return _content_hash(_first_image(dataset, case))
+
+
+def _first_image(dataset: Dataset, case: Case) -> Image:
     ref = case.inputs.get(next(iter(dataset.inputs)))
     if ref is None:
         raise DataError("the input was not acquired", case=case.id)
-    image = read_ref(dataset, ref)
-    return Small(thumbnail(image).reshape(-1), image.content_sha256())
+    return read_ref(dataset, ref)
+
+
+def _content_hash(image: Image) -> str:
+    blank = image.array.size == 0 or bool((image.array == image.array.flat[0]).all())
+    return "" if blank else image.content_sha256()
 
 
 def thumbnail(image: Image) -> NDArray[np.float32]:

@@ -125,7 +125,7 @@ def methods(report: Report) -> list[str]:
         "proportions have Wilson's (1927; clustered: Korn and Graubard 1998), everything else a bootstrap over "
         "patients. AUPRC is average precision. The calibration error has ten bins of equally many cases."
     )
-    parts.append(_decision_words(table))
+    parts.append(_decision_words(report))
     if table.uncalibrated is not None:
         parts.append(
             "Probabilities were calibrated by temperature scaling (Guo et al. 2017) on cases the network did not learn "
@@ -144,13 +144,19 @@ def methods(report: Report) -> list[str]:
     return parts
 
 
-def _decision_words(table: PredictionTable) -> str:
+# What a threshold has to do with the cases that are judged at it, by split; nothing is claimed of the others.
+_CHOSEN = {
+    "test": ", fixed before these cases were seen",
+    "val": ", chosen on these cases",
+    "oof": ", chosen on these cases",
+}
+
+
+def _decision_words(report: Report) -> str:
+    table = report.table
     if table.kind == "binary":
-        cut = (
-            "0.5 (none was fitted)"
-            if table.threshold is None
-            else f"{table.threshold:.3f}, fixed before these cases were seen"
-        )
+        fitted = _CHOSEN.get(report.split, ", as the bundle has it")
+        cut = "0.5 (none was fitted)" if table.threshold is None else f"{table.threshold:.3f}{fitted}"
         return (
             f"The positive class is {table.positive_name}. Sensitivity, specificity, PPV, NPV and F1 are at a score of "
             f"{cut}; accuracy is at 0.5."
