@@ -233,9 +233,20 @@ def test_the_best_weights_are_what_judges_even_in_bfloat16() -> None:
     np.testing.assert_allclose(judged, wanted, atol=0.05)
 
 
+def test_float32_on_a_cpu_keeps_the_plain_layout() -> None:
+    """torch's float32 channels-last kernels crash the process for eight channels: never entered."""
+    chosen = section(channels_last=True)
+    assert not chosen.lays_last("cpu")
+    assert chosen.lays_last("cuda")
+    assert section(channels_last=True, precision="bfloat16").lays_last("cpu")
+    state = start(net(), chosen, CPU)
+    weights = [p for p in state.net.parameters() if p.ndim == 4 and min(p.shape) > 1]
+    assert all(p.is_contiguous() for p in weights)
+
+
 def test_a_frozen_fit_in_channels_last_is_restored_to_the_bit() -> None:
     held = store()
-    chosen = section(epochs=4, channels_last=True, frozen_stages=1, thaw_epoch=1)
+    chosen = section(epochs=4, channels_last=True, precision="bfloat16", frozen_stages=1, thaw_epoch=1)
     whole = fit(TASK, feed(held), (), chosen, start(net(), chosen, CPU), never)
     saved: list[Any] = []
 

@@ -10,7 +10,7 @@ import SimpleITK
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from conftest import oblique_geometry, oblique_image, rotation
+from grids import oblique_geometry, oblique_image, rotation
 from medmap.errors import GeometryError
 from medmap.geometry import (
     EXACT_STEPS,

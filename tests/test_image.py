@@ -5,7 +5,7 @@ from dataclasses import FrozenInstanceError, replace
 import numpy as np
 import pytest
 
-from conftest import oblique_geometry, oblique_image
+from grids import oblique_geometry, oblique_image
 from medmap.errors import GeometryError, ReadError
 from medmap.geometry import Crop, Flip, Geometry, Pad, Permute, Resample
 from medmap.image import Image, Source

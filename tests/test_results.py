@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conftest import oblique_geometry, oblique_image
+from grids import oblique_geometry, oblique_image
 from medmap.errors import DataError, GeometryError
 from medmap.geometry import Crop, Flip, Geometry, Pad, Permute, Resample, Trace
 from medmap.image import Image

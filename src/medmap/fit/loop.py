@@ -47,7 +47,7 @@ class FitSection(Section):
         validate_every: Epochs between looks at the validation cases.
         patience_epochs: Stop after so many epochs without a better one, or None.
         precision: ``float32`` or ``bfloat16`` for convolutions and matrix products (weights stay float32).
-        channels_last: Memory layout; changes speed, not results' meaning.
+        channels_last: Memory layout; changes speed, not results' meaning. On a CPU it is taken with bfloat16 only.
         layer_decay: Each stage before the head learns so much slower than the next.
         frozen_stages: Stages from the input that stay as they are …
         thaw_epoch: … until this epoch.
@@ -72,6 +72,10 @@ class FitSection(Section):
     frozen_stages: int = Field(default=0, ge=0)
     thaw_epoch: int = Field(default=0, ge=0)
     threads: int | None = Field(default=None, ge=1, le=1024)
+
+    def lays_last(self, device: str) -> bool:
+        """Whether channels come last on a device: torch's float32 kernels of a CPU crash there for narrow networks."""
+        return self.channels_last and (device != "cpu" or self.precision == "bfloat16")
 
 
 @dataclass
@@ -158,7 +162,7 @@ def start(net: torch.nn.Module, section: FitSection, device: torch.device) -> Fi
 
     fabric = open_fabric(section, device)
     net = net.to(device)
-    if section.channels_last:
+    if section.lays_last(device.type):
         net = net.to(memory_format=memory_format(net))
     groups = parameter_groups(
         net, lr=section.learning_rate, weight_decay=section.weight_decay, layer_decay=section.layer_decay
@@ -260,7 +264,7 @@ def _epoch(
         factor = rate(section, state.epoch * feed.steps + number, feed.steps)
         for group in state.optimizer.param_groups:
             group["lr"] = group["top"] * factor
-        loss = step(task, batch_to(batch, device, section.channels_last), section, state, feed.steps)
+        loss = step(task, batch_to(batch, device, section.lays_last(device.type)), section, state, feed.steps)
         pending.append((loss, batch.cases))
         if len(pending) >= every or number + 1 == feed.steps:
             for value, cases in pending:
@@ -398,7 +402,9 @@ def logits(
     with torch.inference_mode(), fabric.autocast():
         for batch in plain_batches(store, rows, JUDGED_AT_ONCE):
             images = [batch.flip([2 + axis for axis in view]) if view else batch for view in views]
-            numbers = [net(laid_out(x.to(device), section.channels_last)).float().cpu().numpy() for x in images]
+            numbers = [
+                net(laid_out(x.to(device), section.lays_last(device.type))).float().cpu().numpy() for x in images
+            ]
             out.append(np.stack(numbers, axis=1))
     net.train(was_training)
     return np.concatenate(out)
