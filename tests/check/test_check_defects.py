@@ -314,3 +314,18 @@ def test_volumes_and_several_inputs(tmp_path):
     issues = check(several)
     assert only(issues, "duplicate_images").cases == (data.cases[0].id, data.cases[1].id)
     assert only(issues, "missing_input").details["input"] == "second"
+
+
+def test_every_labelled_case_in_test_is_an_error(plan):
+    plan.splits = ["test"] * 90
+    assert only(check(plan.write()), "no_training_cases").severity == "error"
+
+
+def test_one_patient_alone_is_an_error(plan):
+    from dataclasses import replace
+
+    data = plan.write()
+    same = data.with_cases([replace(case, patient="P", split=None) for case in data])
+    found = check(replace(same, patients_known=True))
+    assert only(found, "one_patient").severity == "error"
+    assert not [issue for issue in check(data) if issue.code in ("one_patient", "no_training_cases")]

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -168,3 +172,34 @@ def test_times_and_sizes() -> None:
     for text in ("", "4 GiB extra", "-1G"):
         with pytest.raises(UsageError):
             size_bytes(text)
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_signal_is_a_sentence_and_130(name: str, world: Path, tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "medmap", "train", str(world / "easy.npz"), "-o", str(tmp_path / "run")]
+    child = subprocess.Popen([*words, "--set", "fit.epochs=5000"], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    checkpoint = tmp_path / "run" / "checkpoint" / "current.json"
+    begin = time.monotonic()
+    while not checkpoint.exists() and child.poll() is None and time.monotonic() - begin < 100:
+        time.sleep(0.05)
+    child.send_signal(getattr(signal, name))
+    _, told = child.communicate(timeout=100)
+    assert child.returncode == 130, told
+    assert b"--resume" in told
+    assert (tmp_path / "run" / "bundle" / "spec.json").exists()
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS])
+def test_a_place_that_cannot_be_written_is_named_with_a_remedy(
+    code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from medmap.cli import about
+
+    def full(*_: object) -> None:
+        raise OSError(code, os.strerror(code), "out/index.json")
+
+    monkeypatch.setattr(about, "about", full)
+    assert medmap(["info", "."]) == 2
+    told = capsys.readouterr().err
+    assert "out/index.json" in told
+    assert "Remedy" in told

@@ -155,3 +155,8 @@ def test_words_out_of_range_are_refused(asked: dict[str, object], data: Dataset)
         plan(data, **asked)  # type: ignore[arg-type]
     with pytest.raises(ConfigError):
         plan(data, folds=1)
+
+
+def test_images_too_large_for_the_memory_are_refused_before_anything_is_allocated(data: Dataset) -> None:
+    with pytest.raises(DataError, match=r"cannot be learned from in the memory allowed.*5000"):
+        plan(data, overrides=["prepare.shape=[5000,5000]"], memory_bytes=2**30)

@@ -25,6 +25,7 @@ CHECKS: Mapping[str, Check] = MappingProxyType(
         "mixed_dimensions": images.mixed_dimensions,
         "class_missing_from_split": table.class_missing_from_split,
         "class_without_cases": table.class_without_cases,
+        "no_training_cases": table.nothing_to_learn_from,
         "missing_label": table.missing_label,
         "near_duplicate_across_splits": leaks.near_duplicate_across_splits,
         "shortcut_column": shortcuts.shortcut_column,

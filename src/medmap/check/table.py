@@ -36,17 +36,41 @@ def class_without_cases(facts: Facts) -> Iterator[Issue]:
     """A declared class that no case has; or one class only."""
     counts = class_counts(facts.dataset)
     empty = [name for name, count in counts.items() if not count]
-    if not empty:
+    some = [name for name, count in counts.items() if count]
+    alone = len(some) == 1 and facts.dataset.kind not in ("multilabel", "regression")
+    if not empty and not alone:
         return
-    alone = len(counts) - len(empty) < 2 and facts.dataset.kind != "multilabel"
+    nobody = f"No case belongs to {named(empty)}" if empty else f"Every case belongs to {some[0]}"
     yield Issue(
         "class_without_cases",
         "error" if alone else "warning",
-        f"No case belongs to {named(empty)}" + ("; there is nothing to tell apart" if alone else ""),
+        nobody + ("; there is nothing to tell apart" if alone else ""),
         "Nothing can be learned or said about a class without cases.",
         "Add cases, or remove the class from dataset.yaml.",
         details={"classes": empty},
     )
+
+
+def nothing_to_learn_from(facts: Facts) -> Iterator[Issue]:
+    """No labelled case outside test, or one patient alone."""
+    labelled = [case for case in facts.dataset if case.truth.annotated]
+    if labelled and all(case.split == "test" for case in labelled):
+        yield Issue(
+            "no_training_cases",
+            "error",
+            "Every labelled case is in test",
+            "Nothing may be learned from test cases: training refuses.",
+            "Empty the split column, or label cases for train and val.",
+        )
+    patients = {case.patient for case in facts.dataset}
+    if facts.dataset.patients_known and len(patients) == 1 and len(facts.dataset) > 1:
+        yield Issue(
+            "one_patient",
+            "error",
+            f"All {len(facts.dataset)} cases are of one patient",
+            "Splits are by patient: nobody is left to judge the network on.",
+            "Add patients, or mend the patient column if it is wrong.",
+        )
 
 
 def class_missing_from_split(facts: Facts) -> Iterator[Issue]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from medmap import augment
+from medmap.errors import DataError
 from medmap.fit import FitSection, batch_to, start, step
 from medmap.plan.run import Run
 from medmap.tasks import Batch
@@ -18,6 +20,10 @@ if TYPE_CHECKING:
     import torch
 
 STEPS = 3
+# Slower steps than this are not tried again: one look is enough to know that they are slow.
+PATIENCE_S = 8.0
+# Feature maps of the first stage that a backward pass keeps, about.
+KEPT_MAPS = 12
 # Another way must win by this much over plain float32 to be worth its rounding.
 WORTHWHILE = 0.9
 
@@ -65,6 +71,7 @@ def phantom_batch(task: Classify, run: Run, size: int) -> Batch:
 
 def measure(task: Classify, run: Run, device: torch.device) -> Measured:
     """Time the training step of a run's network, batch and size on a device, in float32 and in bfloat16."""
+    _require_room(run)
     batch = phantom_batch(task, run, run.fit.batch_size)
     ndim = len(run.prepare.shape)
     begin = time.perf_counter()
@@ -84,6 +91,24 @@ def measure(task: Classify, run: Run, device: torch.device) -> Measured:
     return Measured(best[0], best[1], ways[best] + batch_s, plain + batch_s, batch_s)
 
 
+def _require_room(run: Run) -> None:
+    """Refuse, before anything is allocated, images of which not even two can be learned from in the memory allowed.
+
+    Raises:
+        DataError: The smallest step needs more than ``memory_bytes``.
+    """
+    voxels = math.prod(run.prepare.shape)
+    first_stage = 32 * run.network.width if run.network.name == "small_resnet" else 16
+    need = int(2 * voxels * first_stage * 4 * KEPT_MAPS)
+    if need > run.memory_bytes:
+        raise DataError(
+            "images of this size cannot be learned from in the memory allowed",
+            got=f"prepare.shape {list(run.prepare.shape)}, about {need / 2**30:.1f} GiB for two images",
+            expected=f"at most {run.memory_bytes / 2**30:.1f} GiB",
+            remedy="a smaller prepare.shape, or more --memory",
+        )
+
+
 def _seconds(task: Classify, run: Run, batch: Batch, device: torch.device, section: FitSection) -> float:
     import torch
 
@@ -92,13 +117,13 @@ def _seconds(task: Classify, run: Run, batch: Batch, device: torch.device, secti
     net.train()
     here = batch_to(batch, device, section.lays_last(device.type))
     times = []
-    for _ in range(STEPS + 1):
+    while len(times) <= STEPS and not (times and sum(times) > PATIENCE_S):
         begin = time.perf_counter()
         step(task, here, section, state, 10)
         if device.type == "cuda":
             torch.cuda.synchronize()
         times.append(time.perf_counter() - begin)
-    return float(min(times[1:]))  # the fastest: what else runs on the machine is not the network's doing
+    return float(min(times[1:] or times))  # the fastest: what else runs on the machine is not the network's doing
 
 
 def build(task: Classify, run: Run, seed: int) -> torch.nn.Module:

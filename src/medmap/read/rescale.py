@@ -41,4 +41,5 @@ def rescaled(stored: NDArray[Any], slope: float, intercept: float, dtype: np.dty
     if dtype.kind in "iu":
         wide = stored.astype(np.int64 if max(stored.itemsize, dtype.itemsize) >= 4 else np.int32)
         return (wide * int(slope) + int(intercept)).astype(dtype)
-    return (stored * np.float64(slope) + np.float64(intercept)).astype(dtype)
+    with np.errstate(over="ignore"):  # what is beyond the type becomes infinity, which `check` and `read` name
+        return (stored * np.float64(slope) + np.float64(intercept)).astype(dtype)
