@@ -237,3 +237,11 @@ def test_refusals(chance, truth, options, error, sentence) -> None:
 def test_refuses_a_label_that_is_neither() -> None:
     with pytest.raises(DatasetError, match="0, 1 or NaN"):
         mm.classification_table([[0.5, 0.5]], [[0, 2]], mm.Classes("multilabel", ("a", "b")))
+
+
+def test_calibration_error_of_a_few_undecided_scores_is_small() -> None:
+    from medmap.metrics import ece
+
+    found = ece([0.5] * 3 + [0.49] * 3, [0, 1, 0, 1, 0, 1])
+    assert found.value is not None
+    assert found.value < 0.05

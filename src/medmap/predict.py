@@ -94,7 +94,9 @@ class Predictor:
     def answer(self, case: str, images: dict[str, Image], logits: NDArray[np.float32]) -> Prediction:
         """The decoded, calibrated answer for one case's (members × views, outputs) logits."""
         scores = self.task.decode(logits, decision=self.decision)
-        warnings = tuple(w for image in images.values() for w in image.source.warnings)
+        accepts = self.decision.accepts.get(next(iter(self.bundle.spec.inputs)), {})
+        told = [unlike(image, accepts) for image in images.values()]
+        warnings = tuple(w for image in images.values() for w in image.source.warnings) + tuple(t for t in told if t)
         grids = {name: image.geometry for name, image in images.items()}
         return Prediction(case, {"class": scores}, grids, self.bundle.digest, warnings)
 
@@ -123,6 +125,16 @@ def refuse_unlike(image: Image, accepts: Mapping[str, Any]) -> None:
                 got=f"{low:.3g} to {high:.3g} mm",
                 expected=f"{limits[0]:.3g} to {limits[1]:.3g} mm",
             )
+
+
+def unlike(image: Image, accepts: Mapping[str, Any]) -> str | None:
+    """A sentence when an image's values mean something else than those the bundle learned from."""
+    known = accepts.get("quantities")
+    if not known or image.quantity in known or "unknown" in (*known, image.quantity):
+        return None
+    return (
+        f"the image's values are {image.quantity}, the bundle learned from {', '.join(known)}: do not trust the scores"
+    )
 
 
 def predict_cases(

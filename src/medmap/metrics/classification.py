@@ -19,6 +19,7 @@ from medmap.metrics.intervals import (
     proportion_interval,
 )
 
+FEWEST_IN_A_BIN = 5
 BINS = 10
 
 
@@ -262,6 +263,11 @@ def brier(
     return bounded_estimate("brier", value, sums[:, 0] / sums[:, 1], n, draws, fallback)
 
 
+def bins_for(n: int) -> int:
+    """Ten bins, fewer where one would hold less than five cases: a bin of one case is always far from the truth."""
+    return min(BINS, max(1, n // FEWEST_IN_A_BIN))
+
+
 def equal_mass_bins(probability: Floats, bins: int = BINS) -> Ints:
     """(n,) bin of each probability: bins hold about as many cases each, and equal probabilities stay together."""
     edges = np.unique(np.quantile(probability, np.arange(1, bins) / bins, method="inverted_cdf"))
@@ -285,7 +291,7 @@ def ece(
     positive: ArrayLike,
     patients: Sequence[str] | None = None,
     bootstrap: Bootstrap | None = None,
-    bins: int = BINS,
+    bins: int | None = None,
 ) -> Estimate:
     """Expected calibration error: over bins, the mean distance between mean probability and what was.
 
@@ -298,7 +304,7 @@ def ece(
         positive: (n,) booleans or 0/1.
         patients: (n,) patient of each case; None when each case is another patient.
         bootstrap: Replicates and seed; 2,000 and 0 when absent. The bins stay as they are.
-        bins: Number of bins, 1 … 1,000.
+        bins: Number of bins, 1 … 1,000; None for ten, fewer where a bin would hold less than five cases.
 
     Returns:
         The estimate, in [0, 1]; value None with a reason when there is no case.
@@ -315,16 +321,17 @@ def ece(
     """
     chance, yes = chances("probability", probability), yes_no("positive", positive)
     n = same_length(probabilities=chance, truths=yes)
-    if not 1 <= bins <= 1000:
+    if bins is not None and not 1 <= bins <= 1000:
         raise UsageError("the number of bins is out of range", got=bins, expected="1 … 1000")
     if not n:
         return undefined("ece", 0, "no case")
     return ece_of(chance, yes, Patients.of(patients, n), (bootstrap or Bootstrap()).affordable(n), bins)
 
 
-def ece_of(chance: Floats, yes: Bools, patients: Patients, bootstrap: Bootstrap, bins: int = BINS) -> Estimate:
+def ece_of(chance: Floats, yes: Bools, patients: Patients, bootstrap: Bootstrap, bins: int | None = None) -> Estimate:
     """``ece`` of arrays that were checked."""
     n = len(chance)
+    bins = bins or bins_for(n)
     excess = binned_excess(chance - yes, equal_mass_bins(chance, bins), bins, patients)
     sums = bootstrap.sums(np.column_stack([excess, patients.totals(np.ones(n))]))
     value = float(np.abs(excess.sum(axis=0)).sum()) / n

@@ -13,6 +13,7 @@ from medmap.metrics.classification import (
     BINS,
     balanced_accuracy_of,
     binned_excess,
+    bins_for,
     ece_of,
     equal_mass_bins,
     f1_of,
@@ -82,7 +83,7 @@ class _Question:
         excess = self.chance - self.yes
         columns += [np.ones(self.n), excess**2]
         sums = np.stack([self.patients.totals(column) for column in columns], axis=1)
-        bins = equal_mass_bins(self.chance) if self.n else np.zeros(0, dtype=np.int64)
+        bins = equal_mass_bins(self.chance, bins_for(self.n)) if self.n else np.zeros(0, dtype=np.int64)
         return np.concatenate([sums, binned_excess(excess, bins, BINS, self.patients)], axis=1)
 
 
@@ -287,7 +288,7 @@ def _rows(
     excess = question.chance - yes
     if n:
         brier = float((excess**2).mean())
-        binned = np.bincount(equal_mass_bins(question.chance), weights=excess)
+        binned = np.bincount(equal_mass_bins(question.chance, bins_for(len(question.chance))), weights=excess)
         for name, value in (("brier", brier), ("ece", float(np.abs(binned).sum()) / n)):
             fallback = bounded_mean_fallback(value, drawn_patients(who))
             rows[name] = bounded_estimate(name, value, replicates[name], n, draws, fallback)

@@ -116,7 +116,7 @@ def _seconds(task: Classify, run: Run, batch: Batch, device: torch.device, secti
     state = start(net, section, device)
     net.train()
     here = batch_to(batch, device, section.lays_last(device.type))
-    times = []
+    times: list[float] = []
     while len(times) <= STEPS and not (times and sum(times) > PATIENCE_S):
         begin = time.perf_counter()
         step(task, here, section, state, 10)

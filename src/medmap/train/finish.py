@@ -102,14 +102,14 @@ def fit_decision(
 
 
 def accepted(work: Work, modality: str | None) -> dict[str, Any]:
-    """What images the bundle is for: modality, dimensions, channels, and spacing within half as much again."""
-    spacings = [
-        i.spacing_mm for i in sample_images(work.dataset.with_cases(work.store.cases), 50) if i.geometry.has_size
-    ]
-    flat = [value for spacing in spacings for value in spacing]
+    """What images the bundle is for: modality, quantity, dimensions, channels, spacing within half as much again."""
+    images = list(sample_images(work.dataset.with_cases(work.store.cases), 50))
+    flat = [value for image in images if image.geometry.has_size for value in image.spacing_mm]
     limits = [round(min(flat) / SPACING_MARGIN, 4), round(max(flat) * SPACING_MARGIN, 4)] if flat else None
     section = work.run.prepare
-    return {"modality": modality, "ndim": len(section.shape), "channels": section.channels, "spacing_mm": limits}
+    quantities = sorted({image.quantity for image in images})
+    shape = {"ndim": len(section.shape), "channels": section.channels, "spacing_mm": limits}
+    return {"modality": modality, "quantities": quantities, **shape}
 
 
 def _spec(work: Work, done: Sequence[Trained], decision: Decision, notes: list[str]) -> BundleSpec:
