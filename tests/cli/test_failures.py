@@ -80,6 +80,8 @@ def broken(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["fetch", "dreammnist", "{new}"], 2, "unknown public dataset"),
         (["demo", "{data}"], 2, "not empty"),
         (["evaluate", "{run}", "-o", "{new}"], 2, "model and a dataset"),
+        (["evaluate", "{run}", "{data}", "-o", "{new}", "--channel", "red"], 2, "THEIRS=OURS"),
+        (["evaluate", "{run}", "{data}", "-o", "{new}", "--channel", "red=image"], 3, "no such channel"),
         ([*EVALUATE, "--split", "tset"], 2, "tset"),
         ([*EVALUATE, "--device", "tpu"], 2, "auto, cpu, cuda"),
         ([*EVALUATE, "--engine", "steam"], 2, "steam"),

@@ -267,6 +267,9 @@ def evaluate(
     inputs: Annotated[
         list[str] | None, typer.Option("--input", metavar="THEIRS=OURS", help="Map an input; repeatable.")
     ] = None,
+    channels: Annotated[
+        list[str] | None, typer.Option("--channel", metavar="THEIRS=OURS", help="Map an image's channel; repeatable.")
+    ] = None,
     aggregate: Annotated[
         list[str] | None,
         typer.Option("--aggregate", help="Also judge by patient, or by a column within one; repeatable."),
@@ -295,6 +298,7 @@ def evaluate(
     options = Options(
         labels=_pairs(labels),
         inputs=_pairs(inputs),
+        channels=_pairs(channels),
         aggregate_by=tuple(aggregate or ()),
         recalibrate_on=recalibrate,
         baselines=baselines,
