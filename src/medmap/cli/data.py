@@ -1,0 +1,121 @@
+"""Commands about data: what something is, known layouts in and out, what is wrong with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from medmap.cli.options import Json, Layout, Quiet
+from medmap.cli.settings import require_file, require_folder
+from medmap.cli.show import Screen
+from medmap.errors import UsageError
+
+if TYPE_CHECKING:
+    from medmap.dataset import TaskName
+
+
+def info(
+    path: Annotated[Path, typer.Argument(help="An image file, a dataset, a run or a bundle.")],
+    header: Annotated[bool, typer.Option("--header", help="Do not read the pixels.")] = False,
+    json: Json = False,
+) -> None:
+    """Say what something is: geometry, channels, value range, what is odd about it."""
+    from medmap.cli.about import about
+
+    screen = Screen(json=json)
+    facts = about(path, header)
+    if json:
+        screen.document(facts)
+        return
+    width = max(len(k) for k in facts)
+    for key, value in facts.items():
+        if value not in (None, [], ""):
+            screen.result(f"{key.ljust(width)}  {_plain(value)}")
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return " × ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in value)
+    if isinstance(value, dict):
+        return ", ".join(f"{k}: {v}" for k, v in value.items())
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def import_(
+    source: Annotated[Path, typer.Argument(help="Data in any known layout.")],
+    dest: Annotated[Path, typer.Argument(help="The dataset folder to write.")],
+    layout: Layout = "auto",
+    task: Annotated[str | None, typer.Option("--task", help="classify, detect, segment or enhance.")] = None,
+    copy: Annotated[bool, typer.Option("--copy", help="Copy the images instead of referring to them.")] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Turn any known layout into a dataset folder: dataset.yaml beside cases.csv."""
+    from medmap.cli.documents import of_dataset
+    from medmap.dataset import TASKS
+    from medmap.layouts import import_dataset
+
+    if task is not None and task not in TASKS:
+        raise UsageError("unknown task", got=repr(task), expected=", ".join(TASKS))
+    data = import_dataset(source, dest, layout=layout, task=cast("TaskName | None", task), copy=copy)
+    screen = Screen(quiet, json)
+    if json:
+        screen.document(of_dataset(data, dest))
+        return
+    screen.result(f"{len(data)} cases of {data.name} ({data.task}) in {dest / 'dataset.yaml'}")
+
+
+def fetch(
+    name: Annotated[str, typer.Argument(help="Name of a public dataset.")],
+    dest: Annotated[Path, typer.Argument(help="Folder to put it in.")],
+    source: Annotated[str | None, typer.Option("--from", help="A folder or URL to take it from.")] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Get a public dataset by name; its checksum is verified, a broken download is resumed."""
+    from medmap.cli.documents import of_fetched
+    from medmap.layouts import fetch as fetch_dataset
+
+    with Screen(quiet, json) as screen:
+        path = fetch_dataset(name, require_folder(dest), source, screen.counter("fetching"))
+    if json:
+        screen.document(of_fetched(name, path))
+        return
+    screen.result(f"{path} (checksum verified)")
+
+
+def check(
+    dataset: Annotated[Path, typer.Argument(help="A dataset in any known layout.")],
+    report: Annotated[Path | None, typer.Option("--report", help="Also write an HTML report.")] = None,
+    label_errors: Annotated[bool, typer.Option("--label-errors", help="Also look for wrong labels (slower).")] = False,
+    layout: Layout = "auto",
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Find everything wrong with a dataset, worst first; exit code 1 with findings at error level."""
+    from medmap.check import check as check_dataset
+    from medmap.check import write_check_report
+    from medmap.layouts import open_dataset
+
+    if report is not None:
+        require_file(report)
+    data = open_dataset(dataset, layout=layout)
+    with Screen(quiet, json) as screen:
+        issues = check_dataset(data, label_errors=label_errors, progress=screen.counter("checking"))
+    if report is not None:
+        write_check_report(issues, data, report)
+    if json:
+        screen.document([issue.as_json() for issue in issues])
+    else:
+        for issue in issues:
+            names = ", ".join(issue.cases[:5]) + (f" and {len(issue.cases) - 5} more" if len(issue.cases) > 5 else "")
+            screen.result(f"{issue.severity}: {issue.code}: {issue.message}" + (f" [{names}]" if names else ""))
+            screen.line(f"    effect: {issue.effect}\n    remedy: {issue.remedy}")
+        errors = sum(issue.severity == "error" for issue in issues)
+        screen.result(f"{len(data)} cases: {len(issues)} findings, {errors} at error level")
+        if report is not None:
+            screen.result(f"report: {report}")
+    if any(issue.severity == "error" for issue in issues):
+        raise typer.Exit(1)

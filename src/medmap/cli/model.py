@@ -1,0 +1,335 @@
+"""Commands about models: plan, train, judge, compare, answer, export, verify."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from medmap.cli.options import (
+    Budget,
+    Device,
+    Engine,
+    Folds,
+    Init,
+    Json,
+    Layout,
+    Memory,
+    Quiet,
+    Recipe,
+    RunDevice,
+    Seed,
+    Set,
+)
+from medmap.cli.settings import Words, known_device, memory_of, require_file, require_folder
+from medmap.cli.show import Screen
+from medmap.errors import UsageError
+
+if TYPE_CHECKING:
+    from medmap.bundle import Bundle
+
+
+def demo(
+    folder: Annotated[Path, typer.Argument(help="Where to put it; must be new or empty.")] = Path("medmap-demo"),
+    quiet: Quiet = False,
+) -> None:
+    """Walk the whole way on synthetic images, offline: make, check, train, evaluate, predict, report."""
+    from medmap.demo import run_demo
+
+    screen = Screen(quiet)
+    try:
+        run_demo(folder, screen.hear)
+    finally:
+        screen.close()
+
+
+def plan(
+    dataset: Annotated[Path, typer.Argument(help="A dataset in any known layout.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the plan.")] = Path("run.yaml"),
+    budget: Budget = None,
+    memory: Memory = None,
+    recipe: Recipe = None,
+    sets: Set = None,
+    seed: Seed = None,
+    folds: Folds = None,
+    init: Init = None,
+    device: RunDevice = None,
+    layout: Layout = "auto",
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write what would be trained, and why: a complete run.yaml within a budget measured on this machine."""
+    from medmap.cli.documents import of_plan
+    from medmap.layouts import open_dataset
+
+    words = Words(budget, memory, recipe, seed, folds, init, device, sets)
+    if require_file(output).exists():
+        raise UsageError(f"{output} exists already", remedy="choose another file with -o, or remove it")
+    run = words.planned(open_dataset(dataset, layout=layout))
+    output.parent.mkdir(parents=True, exist_ok=True)
+    run.save(output)
+    screen = Screen(quiet, json)
+    if json:
+        screen.document(of_plan(run, output))
+        return
+    for where, why in run.reasons.items():
+        screen.line(f"{where}: {why}")
+    screen.result(f"plan: {output}")
+
+
+def train(
+    dataset: Annotated[Path, typer.Argument(help="A dataset in any known layout.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The run's folder; must be new.")],
+    config: Annotated[
+        Path | None, typer.Option("--config", help="A run.yaml; without it the plan is made here.")
+    ] = None,
+    sets: Set = None,
+    budget: Budget = None,
+    memory: Memory = None,
+    recipe: Recipe = None,
+    seed: Seed = None,
+    folds: Folds = None,
+    init: Init = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where a stopped run stands; only --budget may be another.")
+    ] = False,
+    device: RunDevice = None,
+    layout: Layout = "auto",
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train, and always leave a usable bundle with its evaluation."""
+    from medmap.cli import started
+    from medmap.cli.documents import of_training
+    from medmap.layouts import open_dataset
+    from medmap.train import train as train_run
+
+    begin = started()
+    words = Words(budget, memory, recipe, seed, folds, init, device, sets)
+    require_folder(output)
+    if not resume and output.exists() and any(output.iterdir()):
+        raise UsageError(f"{output} is not empty", remedy="choose another folder, or go on with --resume")
+    given = words.resumed(output, config) if resume else None if config is None else words.loaded(config)
+    data = open_dataset(dataset, layout=layout)
+    run = words.planned(data) if given is None else given
+    with Screen(quiet, json) as screen:
+        bundle = train_run(run, data, output, resume=resume, listener=screen.hear, started=begin)
+    found = of_training(bundle, output)
+    if json:
+        screen.document(found)
+        return
+    screen.result(f"bundle: {bundle.path}")
+    if found["report"]:
+        screen.result(f"report: {found['report']}")
+
+
+def _bundles(paths: list[Path]) -> list[Bundle]:
+    from medmap.bundle import Bundle
+
+    return [Bundle.load(path) for path in paths]
+
+
+def evaluate(
+    paths: Annotated[list[Path], typer.Argument(metavar="MODEL... DATASET", help="Bundles or runs, then a dataset.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the evaluation.")],
+    split: Annotated[
+        str | None, typer.Option("--split", help="train, val, test or all; default test, else all.")
+    ] = None,
+    labels: Annotated[
+        list[str] | None,
+        typer.Option("--label", metavar="THEIRS=OURS", help="Map a class; repeatable; THEIRS= leaves it out."),
+    ] = None,
+    inputs: Annotated[
+        list[str] | None, typer.Option("--input", metavar="THEIRS=OURS", help="Map an input; repeatable.")
+    ] = None,
+    channels: Annotated[
+        list[str] | None, typer.Option("--channel", metavar="THEIRS=OURS", help="Map an image's channel; repeatable.")
+    ] = None,
+    aggregate: Annotated[
+        list[str] | None,
+        typer.Option("--aggregate", help="Also judge by patient, or by a column within one; repeatable."),
+    ] = None,
+    recalibrate: Annotated[
+        str | None, typer.Option("--recalibrate-on", help="A split to fit calibration on, at this site.")
+    ] = None,
+    baselines: Annotated[bool, typer.Option(help="Judge simple models beside the network.")] = True,
+    engine: Engine = "auto",
+    device: Device = "auto",
+    layout: Layout = "auto",
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Judge a model on a dataset: metrics.json, predictions.csv, report.html."""
+    from medmap.evaluate import Options
+    from medmap.evaluate import evaluate as judge
+    from medmap.layouts import open_dataset
+    from medmap.report import save_evaluation
+
+    if len(paths) < 2:
+        raise UsageError("evaluate takes a model and a dataset", got=" ".join(map(str, paths)))
+    known_device(device)
+    require_folder(output)
+    data = open_dataset(paths[-1], layout=layout)
+    options = Options(
+        labels=_pairs(labels),
+        inputs=_pairs(inputs),
+        channels=_pairs(channels),
+        aggregate_by=tuple(aggregate or ()),
+        recalibrate_on=recalibrate,
+        baselines=baselines,
+    )
+    models = _bundles(paths[:-1])
+    with Screen(quiet, json) as screen:
+        told = screen.counter("predicting")
+        report = judge(models, data, split, options=options, engine=engine, device=device, progress=told)
+        save_evaluation(report, output, dataset=data)
+    for text in report.warnings:
+        screen.warning(text)
+    if json:
+        screen.document(report.as_json())
+        return
+    for row in report.rows:
+        if row.group == "all" and row.average is None and row.stage in (None, "calibrated"):
+            screen.line(_row(row))
+    screen.result(f"report: {output / 'report.html'}")
+
+
+def _pairs(words: list[str] | None) -> Any:
+    """``THEIRS=OURS`` words as a mapping; an empty right side is None."""
+    if not words:
+        return None
+    for word in words:
+        if "=" not in word or word.startswith("="):
+            raise UsageError("a mapping reads THEIRS=OURS", got=repr(word))
+    return {theirs: ours or None for theirs, _, ours in (word.partition("=") for word in words)}
+
+
+def _row(row: Any) -> str:
+    if row.value is None:
+        return f"{row.name:18} –      ({row.reason})"
+    interval = "" if row.low is None else f"  ({row.low:.3f} to {row.high:.3f}, {row.method})"
+    return f"{row.name:18} {row.value:.3f}{interval}"
+
+
+def compare(
+    first: Annotated[Path, typer.Argument(metavar="OUT_A", help="An evaluation folder.")],
+    second: Annotated[Path, typer.Argument(metavar="OUT_B", help="Another one, of the same cases.")],
+    json: Json = False,
+) -> None:
+    """Compare two evaluations on the same cases with paired tests."""
+    from medmap.evaluate import compare as compare_folders
+
+    screen = Screen(json=json)
+    found = compare_folders(first, second)
+    if json:
+        screen.document(found.as_json())
+    else:
+        screen.result(found.as_text())
+
+
+def predict(
+    paths: Annotated[list[Path], typer.Argument(metavar="MODEL... INPUT...", help="Bundles or runs, then images.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder of the answers; must be new or empty, unless --resume.")
+    ],
+    formats: Annotated[str, typer.Option("--format", help="json, csv (comma-separated).")] = "json,csv",
+    engine: Engine = "auto",
+    device: Device = "auto",
+    memory: Annotated[
+        str | None,
+        typer.Option("--memory", help="Memory a batch may take, 4GiB; classification needs little and seldom this."),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on in the folder of an interrupted call; finished cases stay.")
+    ] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Answer for images, folders, a zip or a dataset: OUT/index.json lists case, files, outputs, warnings."""
+    from medmap.cli.answers import Request, write_answers
+
+    how = Request(formats.split(","), engine, known_device(device), memory_of(memory), resume)
+    models, inputs = _models_and_inputs(paths)
+    bundles = _bundles(models)
+    with Screen(quiet, json) as screen:
+        index = write_answers(bundles, inputs, output, how, screen)
+    if json:
+        screen.document(index)
+    failed = [row for row in index["cases"] if row["error"]]
+    screen.result(f"{len(index['cases']) - len(failed)} cases answered, {len(failed)} failed: {output / 'index.json'}")
+    if failed:
+        raise typer.Exit(1)
+
+
+def _models_and_inputs(paths: list[Path]) -> tuple[list[Path], list[Path]]:
+    """The leading paths that are models, whole or not, and the rest."""
+    from medmap.cli.about import is_model, is_run
+
+    count = next((n for n, path in enumerate(paths) if not (is_model(path) or is_run(path))), len(paths))
+    if not count:
+        raise UsageError("predict takes a model first", got=str(paths[0]), expected="a bundle folder or a run folder")
+    if count == len(paths):
+        _bundles(paths)  # a broken bundle is said before a missing image
+        raise UsageError("predict takes images after the model", got="none")
+    return paths[:count], paths[count:]
+
+
+def export(
+    model: Annotated[Path, typer.Argument(help="A bundle or a run.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The new bundle's folder.")],
+    to: Annotated[str, typer.Option("--to", help="onnx or openvino.")] = "onnx",
+    dataset: Annotated[Path | None, typer.Option("--dataset", help="Real cases for the parity test.")] = None,
+    json: Json = False,
+) -> None:
+    """Export a model for another engine, with a parity test; exit code 1 where it gives another answer."""
+    from medmap.cli.engines import export_bundle, verdict
+
+    screen = Screen(json=json)
+    found = export_bundle(model, output, to, dataset)
+    if json:
+        screen.document(found)
+    else:
+        for name, parity in found["engines"].items():
+            screen.result(f"{name}: {verdict(parity)}")
+        screen.result(f"bundle: {found['bundle']}")
+    if not all(parity["passed"] for parity in found["engines"].values()):
+        raise typer.Exit(1)
+
+
+def verify(
+    model: Annotated[Path, typer.Argument(help="A bundle or a run.")],
+    json: Json = False,
+) -> None:
+    """Check a bundle's hashes, and here and now that every engine gives its answers."""
+    from medmap.bundle import Bundle
+    from medmap.bundle import verify as verify_bundle
+    from medmap.cli.engines import verdict
+
+    screen = Screen(json=json)
+    bundle = Bundle.load(model)
+    found = [parity.as_json() for parity in verify_bundle(bundle)]
+    if json:
+        screen.document({"bundle": bundle.digest, "parity": found})
+    else:
+        screen.result(f"hashes: as written ({bundle.digest})")
+        for parity in found:
+            screen.result(f"{parity['engine']} {parity['precision']}: {verdict(parity)}")
+    if not all(parity["passed"] for parity in found):
+        raise typer.Exit(1)
+
+
+def schema(
+    name: Annotated[str | None, typer.Argument(help="run.yaml, dataset.yaml, spec.json or metrics.json.")] = None,
+) -> None:
+    """Print the JSON Schema of a file that medmap reads or writes."""
+    from medmap.cli.about import schemas
+
+    screen = Screen(json=True)
+    known = schemas()
+    if name is None:
+        screen.document(sorted(known))
+        return
+    if name not in known:
+        raise UsageError("there is no schema of that name", got=repr(name), expected=", ".join(sorted(known)))
+    screen.document(known[name]())
