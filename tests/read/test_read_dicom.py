@@ -13,8 +13,8 @@ from pydicom.sequence import Sequence
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, JPEGBaseline8Bit, generate_uid
 
 from medmap.errors import LimitError, ReadError
-from medmap.read import dicom as dicom_module
 from medmap.read import header, info, read
+from medmap.read.dicom import file as dicom_module
 
 STORED = np.arange(6 * 4, dtype=np.uint16).reshape(6, 4) * 100
 # an oblique plane: direction along a row (columns grow), then down a column (rows grow)
