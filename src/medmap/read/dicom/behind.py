@@ -1,0 +1,120 @@
+"""pydicom, asked where medmap's own walk over a header gives up: odd files, other character sets."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from medmap.errors import ReadError
+from medmap.read.dicom.attributes import ATTRIBUTES
+from medmap.read.opened import DEFAULT_LIMIT_BYTES, at_the_door, heard
+
+if TYPE_CHECKING:
+    from medmap.read.dicom.scan import ReadAt, Scanned
+
+HEADER_BYTES = 64 * 2**20
+
+
+def decoded(data: bytes, character_sets: Sequence[str]) -> str:
+    """Text in the character sets that a file declares (PS3.3 C.12.1.1.2); what does not fit is replaced."""
+    from pydicom.charset import convert_encodings, decode_bytes
+
+    with heard([], "pydicom"):
+        encodings = convert_encodings(list(character_sets) or [""])
+        try:
+            text: str = decode_bytes(data, encodings, {0x0A, 0x0C, 0x0D})
+        except (UnicodeError, LookupError):
+            text = data.decode("latin-1")
+    return text.strip("\0 ")
+
+
+def scanned_by_pydicom(read_at: ReadAt, name: str) -> Scanned:
+    """The attributes of ``scan`` by way of pydicom.
+
+    Raises:
+        ReadError: Nothing of DICOM is in it.
+    """
+    import pydicom
+    from pydicom.errors import BytesLengthException, InvalidDicomError
+
+    from medmap.read.dicom.scan import Scanned
+
+    with at_the_door(name, "DICOM"), heard([], "pydicom"):
+        plain = read_at(128, 4) != b"DICM"
+        try:
+            header = pydicom.dcmread(_File(read_at), stop_before_pixels=True, force=plain)
+            values = {word: value for word in ATTRIBUTES if (value := _value(header, word)) is not None}
+        except (InvalidDicomError, BytesLengthException) as error:
+            raise ReadError(f"{name} is damaged DICOM", got=" ".join(str(error).split())[:200]) from error
+    if not values:
+        raise ReadError(f"{name} holds no DICOM elements that sorting knows: it is damaged or no DICOM")
+    meta = getattr(header, "file_meta", None) or {}
+    values.setdefault("SOPClassUID", str(meta.get("MediaStorageSOPClassUID", "") or ""))
+    return Scanned(MappingProxyType(values), str(meta.get("TransferSyntaxUID", "") or ""), None, False)
+
+
+def _value(header: Any, word: str) -> Any:
+    """One plain value; None where it is absent, empty or cannot be understood."""
+    kind = ATTRIBUTES[word][1]
+    try:
+        value = header.get(word)
+        if value is None or value == "":
+            return None
+        if kind == "?":
+            return True if len(value) else None
+        several = not isinstance(value, (str, bytes)) and hasattr(value, "__len__")
+        values = list(value) if several else [value]
+        if not values:
+            return None
+        convert: Any = {"s": str, "S": str, "i": int, "u": int, "U": int}.get(kind, float)
+        found = tuple(convert(v) for v in values)
+        if convert is str:
+            found = tuple(v.strip("\0 ") for v in found)
+    except (ValueError, TypeError, OverflowError, KeyError, AttributeError, NotImplementedError):
+        return None
+    if kind == "s":
+        return "\\".join(found).strip()
+    return found if kind in "SFUD" else found[0]
+
+
+class _File(io.RawIOBase):
+    """A reader by offset as the file that pydicom wants."""
+
+    def __init__(self, read_at: ReadAt) -> None:
+        super().__init__()
+        self._read_at, self._at = read_at, 0
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def seekable(self) -> bool:
+        """It is."""
+        return True
+
+    def tell(self) -> int:
+        """Where the next byte is read."""
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Go elsewhere; the end is not known before it is read."""
+        if whence == io.SEEK_END:
+            size = 0
+            while chunk := self._read_at(size, 2**24):
+                size += len(chunk)
+            self._at = size + offset
+        else:
+            self._at = offset if whence == io.SEEK_SET else self._at + offset
+        return self._at
+
+    def read(self, size: int = -1) -> bytes:
+        """The next bytes."""
+        wanted = DEFAULT_LIMIT_BYTES if size is None or size < 0 else size
+        parts = []
+        while wanted > 0 and (chunk := self._read_at(self._at, min(wanted, 2**24))):
+            parts.append(chunk)
+            self._at += len(chunk)
+            wanted -= len(chunk)
+        return b"".join(parts)
