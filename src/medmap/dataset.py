@@ -61,6 +61,9 @@ class Truth:
         masks: Label maps, one an observer.
         boxes: Corner coordinates and class index; empty means looked at and nothing found.
         target: The better image (enhance).
+        known: Indices of the classes that were looked at, ascending; None: all of them. What is not in it is neither
+            present nor absent.
+        ignored: Boxes like ``boxes`` that are neither found nor missed: crowds, difficult objects.
     """
 
     annotated: bool = False
@@ -69,6 +72,16 @@ class Truth:
     masks: tuple[Ref, ...] = ()
     boxes: tuple[tuple[tuple[float, ...], int], ...] | None = None
     target: Ref | None = None
+    known: tuple[int, ...] | None = None
+    ignored: tuple[tuple[tuple[float, ...], int], ...] = ()
+
+    def __repr__(self) -> str:
+        # what is not said is not shown: the digest of a dataset without partial labels stays what it was
+        shown = f"annotated={self.annotated!r}, label={self.label!r}, values={self.values!r}, masks={self.masks!r}"
+        shown += f", boxes={self.boxes!r}, target={self.target!r}"
+        shown += f", known={self.known!r}" if self.known is not None else ""
+        shown += f", ignored={self.ignored!r}" if self.ignored else ""
+        return f"Truth({shown})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +99,15 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class InputSpec:
-    """What is known of an input before reading a pixel."""
+    """What is known of an input before reading a pixel.
+
+    Args:
+        modality: DICOM modality code (CT, MR, US …) or the owner's word.
+        channels: Names of the channels in one file, in order, when there are several; empty: one, or not known.
+    """
 
     modality: str | None = None
+    channels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,6 +129,9 @@ class Dataset:
         licence: Licence of the data, in the owner's words.
         source: Where the data comes from.
         patients_known: False when patient equals case only for want of an identifier.
+        version: 1, and one more each time corrected labels replace it.
+        parent: Digest of the version that this one replaces.
+        hashes: Truth file (as its reference names it) → sha256 of its bytes, where they were recorded.
 
     Raises:
         DatasetError: Parts that contradict each other.
@@ -129,6 +151,9 @@ class Dataset:
     licence: str | None = None
     source: str | None = None
     patients_known: bool = True
+    version: int = 1
+    parent: str | None = None
+    hashes: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.task not in TASKS:
@@ -167,8 +192,28 @@ class Dataset:
                     expected=len(self.labels),
                     case=case.id,
                 )
+            self._check_partial(case)
             if not case.inputs.keys() <= self.inputs.keys():
                 raise DatasetError("unknown input", got=sorted(case.inputs), expected=sorted(self.inputs), case=case.id)
+
+    def _check_partial(self, case: Case) -> None:
+        truth, count = case.truth, len(self.labels)
+        wrong = [label for _, label in (*(truth.boxes or ()), *truth.ignored) if not 0 <= label < count]
+        if wrong:
+            raise DatasetError("a box of an unknown class", got=wrong[0], expected=f"0 to {count - 1}", case=case.id)
+        if truth.ignored and truth.boxes is None:
+            raise DatasetError("boxes to ignore without boxes", remedy="give boxes, if need be none", case=case.id)
+        if truth.known is None:
+            return
+        if not truth.annotated or not truth.known:
+            raise DatasetError("classes that were looked at belong to an annotated case", case=case.id)
+        if list(truth.known) != sorted(set(truth.known)) or truth.known[0] < 0 or truth.known[-1] >= count:
+            raise DatasetError(
+                "the classes that were looked at are no list of classes",
+                got=truth.known,
+                expected=f"0 to {count - 1}, ascending",
+                case=case.id,
+            )
 
     def __len__(self) -> int:
         return len(self.cases)
@@ -234,8 +279,11 @@ class Dataset:
 
     @cached_property
     def digest(self) -> str:
-        """``sha256:…`` of the cases, truth, splits and label names (not of the pixels; see ``files_digest``)."""
-        head = {
+        """``sha256:…`` of the cases, truth, splits and label names (not of the pixels; see ``files_digest``).
+
+        Where the truth files' hashes were recorded (``import``), a corrected mask gives another digest.
+        """
+        head: dict[str, object] = {
             "task": self.task,
             "kind": self.kind,
             "labels": [(x.name, x.code) for x in self.labels],
@@ -244,6 +292,9 @@ class Dataset:
             "regions": sorted(self.regions.items()),
             "ignore": self.ignore,
         }
+        channels = {name: spec.channels for name, spec in self.inputs.items() if spec.channels}
+        head.update({"channels": sorted(channels.items())} if channels else {})
+        head.update({"hashes": sorted(self.hashes.items())} if self.hashes else {})
         running = hashlib.sha256(json.dumps(head, sort_keys=True).encode())
         for case in self.cases:
             running.update(repr(_row(case)).encode())

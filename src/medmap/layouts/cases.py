@@ -5,7 +5,9 @@
 * an empty input cell: not acquired; an empty truth cell: nobody has looked
 * ``label``: a class by name or number; several ``a;b``; ``?c`` is uncertain; ``[]`` is looked at, none of them
 * ``mask, mask_2 …``: one an observer
-* ``boxes``: JSON, ``[{"corners": [i0, j0, i1, j1], "label": "RBC"}]``; ``[]`` is looked at, nothing found
+* ``boxes``: JSON, ``[{"corners": [i0, j0, i1, j1], "label": "RBC"}]``; ``[]`` is looked at, nothing found; a box with
+  ``"ignored": true`` is neither found nor missed
+* ``annotated``: the classes that were looked at, ``liver;spleen``; empty: all of them
 * a path is relative to the dataset's root and stays inside it (``..`` does not lead out), or absolute;
   ``path#member`` is a part of a file
 """
@@ -17,7 +19,7 @@ import math
 import posixpath
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from medmap.dataset import COLUMN_TYPES, Case, Ref, TaskName, Truth
 from medmap.errors import DatasetError
@@ -42,7 +44,7 @@ def is_truth_column(name: str) -> bool:
         >>> [is_truth_column(n) for n in ("mask_2", "label", "age")]
         [True, True, False]
     """
-    return name in ("label", "boxes", "target") or bool(_MASK.fullmatch(name))
+    return name in ("label", "boxes", "target", "annotated") or bool(_MASK.fullmatch(name))
 
 
 def is_image_column(name: str) -> bool:
@@ -196,6 +198,7 @@ class Columns:
         label, boxes, target: Positions or None.
         masks: Positions, one an observer.
         clinical: Column name → position.
+        annotated: Position of the classes that were looked at, or None.
     """
 
     case: int | None
@@ -208,6 +211,7 @@ class Columns:
     target: int | None
     masks: tuple[int, ...]
     clinical: Mapping[str, int]
+    annotated: int | None = None
 
     @classmethod
     def of(cls, header: Sequence[str], inputs: Sequence[str]) -> Columns:
@@ -223,7 +227,7 @@ class Columns:
                 "the table has no column for an input", got=", ".join(header[:20]), expected=", ".join(missing)
             )
         masks = sorted((n for n in header if _MASK.fullmatch(n) and n not in inputs), key=natural_key)
-        taken = {*ID_COLUMNS, *inputs, *masks, "label", "boxes", "target"}
+        taken = {*ID_COLUMNS, *inputs, *masks, "label", "boxes", "target", "annotated"}
         return cls(
             case=at.get("case"),
             patient=at.get("patient"),
@@ -235,6 +239,7 @@ class Columns:
             target=at.get("target") if "target" not in inputs else None,
             masks=tuple(at[n] for n in masks),
             clinical={n: i for n, i in at.items() if n not in taken},
+            annotated=at.get("annotated") if "annotated" not in inputs else None,
         )
 
 
@@ -294,27 +299,60 @@ def _truth(table: Table, n: int, columns: Columns, words: Vocabulary, memo: dict
         memo[text] = words.truth(text, where)
     truth = memo[text]
     masks = tuple(found for i in columns.masks if (found := ref(row[i], where)) is not None)
-    boxes = _boxes(row[columns.boxes], where, words) if columns.boxes is not None else None
+    boxes, ignored = _boxes(row[columns.boxes], where, words) if columns.boxes is not None else (None, ())
     target = ref(row[columns.target], where) if columns.target is not None else None
-    if not masks and boxes is None and target is None:
+    if masks or boxes is not None or target is not None:
+        truth = Truth(True, truth.label, truth.values, masks, boxes, target, None, ignored)
+    looked_at = known_classes(row[columns.annotated], where, words) if columns.annotated is not None else None
+    if looked_at is None:
         return truth
-    return Truth(True, truth.label, truth.values, masks, boxes, target)
+    if not truth.annotated:
+        raise DatasetError(f"{where}: classes were looked at but there is no truth", got=row[columns.annotated or 0])
+    return replace(truth, known=looked_at)
 
 
-def _boxes(text: str, where: str, words: Vocabulary) -> tuple[tuple[tuple[float, ...], int], ...] | None:
+def known_classes(text: str, where: str, words: Vocabulary) -> tuple[int, ...] | None:
+    """The classes that a cell ``liver;spleen`` says were looked at; None for an empty cell: all.
+
+    Raises:
+        DatasetError: An unknown class.
+    """
     if not text:
         return None
+    return tuple(sorted({words.index(part.strip(), where) for part in text.split(";")}))
+
+
+def known_cell(known: tuple[int, ...] | None, words: Vocabulary) -> str:
+    """The inverse of ``known_classes``.
+
+    Raises:
+        DatasetError: A class whose name holds a semicolon.
+    """
+    names = [words.labels[i].name for i in known or ()]
+    if any(";" in name for name in names):
+        raise DatasetError("a class has a name that a list of classes cannot hold", got=", ".join(names))
+    return ";".join(names)
+
+
+Boxed = tuple[tuple[tuple[float, ...], int], ...]
+
+
+def _boxes(text: str, where: str, words: Vocabulary) -> tuple[Boxed | None, Boxed]:
+    if not text:
+        return None, ()
     wanted = '[{"corners": [i0, j0, i1, j1], "label": "name"}]'
     try:
         rows = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise DatasetError(f"{where}: boxes are no JSON", got=repr(text[:80]), expected=wanted) from error
     found: list[tuple[tuple[float, ...], int]] = []
+    ignored: list[tuple[tuple[float, ...], int]] = []
     for item in rows if isinstance(rows, list) else [rows]:
         corners = item.get("corners") if isinstance(item, dict) else None
         good = (
             isinstance(item, dict)
-            and item.keys() == {"corners", "label"}
+            and item.keys() - {"ignored"} == {"corners", "label"}
+            and isinstance(item.get("ignored", False), bool)
             and isinstance(corners, list)
             and len(corners) in (4, 6)
             and all(isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in corners)
@@ -324,8 +362,9 @@ def _boxes(text: str, where: str, words: Vocabulary) -> tuple[tuple[tuple[float,
         half = len(corners) // 2
         if any(low > high for low, high in zip(corners[:half], corners[half:], strict=True)):
             raise DatasetError(f"{where}: a box has swapped corners", got=corners, expected="low corner, high corner")
-        found.append((tuple(float(v) for v in corners), words.index(str(item["label"]), where)))
-    return tuple(found)
+        box = (tuple(float(v) for v in corners), words.index(str(item["label"]), where))
+        (ignored if item.get("ignored") else found).append(box)
+    return tuple(found), tuple(ignored)
 
 
 def _typed(cells: list[str]) -> list[COLUMN_TYPES]:
@@ -355,6 +394,7 @@ def rows_of(cases: Sequence[Case], inputs: Sequence[str], words: Vocabulary, pat
         *mask_names,
         *(["boxes"] if any(c.truth.boxes is not None for c in cases) else []),
         *(["target"] if any(c.truth.target is not None for c in cases) else []),
+        *(["annotated"] if any(c.truth.known is not None for c in cases) else []),
     ]
     header = [*ID_COLUMNS, *inputs, *truth, *clinical]
     if len(set(header)) != len(header):
@@ -369,6 +409,7 @@ def rows_of(cases: Sequence[Case], inputs: Sequence[str], words: Vocabulary, pat
             "label": words.cell(case.truth),
             "boxes": _boxes_cell(case.truth, words),
             "target": _ref_cell(case.truth.target),
+            "annotated": known_cell(case.truth.known, words),
             **{
                 name: _ref_cell(case.truth.masks[i]) if i < len(case.truth.masks) else ""
                 for i, name in enumerate(mask_names)
@@ -397,7 +438,8 @@ def _ref_cell(found: Ref | None) -> str:
 def _boxes_cell(truth: Truth, words: Vocabulary) -> str:
     if truth.boxes is None:
         return ""
-    rows = [{"corners": list(corners), "label": words.labels[i].name} for corners, i in truth.boxes]
+    rows: list[dict[str, object]] = [{"corners": list(box), "label": words.labels[i].name} for box, i in truth.boxes]
+    rows += [{"corners": list(box), "label": words.labels[i].name, "ignored": True} for box, i in truth.ignored]
     return json.dumps(rows, ensure_ascii=False)
 
 

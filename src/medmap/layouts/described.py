@@ -15,6 +15,7 @@ from medmap.config import Section, parse_yaml, read_text, to_yaml, validate, wri
 from medmap.dataset import Dataset, InputSpec, TaskName
 from medmap.errors import ConfigError, DatasetError, ReadError, UsageError
 from medmap.layouts.cases import Columns, Vocabulary, cases_of, guess_vocabulary, rows_of
+from medmap.layouts.hashes import HASHES, hashes_text, read_hashes
 from medmap.layouts.naming import positive_index
 from medmap.layouts.table import read_table
 from medmap.results import Label, ScoreKind
@@ -45,6 +46,7 @@ class InputDescription(Section):
     """What is known of an input."""
 
     modality: Annotated[str, Field(description="DICOM modality code: CT, MR, US, DX, SM …")] | None = None
+    channels: Annotated[tuple[Name, ...], Field(description="names of the channels of one file, in order")] = ()
 
 
 class Description(Section):
@@ -65,6 +67,8 @@ class Description(Section):
     root: Annotated[str, Field(description="folder that relative paths start from")] = "."
     licence: str | None = None
     source: str | None = None
+    version: Annotated[int, Field(ge=1, description="one more each time corrected labels replace a version")] = 1
+    parent: Annotated[str, Field(description="digest of the version that this one replaces")] | None = None
 
 
 def dataset_schema() -> dict[str, Any]:
@@ -104,7 +108,7 @@ def open_described(path: Path, task: TaskName | None = None) -> Dataset:
         name=said.name,
         task=said.task,
         cases=cases,
-        inputs={name: InputSpec(spec.modality) for name, spec in said.inputs.items()},
+        inputs={name: InputSpec(spec.modality, spec.channels) for name, spec in said.inputs.items()},
         labels=words.labels,
         kind=words.kind,
         root=root,
@@ -115,6 +119,9 @@ def open_described(path: Path, task: TaskName | None = None) -> Dataset:
         licence=said.licence,
         source=said.source,
         patients_known=known,
+        version=said.version,
+        parent=said.parent,
+        hashes=read_hashes(file.parent / HASHES),
     )
 
 
@@ -175,13 +182,15 @@ def write_dataset(dataset: Dataset, folder: str | Path) -> Path:
         DatasetError: Names that the files could not give back.
     """
     folder = Path(folder)
-    existing = [name for name in (DESCRIPTION, TABLE) if (folder / name).exists()]
+    existing = [name for name in (DESCRIPTION, TABLE, HASHES) if (folder / name).exists()]
     if existing:
         raise UsageError(f"{folder} already holds {' and '.join(existing)}", remedy="choose another folder")
     yaml_text, table_text = texts(dataset, root_text(dataset.root, folder))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / TABLE, table_text)
+        if dataset.hashes:
+            write_atomically(folder / HASHES, hashes_text(dataset.hashes))
         write_atomically(folder / DESCRIPTION, yaml_text)  # last: a folder without it is no dataset
     except OSError as error:
         raise UsageError(
@@ -211,6 +220,11 @@ def texts(dataset: Dataset, root: str) -> tuple[str, str]:
     return to_yaml(_description(dataset, root)), buffer.getvalue()
 
 
+def _input(spec: InputSpec) -> dict[str, Any]:
+    modality = {"modality": spec.modality} if spec.modality else {}
+    return modality | ({"channels": list(spec.channels)} if spec.channels else {})
+
+
 def _description(dataset: Dataset, root: str) -> Mapping[str, Any]:
     positive = None if dataset.positive is None else dataset.labels[dataset.positive].name
     optional: dict[str, Any] = {
@@ -226,11 +240,13 @@ def _description(dataset: Dataset, root: str) -> Mapping[str, Any]:
         "root": None if root == "." else root,
         "licence": dataset.licence,
         "source": dataset.source,
+        "version": dataset.version if dataset.version > 1 else None,
+        "parent": dataset.parent,
     }
     return {
         "medmap_dataset": 1,
         "name": dataset.name,
         "task": dataset.task,
-        "inputs": {n: {"modality": s.modality} if s.modality else {} for n, s in dataset.inputs.items()},
+        "inputs": {n: _input(spec) for n, spec in dataset.inputs.items()},
         **{key: value for key, value in optional.items() if value not in (None, {}, [])},
     }
