@@ -184,9 +184,9 @@ def _facts(images: list[Image]) -> Facts:
 
 
 def _volume(seed: int, orientation: np.ndarray, spacing: float = 1.0, **source) -> Image:
-    array = np.random.default_rng(seed).normal(size=(8, 9, 10)).astype(np.float32)
+    array = (400 * np.random.default_rng(seed).normal(size=(8, 9, 10))).astype(np.float32)  # with air, as a CT
     affine = np.eye(4)
-    affine[:3, :3] = orientation * spacing
+    affine[:3, :3] = orientation * spacing * 4
     return Image(array, Geometry((8, 9, 10), affine), source=Source(**source))
 
 

@@ -8,6 +8,17 @@
 from medmap.check.door import CHECKS, WHEN_ASKED, check
 from medmap.check.issue import Issue
 from medmap.check.leaks import content_hashes, leakage
+from medmap.check.mend import Mending, mend_geometry
 from medmap.check.page import write_check_report
 
-__all__ = ["CHECKS", "WHEN_ASKED", "Issue", "check", "content_hashes", "leakage", "write_check_report"]
+__all__ = [
+    "CHECKS",
+    "WHEN_ASKED",
+    "Issue",
+    "Mending",
+    "check",
+    "content_hashes",
+    "leakage",
+    "mend_geometry",
+    "write_check_report",
+]

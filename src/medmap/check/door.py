@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 
-from medmap.check import images, labels, leaks, shortcuts, table
+from medmap.check import images, labels, leaks, shortcuts, table, truths, volumes
 from medmap.check.facts import Facts, Progress, collect
 from medmap.check.issue import Issue, worst_first
 from medmap.dataset import Dataset
@@ -22,6 +22,12 @@ CHECKS: Mapping[str, Check] = MappingProxyType(
         "unreadable_file": images.unreadable_file,
         "not_finite_values": images.not_finite,
         "constant_image": images.constant_image,
+        "grid_mismatch": truths.grid_mismatch,
+        "label_outside_list": truths.label_outside_list,
+        "fractional_mask": truths.fractional_mask,
+        "mirrored_mask": truths.mirrored_mask,
+        "sides_exchanged": truths.sides_exchanged,
+        "slices_across_splits": volumes.slices_across_splits,
         "mixed_dimensions": images.mixed_dimensions,
         "class_missing_from_split": table.class_missing_from_split,
         "class_without_cases": table.class_without_cases,
@@ -34,6 +40,15 @@ CHECKS: Mapping[str, Check] = MappingProxyType(
         "duplicate_images": leaks.duplicate_images,
         "near_duplicate_images": leaks.near_duplicate_images,
         "likely_label_error": labels.likely_label_error,
+        "empty_mask": truths.empty_mask,
+        "structure_without_voxels": truths.structure_without_voxels,
+        "structure_cut_off": truths.structure_cut_off,
+        "left_right_flip": volumes.left_right_flip,
+        "unit_error": volumes.unit_error,
+        "spacing_outlier": volumes.spacing_outlier,
+        "intensity_outlier": volumes.intensity_outlier,
+        "field_of_view_cut_off": volumes.field_of_view_cut_off,
+        "poor_quality": volumes.poor_quality,
         "nearly_blank_image": images.nearly_blank_image,
         "saturated_image": images.saturated_image,
         "inverted_image": images.inverted_image,
@@ -48,6 +63,7 @@ CHECKS: Mapping[str, Check] = MappingProxyType(
         "class_imbalance": table.class_imbalance,
         "missing_input": table.missing_input,
         "missing_value": table.missing_value,
+        "structure_size_outlier": truths.structure_size_outlier,
         "reader_warning": images.reader_warning,
         "patients_unknown": leaks.patients_unknown,
     }
@@ -58,12 +74,12 @@ WHEN_ASKED = frozenset({"likely_label_error"})
 def check(dataset: Dataset, *, label_errors: bool = False, progress: Progress | None = None) -> list[Issue]:
     """Everything wrong with a dataset, worst first.
 
-    Every image is read once; a file that cannot be read is an issue and the others are still checked.
+    Every image and mask is read once; a file that cannot be read is an issue and the others are still checked.
 
     Args:
         dataset: Any dataset.
         label_errors: Also look for labels that are probably wrong (seconds for thousands of cases).
-        progress: Called with (images done, images in all).
+        progress: Called with (images and masks done, of how many).
 
     Returns:
         Errors, then warnings, then information; an empty list when nothing was found.

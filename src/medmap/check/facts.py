@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medmap.check.duplicates import equal_groups, groups_of, near_pairs
+from medmap.check.masks import MaskFacts, mask_facts
+from medmap.check.quality import UNSCORED, Quality, quality_of
+from medmap.check.thumbnails import border_of, flat_picture, shrunk, thumbnail
+from medmap.check.volumes import VolumeFacts, volume_facts
 from medmap.dataset import Case, Dataset, Ref
 from medmap.errors import DataError
 from medmap.image import Image
@@ -18,10 +22,7 @@ from medmap.image import Image
 Floats = NDArray[np.float64]
 Progress = Callable[[int, int], None]
 
-SIDE = 32  # rows and columns of a thumbnail
-RING = 2  # width of the border in thumbnail pixels
 FEW_VALUES = 8  # a mask or a binary picture has no more different values than this
-CORNER = 6  # a corner patch is this part of the side: where text is burned in
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,6 +46,8 @@ class ImageFacts:
         border: (248,) the outermost two of 32 rows and columns, then standard deviation and range of each corner
             at full resolution; in the image's own unit, so that nothing of its inside shows through.
         warnings: What the reader found odd.
+        volume: What a volume has beyond a picture.
+        quality: Noise, blur, ghosts, motion.
     """
 
     case: str
@@ -71,11 +74,13 @@ class ImageFacts:
     thumbnail: NDArray[np.uint8]
     border: NDArray[np.float32]
     warnings: tuple[str, ...]
+    volume: VolumeFacts | None = None
+    quality: Quality = UNSCORED
 
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """An image that could not be read, and the reader's sentence."""
+    """An image or mask that could not be read, and the reader's sentence; ``input`` is ``mask`` for a mask."""
 
     case: str
     input: str
@@ -90,12 +95,14 @@ class Facts:
     Args:
         dataset: The dataset.
         images: In the order of cases and inputs.
-        unreadable: Images that could not be read.
+        unreadable: Images and masks that could not be read.
+        masks: In the order of cases and observers.
     """
 
     dataset: Dataset
     images: tuple[ImageFacts, ...]
     unreadable: tuple[Unreadable, ...]
+    masks: tuple[MaskFacts, ...] = ()
 
     @cached_property
     def by_input(self) -> Mapping[str, list[ImageFacts]]:
@@ -143,57 +150,6 @@ class Facts:
 # -- one image --------------------------------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=256)
-def _area_weights(n: int) -> NDArray[np.float32]:
-    """(32, n): how much of each of n pixels falls into each of 32 equal parts of the side; rows sum to 1."""
-    edges = np.linspace(0, n, SIDE + 1)
-    left, right = np.arange(n), np.arange(n) + 1
-    overlap = np.minimum(edges[1:, None], right) - np.maximum(edges[:-1, None], left)
-    weights: NDArray[np.float32] = (np.maximum(overlap, 0) * SIDE / n).astype(np.float32)
-    return weights
-
-
-def flat_picture(image: Image) -> NDArray[np.float32]:
-    """(rows, columns): channels and frames averaged, a volume averaged along its last axis; what is not finite is 0."""
-    planes = image.channels_first()
-    picture = planes[0].astype(np.float32) if len(planes) == 1 else planes.mean(axis=0, dtype=np.float32)
-    if picture.dtype != np.float32 or image.array.dtype.kind == "f":
-        picture = np.nan_to_num(picture, nan=0.0, posinf=0.0, neginf=0.0)
-    flat: NDArray[np.float32] = picture.mean(axis=2) if picture.ndim == 3 else picture
-    return flat
-
-
-def shrunk(picture: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(32, 32): averages over equal areas."""
-    rows, columns = picture.shape
-    return np.asarray(_area_weights(rows) @ picture @ _area_weights(columns).T, np.float32)
-
-
-def thumbnail(small: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """(32, 32) uint8: a shrunk picture stretched from its least to its greatest value."""
-    low, high = float(small.min()), float(small.max())
-    if not high > low:
-        return np.zeros((SIDE, SIDE), np.uint8)
-    return np.asarray(np.rint((small - low) * (255 / (high - low))), np.uint8)
-
-
-def _ring() -> NDArray[np.bool_]:
-    ring = np.ones((SIDE, SIDE), bool)
-    ring[RING:-RING, RING:-RING] = False
-    return ring
-
-
-_BORDER = _ring()
-
-
-def border_of(picture: NDArray[np.float32], small: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(248,) what stands at the border and in the corners, where text and markers are burned in."""
-    r, c = max(1, picture.shape[0] // CORNER), max(1, picture.shape[1] // CORNER)
-    patches = (picture[:r, :c], picture[:r, -c:], picture[-r:, :c], picture[-r:, -c:])
-    corners = [float(number) for patch in patches for number in (patch.std(), patch.max() - patch.min())]
-    return np.concatenate([small[_BORDER], np.array(corners, np.float32)])
-
-
 def facts_of(case: str, name: str, image: Image) -> ImageFacts:
     """The facts of one image: a pure function."""
     array = image.array
@@ -235,6 +191,8 @@ def facts_of(case: str, name: str, image: Image) -> ImageFacts:
         thumbnail=thumbnail(small),
         border=border_of(picture, small),
         warnings=source.warnings,
+        volume=volume_facts(image) if image.ndim == 3 else None,
+        quality=quality_of(image),
     )
 
 
@@ -251,25 +209,52 @@ def _few_values(values: NDArray[Any]) -> bool:
 def references(dataset: Dataset) -> Iterator[tuple[Case, str, Ref]]:
     """(case, input, reference) of every image that was acquired."""
     for case in dataset:
-        for name in dataset.inputs:
-            ref = case.inputs.get(name)
-            if ref is not None:
-                yield case, name, ref
+        yield from _inputs(dataset, case)
 
 
 def collect(dataset: Dataset, progress: Progress | None = None) -> Facts:
-    """Look at every image once; memory grows by about three kilobytes an image."""
-    from medmap.read import read_ref
-
+    """Look at every image and mask once, a case at a time; memory grows by a few kilobytes an image."""
     images: list[ImageFacts] = []
     unreadable: list[Unreadable] = []
-    total = sum(1 for _ in references(dataset)) if progress else 0
-    for done, (case, name, ref) in enumerate(references(dataset), start=1):
-        try:
-            images.append(facts_of(case.id, name, read_ref(dataset, ref)))
-        except DataError as error:
-            absent = not dataset.resolve(ref).exists()
-            unreadable.append(Unreadable(case.id, name, absent, str(error)))
+    masks: list[MaskFacts] = []
+    total = sum(len(c.truth.masks) + sum(r is not None for r in c.inputs.values()) for c in dataset) if progress else 0
+    done = 0
+
+    def told() -> None:
+        nonlocal done
+        done += 1
         if progress:
             progress(done, total)
-    return Facts(dataset, tuple(images), tuple(unreadable))
+
+    for case in dataset:
+        first: Image | None = None
+        for _, name, ref in _inputs(dataset, case):
+            image = _read(dataset, case, name, ref, unreadable)
+            if image is not None:
+                images.append(facts_of(case.id, name, image))
+                first = image if first is None else first
+            told()
+        for observer, ref in enumerate(case.truth.masks):
+            mask = _read(dataset, case, "mask", ref, unreadable)
+            if mask is not None:
+                masks.append(mask_facts(case.id, observer, str(ref), mask, first))
+            told()
+    return Facts(dataset, tuple(images), tuple(unreadable), tuple(masks))
+
+
+def _inputs(dataset: Dataset, case: Case) -> Iterator[tuple[Case, str, Ref]]:
+    for name in dataset.inputs:
+        ref = case.inputs.get(name)
+        if ref is not None:
+            yield case, name, ref
+
+
+def _read(dataset: Dataset, case: Case, name: str, ref: Ref, unreadable: list[Unreadable]) -> Image | None:
+    """The image, or None and one row more of what could not be read."""
+    from medmap.read import read_ref
+
+    try:
+        return read_ref(dataset, ref)
+    except DataError as error:
+        unreadable.append(Unreadable(case.id, name, not dataset.resolve(ref).exists(), str(error)))
+        return None
