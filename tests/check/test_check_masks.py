@@ -17,6 +17,7 @@ from grids import oblique_geometry
 from medmap.check import check, mend_geometry
 from medmap.check.masks import fit_of_flips, mask_facts, related
 from medmap.check.truths import header_text, sided_pairs
+from medmap.cli import run as medmap
 from medmap.dataset import Ref
 from medmap.errors import UsageError
 from medmap.geometry import Flip, Geometry, Permute, Resample
@@ -233,3 +234,28 @@ def test_hostile_case_names_stay_inside_the_folder(chests, tmp_path):
     (written,) = (tmp_path / "mended" / "masks").iterdir()
     assert written.parent == tmp_path / "mended" / "masks"
     assert isinstance(mending.dataset.cases[2].truth.masks[0], Ref)
+
+
+# -- the command ------------------------------------------------------------------------------------------------------
+
+
+def test_the_command_mends_into_a_new_folder_and_checks_that(chests, tmp_path, capsys):
+    chests.masks[2] = relocated((0, 0, 40))
+    write_dataset(chests.write(), chests.folder)
+    assert medmap(["check", str(chests.folder), "--json", "--quiet"]) == 1
+    assert "grid_mismatch" in {row["code"] for row in json.loads(capsys.readouterr().out)}
+    assert medmap(["check", str(chests.folder), "--fix", "geometry", "--json"]) == 0
+    rows = {row["code"]: row for row in json.loads(capsys.readouterr().out)}
+    assert rows["geometry_mended"]["cases"] == ["c02"]
+    assert "grid_mismatch" not in rows
+    mended = tmp_path / "data-mended"
+    assert rows["geometry_mended"]["details"]["folder"] == str(mended)
+    assert medmap(["check", str(mended), "--quiet"]) == 0
+    assert medmap(["check", str(chests.folder), "--fix", "geometry"]) == 2  # the folder is in use now
+    assert medmap(["check", str(chests.folder), "--fix", "labels"]) == 2
+
+
+def test_nothing_to_mend_is_said(chests, capsys):
+    write_dataset(chests.write(), chests.folder)
+    assert medmap(["check", str(chests.folder), "--fix", "geometry", "--quiet"]) == 0
+    assert "No header had to be mended" in capsys.readouterr().out

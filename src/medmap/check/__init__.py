@@ -8,7 +8,7 @@
 from medmap.check.door import CHECKS, WHEN_ASKED, check
 from medmap.check.issue import Issue
 from medmap.check.leaks import content_hashes, leakage
-from medmap.check.mend import Mending, mend_geometry
+from medmap.check.mend import Mending, mend_geometry, mending_issue
 from medmap.check.page import write_check_report
 
 __all__ = [
@@ -20,5 +20,6 @@ __all__ = [
     "content_hashes",
     "leakage",
     "mend_geometry",
+    "mending_issue",
     "write_check_report",
 ]

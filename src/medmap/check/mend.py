@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medmap.check.facts import Progress
+from medmap.check.issue import Issue, counted
 from medmap.check.masks import mask_facts
 from medmap.check.truths import FLIP_FITS, header_text
 from medmap.config import write_atomically
@@ -70,6 +71,24 @@ def mend_geometry(dataset: Dataset, folder: str | Path, progress: Progress | Non
         if progress:
             progress(done, len(dataset))
     return Mending(_with_masks(dataset, folder, chosen) if chosen else dataset, tuple(mended), tuple(left))
+
+
+def mending_issue(mending: Mending, folder: str | Path) -> Issue:
+    """What was done, as a finding beside those of the check."""
+    cases = tuple(dict.fromkeys(case for case, _ in mending.mended))
+    left = f"; {counted(len(mending.left), 'mask')} that cannot be mended so were left" if mending.left else ""
+    done = (
+        f"{counted(len(mending.mended), 'mask')} got the header of the image" if cases else "No header had to be mended"
+    )
+    return Issue(
+        "geometry_mended",
+        "info",
+        done + (f", in {folder}" if cases else "") + left,
+        "The old files are as they were; the old headers stand in headers/ of the new folder.",
+        "Look at one of the mended masks over its image, and go on with the new dataset.",
+        cases,
+        {"folder": str(folder), "left": [{"case": case, "reason": reason} for case, reason in mending.left]},
+    )
 
 
 def _mended(dataset: Dataset, case: Case, folder: Path, left: list[tuple[str, str]]) -> list[tuple[int, Path]]:

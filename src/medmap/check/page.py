@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from medmap.check.issue import Issue, worst_first
 from medmap.check.leaks import label_text
+from medmap.check.planes import three_planes
 from medmap.check.table import class_summary
 from medmap.config import write_atomically
 from medmap.dataset import Case, Dataset
@@ -29,6 +30,7 @@ GROUPS_AN_ISSUE = 6
 SAMPLES_A_CLASS = 6
 CLASSES_SHOWN = 6
 CASES_LISTED = 200
+HEADERS_SHOWN = 10
 SEVERITY_WORDS = {"error": "Error", "warning": "Warning", "info": "Note"}
 
 
@@ -39,6 +41,7 @@ class _Figure:
     case: str
     caption: str
     picture: str | None
+    wide: bool = False
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,7 @@ class _Card:
     groups: list[list[_Figure]]
     shown_of: str
     listed: str
+    headers: list[tuple[str, str, str]]
 
 
 @dataclass
@@ -59,6 +63,7 @@ class _Album:
     dataset: Dataset
     pictures: dict[str, str | None] = field(default_factory=dict)
     kinds: Counter[str] = field(default_factory=Counter)
+    wide: set[str] = field(default_factory=set)
 
     def picture(self, case: Case) -> str | None:
         if case.id not in self.pictures:
@@ -76,7 +81,24 @@ class _Album:
         except DataError:
             return None  # the issue beside it says why
         self.kinds[_kind_of(image)] += 1
+        if image.ndim == 3:
+            self.wide.add(case.id)
+            return data_uri(three_planes(image, self._labels(case, image)))
         return data_uri(displayed(image))
+
+    def _labels(self, case: Case, image: Image) -> NDArray[np.generic] | None:
+        """The first observer's labels on the image's grid, as training lays them; None where they cannot lie there."""
+        from medmap.read import read_ref
+
+        if not case.truth.masks:
+            return None
+        try:
+            mask = read_ref(self.dataset, case.truth.masks[0])
+            if mask.geometry.shape != image.geometry.shape or mask.geometry.has_size != image.geometry.has_size:
+                return None
+            return (mask.match(image.geometry) if mask.geometry.has_size else mask).channels_first()[0]
+        except DataError:
+            return None  # an issue says why
 
 
 def _kind_of(image: Image) -> str:
@@ -280,7 +302,8 @@ def _samples(dataset: Dataset, album: _Album) -> list[tuple[str, list[_Figure]]]
 def _figure(dataset: Dataset, case: Case, album: _Album, extra: str = "", with_label: bool = True) -> _Figure:
     label = extra or (label_text(dataset, case) if with_label else None)
     caption = " · ".join(part for part in (case.split, label) if part)
-    return _Figure(case.id, caption, album.picture(case))
+    picture = album.picture(case)
+    return _Figure(case.id, caption, picture, case.id in album.wide)
 
 
 def _card(issue: Issue, dataset: Dataset, album: _Album) -> _Card:
@@ -288,7 +311,8 @@ def _card(issue: Issue, dataset: Dataset, album: _Album) -> _Card:
     groups: list[list[str]] = [g["cases"] for g in issue.details.get("groups", ())]
     captions: dict[str, str] = {}
     for row in issue.details.get("rows", ()):
-        captions[row["case"]] = f"{row['given']} → {row['suggested']}?"
+        if "suggested" in row:
+            captions[row["case"]] = f"{row['given']} → {row['suggested']}?"
     if not groups:
         groups = [[case] for case in issue.cases]
     most = GROUPS_AN_ISSUE if "groups" in issue.details else PICTURES_AN_ISSUE
@@ -301,4 +325,9 @@ def _card(issue: Issue, dataset: Dataset, album: _Album) -> _Card:
     listed = ", ".join(issue.cases[:CASES_LISTED])
     if len(issue.cases) > CASES_LISTED:
         listed += f" and {len(issue.cases) - CASES_LISTED:,} more"
-    return _Card(issue, SEVERITY_WORDS[issue.severity], figures, of, listed)
+    headers = [
+        (row["case"], row["image_header"], row["mask_header"])
+        for row in issue.details.get("rows", ())[:HEADERS_SHOWN]
+        if "mask_header" in row
+    ]
+    return _Card(issue, SEVERITY_WORDS[issue.severity], figures, of, listed, headers)

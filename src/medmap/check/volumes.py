@@ -273,12 +273,12 @@ def _without_air(image: ImageFacts, volume: VolumeFacts) -> bool:
 
 _CT_ERRORS: tuple[tuple[str, str, str, str, Callable[[ImageFacts, VolumeFacts], bool]], ...] = (
     (
-        "eight_bit_ct", "hold 8-bit values instead of Hounsfield units",
+        "eight_bit_ct", "of 8-bit values instead of Hounsfield units",
         "A window was burned in: bone, lung or both are gone for good, and fixed limits in HU mean nothing.",
         "Export the original series again (DICOM, or NIfTI with the rescale).", _eight_bits,
     ),
     (
-        "ct_without_air", "hold no value near -1000 HU, where air should be",
+        "ct_without_air", "without a value near -1000 HU, where air should be",
         "The rescale intercept was lost (values are about 1024 too high), or the volume was masked or cropped: a fixed "
         "window shows the wrong tissue.",
         "Compare air and water with -1000 and 0; apply the intercept, or export again.", _without_air,

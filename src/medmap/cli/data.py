@@ -13,7 +13,8 @@ from medmap.cli.show import Screen
 from medmap.errors import UsageError
 
 if TYPE_CHECKING:
-    from medmap.dataset import TaskName
+    from medmap.check import Issue
+    from medmap.dataset import Dataset, TaskName
 
 
 def info(
@@ -90,11 +91,21 @@ def check(
     dataset: Annotated[Path, typer.Argument(help="A dataset in any known layout.")],
     report: Annotated[Path | None, typer.Option("--report", help="Also write an HTML report.")] = None,
     label_errors: Annotated[bool, typer.Option("--label-errors", help="Also look for wrong labels (slower).")] = False,
+    fix: Annotated[
+        str | None, typer.Option("--fix", help="geometry: masks with their image's header, in a new dataset folder.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder of the mended dataset (default: DATASET-mended).")
+    ] = None,
     layout: Layout = "auto",
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Find everything wrong with a dataset, worst first; exit code 1 with findings at error level."""
+    """Find everything wrong with a dataset, worst first; exit code 1 with findings at error level.
+
+    With --fix geometry the dataset is first written anew, with masks that have their image's header; the new one is
+    checked, the old one is not touched.
+    """
     from medmap.check import check as check_dataset
     from medmap.check import write_check_report
     from medmap.layouts import open_dataset
@@ -103,7 +114,10 @@ def check(
         require_file(report)
     data = open_dataset(dataset, layout=layout)
     with Screen(quiet, json) as screen:
-        issues = check_dataset(data, label_errors=label_errors, progress=screen.counter("checking"))
+        mended = [] if fix is None else [_mended(data, fix, dataset, output, screen)]
+        if mended and mended[0].cases:
+            data = open_dataset(mended[0].details["folder"])
+        issues = mended + check_dataset(data, label_errors=label_errors, progress=screen.counter("checking"))
     if report is not None:
         write_check_report(issues, data, report)
     if json:
@@ -119,3 +133,17 @@ def check(
             screen.result(f"report: {report}")
     if any(issue.severity == "error" for issue in issues):
         raise typer.Exit(1)
+
+
+def _mended(data: Dataset, fix: str, source: Path, output: Path | None, screen: Screen) -> Issue:
+    """The dataset written anew with mended headers, as a finding that says what was done."""
+    from medmap.check import mend_geometry, mending_issue
+    from medmap.layouts import write_dataset
+
+    if fix != "geometry":
+        raise UsageError("only the geometry can be fixed", got=repr(fix), expected="geometry")
+    folder = output or source.with_name(f"{source.name.split('.')[0]}-mended")
+    mending = mend_geometry(data, folder, screen.counter("mending"))
+    if mending.mended:
+        write_dataset(mending.dataset, folder)
+    return mending_issue(mending, folder)
