@@ -16,6 +16,7 @@
     │   └── WeightsError            starting weights that are absent or do not fit
     ├── BundleError              5  a bundle that is changed, incomplete, unknown or too new
     ├── MissingExtraError        6  an optional dependency that is not installed
+    ├── MissingToolError         6  a program of the operating system that is not installed
     ├── InterruptedRun         130  stopped by the user; the state is saved
     └── ConformanceError        70  a task or reader that breaks its protocol (``medmap.testing``)
 
@@ -145,6 +146,28 @@ class MissingExtraError(MedmapError):
         super().__init__(
             f"{needed_for} needs the package {package}, which is not installed",
             remedy=f"pip install 'medmap[{extra}]'",
+        )
+
+
+class MissingToolError(MedmapError):
+    """A program of the operating system that is not installed.
+
+    Args:
+        program: The program that was not found.
+        package: The package of the operating system that brings it.
+        needed_for: What the user asked for.
+
+    Example:
+        >>> str(MissingToolError("tesseract", "tesseract-ocr", "reading text in pixels"))
+        'reading text in pixels needs the program tesseract, which is not installed. Remedy: apt install tesseract-ocr.'
+    """
+
+    exit_code = 6
+
+    def __init__(self, program: str, package: str, needed_for: str) -> None:
+        super().__init__(
+            f"{needed_for} needs the program {program}, which is not installed",
+            remedy=f"apt install {package}",
         )
 
 
