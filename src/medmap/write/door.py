@@ -7,9 +7,9 @@ import io
 import json
 import os
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,9 @@ import numpy as np
 from medmap.errors import UsageError
 from medmap.image import Image
 from medmap.results import Mask, Picture, Prediction, Scores
+from medmap.write.dicom import objects
+from medmap.write.dicom.files import save_objects
+from medmap.write.dicom.source import About, Origin, origin_of
 from medmap.write.images import write_itk, write_nifti, write_npy, write_png, write_tiff
 
 
@@ -30,12 +33,14 @@ class Format:
         suffixes: What such files are called; the first is the usual one.
         image: Writes an image, or None.
         result: Writes a prediction as text, or None.
+        dicom: Makes DICOM objects (pydicom data sets) of a value and the series it refers to, or None.
     """
 
     name: str
     suffixes: tuple[str, ...]
     image: Callable[[Image, Path], None] | None = None
     result: Callable[[Prediction], str] | None = None
+    dicom: Callable[[Any, Origin, About], Sequence[Any]] | None = None
 
 
 def _json(prediction: Prediction) -> str:
@@ -70,6 +75,9 @@ FORMATS: tuple[Format, ...] = (
     Format("npy", (".npy",), image=write_npy),
     Format("json", (".json",), result=_json),
     Format("csv", (".csv",), result=_csv),
+    Format("dicom-seg", (".dcm",), dicom=objects.binary),
+    Format("dicom-seg-fractional", (".dcm",), dicom=objects.fractional),
+    Format("dicom-seg-labelmap", (".dcm",), dicom=objects.labelmap),
 )
 
 
@@ -79,16 +87,22 @@ def write(
     format: str | None = None,
     *,
     overwrite: bool = False,
+    source: Any = None,
+    about: About | None = None,
 ) -> Path:
-    """Write an image or a prediction to one file.
+    """Write an image or a prediction to one file, or to DICOM objects that refer to the series it was made from.
 
     Of a prediction with a mask or a picture, image formats write that; ``json`` writes all of it, ``csv`` its scores.
 
     Args:
         value: What to write.
-        path: The file; its suffix names the format when ``format`` does not.
-        format: nifti, nrrd, mha, png, tiff, npy, json or csv.
-        overwrite: Replace a file that is there.
+        path: The file; its suffix names the format when ``format`` does not. For DICOM also a folder: one object is
+            named after its format in it, a series of images becomes a folder of its own that must not hold anything.
+        format: nifti, nrrd, mha, png, tiff, npy, json, csv; or a DICOM object (``FORMATS``), which is always named.
+        overwrite: Replace a file that is there (never a folder).
+        source: For DICOM: the series that the value was made from, as an ``Image`` that was read, a ``Series``, a
+            folder or files. An image that was read from DICOM is its own source.
+        about: For DICOM: title, algorithm, codes.
 
     Returns:
         The path that was written.
@@ -106,8 +120,15 @@ def write(
         ...     write(image, f"{folder}/a.png").name
         'a.png'
     """
+    folder = os.fspath(path).endswith(("/", os.sep))
     path = Path(path)
     row = _format(path, format)
+    if row.dicom is not None:
+        return _dicom(
+            row, value, path / f"{row.name}.dcm" if folder or path.is_dir() else path, (overwrite, source, about)
+        )
+    if source is not None or about is not None:
+        raise UsageError("source and about belong to DICOM objects", got=row.name, remedy="leave them out")
     suffix = next((s for s in row.suffixes if path.name.lower().endswith(s)), row.suffixes[0])
     if row.result is not None:
         text = row.result(_prediction(value))
@@ -131,9 +152,28 @@ def _format(path: Path, name: str | None) -> Format:
                 return row
         raise UsageError("unknown format", got=repr(name), expected=known)
     for row in FORMATS:
-        if path.name.lower().endswith(row.suffixes):
+        if row.dicom is None and path.name.lower().endswith(row.suffixes):
             return row
     raise UsageError("the file's name does not say its format", got=path.name, expected=known, remedy="give the format")
+
+
+def _dicom(row: Format, value: Any, path: Path, how: tuple[bool, Any, About | None]) -> Path:
+    overwrite, source, about = how
+    about = about or About()
+    if isinstance(value, Prediction) and value.bundle and not about.bundle:
+        about = replace(about, bundle=value.bundle)
+    image = value.image if isinstance(value, Picture) else value
+    source = image if source is None and isinstance(image, Image) else source
+    if source is None:
+        raise UsageError(
+            "a DICOM object refers to the series it was made from", got="no source",
+            remedy="give source=: the image that was read, its series, folder or files",
+        )  # fmt: skip
+    if row.dicom is None:
+        raise UsageError("this is no DICOM format", got=row.name)
+    fits = getattr(image, "geometry", None) or next(iter(getattr(value, "source", {}).values()), None)
+    datasets = row.dicom(value, origin_of(source, fits), about)
+    return save_objects(datasets, path, overwrite)
 
 
 def _prediction(value: Any) -> Prediction:

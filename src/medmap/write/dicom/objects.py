@@ -1,0 +1,72 @@
+"""What each DICOM format of ``medmap.write`` makes of a value: the functions behind the rows of its table.
+
+Each takes (value, the source series, what is said about it) and gives pydicom data sets that are not yet written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from medmap.errors import UsageError
+from medmap.image import Image
+from medmap.results import Mask, Picture, Prediction
+from medmap.write.dicom.seg import segmentation
+from medmap.write.dicom.source import About, Origin
+
+
+def binary(value: Any, origin: Origin, about: About) -> Sequence[Any]:
+    """One binary segmentation of a mask."""
+    return [segmentation(the_mask(value), origin, about, "BINARY")]
+
+
+def labelmap(value: Any, origin: Origin, about: About) -> Sequence[Any]:
+    """One label-map segmentation of a mask."""
+    return [segmentation(the_mask(value), origin, about, "LABELMAP")]
+
+
+def fractional(value: Any, origin: Origin, about: About) -> Sequence[Any]:
+    """One fractional segmentation of probabilities, or of a mask."""
+    if isinstance(value, Image | Picture):
+        return [segmentation(value if isinstance(value, Image) else value.image, origin, about, "FRACTIONAL")]
+    if isinstance(value, Prediction):
+        pictures = [o.image for o in value.outputs.values() if isinstance(o, Picture)]
+        if len(pictures) == 1 and pictures[0].quantity == "probability":
+            return [segmentation(pictures[0], origin, about, "FRACTIONAL")]
+    return [segmentation(the_mask(value), origin, about, "FRACTIONAL")]
+
+
+def the_mask(value: Any) -> Mask:
+    """The only mask of a prediction, or the mask itself.
+
+    Raises:
+        UsageError: None, or several.
+    """
+    if isinstance(value, Mask):
+        return value
+    found = {n: o for n, o in value.outputs.items() if isinstance(o, Mask)} if isinstance(value, Prediction) else {}
+    if len(found) != 1:
+        raise UsageError(
+            "a segmentation is made of one mask", got=", ".join(found) or type(value).__name__,
+            remedy="write prediction.outputs[name]" if found else "give a Mask",
+        )  # fmt: skip
+    return next(iter(found.values()))
+
+
+def the_image(value: Any) -> Image:
+    """The only picture of a prediction, or the image itself.
+
+    Raises:
+        UsageError: None, or several.
+    """
+    if isinstance(value, Image):
+        return value
+    if isinstance(value, Picture):
+        return value.image
+    found = {n: o for n, o in value.outputs.items() if isinstance(o, Picture)} if isinstance(value, Prediction) else {}
+    if len(found) != 1:
+        raise UsageError(
+            "a series of images is made of one picture", got=", ".join(found) or type(value).__name__,
+            remedy="write prediction.outputs[name]" if found else "give an Image",
+        )  # fmt: skip
+    return next(iter(found.values())).image
