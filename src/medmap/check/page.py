@@ -86,7 +86,7 @@ class _Album:
             return data_uri(three_planes(image, self._labels(case, image)))
         return data_uri(displayed(image))
 
-    def _labels(self, case: Case, image: Image) -> NDArray[np.generic] | None:
+    def _labels(self, case: Case, image: Image) -> NDArray[Any] | None:
         """The first observer's labels on the image's grid, as training lays them; None where they cannot lie there."""
         from medmap.read import read_ref
 
@@ -96,7 +96,8 @@ class _Album:
             mask = read_ref(self.dataset, case.truth.masks[0])
             if mask.geometry.shape != image.geometry.shape or mask.geometry.has_size != image.geometry.has_size:
                 return None
-            return (mask.match(image.geometry) if mask.geometry.has_size else mask).channels_first()[0]
+            placed = mask.match(image.geometry) if mask.geometry.has_size else mask
+            return np.asarray(placed.channels_first()[0])
         except DataError:
             return None  # an issue says why
 

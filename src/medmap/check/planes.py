@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,7 +16,7 @@ GAP = 4  # pixels between planes
 COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (213, 94, 0), (204, 121, 167), (0, 114, 178))
 
 
-def three_planes(image: Image, mask: NDArray[np.generic] | None = None) -> NDArray[np.uint8]:
+def three_planes(image: Image, mask: NDArray[Any] | None = None) -> NDArray[np.uint8]:
     """(rows, columns, 3): the axial, the frontal and the sagittal plane side by side, in true proportions.
 
     They go through the middle of the mask, else of the image. Head is up, front is up or left, the patient's right is
@@ -56,7 +58,7 @@ def three_planes(image: Image, mask: NDArray[np.generic] | None = None) -> NDArr
     return _side_by_side(pieces)
 
 
-def _centre(labels: NDArray[np.generic] | None, shape: tuple[int, ...]) -> list[int]:
+def _centre(labels: NDArray[Any] | None, shape: tuple[int, ...]) -> list[int]:
     """Where the planes go: on each axis the slice that holds most of the mask."""
     if labels is None or not (inside := labels > 0).any():
         return [n // 2 for n in shape]
@@ -64,7 +66,7 @@ def _centre(labels: NDArray[np.generic] | None, shape: tuple[int, ...]) -> list[
     return [int(np.argmax(count)) for count in cover]
 
 
-def _window(volume: NDArray[np.generic]) -> tuple[float, float]:
+def _window(volume: NDArray[Any]) -> tuple[float, float]:
     flat = volume.reshape(-1)[:: max(1, volume.size // 200_000)].astype(np.float64)
     flat = flat[np.isfinite(flat)]
     if not flat.size:
@@ -80,19 +82,19 @@ def _sampled(count: int, extent: float, per_pixel: float) -> NDArray[np.int64]:
 
 
 def _cut(
-    volume: NDArray[np.generic],
+    volume: NDArray[Any],
     across: int,
     at: int,
     axes: tuple[int, int],
     index: tuple[NDArray[np.int64], NDArray[np.int64]],
-) -> NDArray[np.generic]:
-    plane = np.take(volume, at, axis=across)  # the two axes that are left keep their order
+) -> NDArray[Any]:
+    plane: NDArray[Any] = np.take(volume, at, axis=across)  # the two axes that are left keep their order
     if axes[0] > axes[1]:
         plane = plane.T
-    return plane[np.ix_(*index)]
+    return np.asarray(plane[np.ix_(*index)])
 
 
-def _outline(picture: NDArray[np.uint8], labels: NDArray[np.generic]) -> None:
+def _outline(picture: NDArray[np.uint8], labels: NDArray[Any]) -> None:
     padded = np.pad(labels, 1)
     inner = padded[1:-1, 1:-1]
     border = np.zeros(inner.shape, bool)

@@ -127,7 +127,7 @@ def _body_box(volume: NDArray[np.float32], inside: NDArray[np.bool_]) -> NDArray
     """
     hull = _filled(inside, 0) & _filled(inside, 1)
     if hull.any():
-        volume = np.where(hull, volume, volume[hull].mean())
+        volume = np.asarray(np.where(hull, volume, volume[hull].mean()), np.float32)
     cut = []
     for axis in range(3):
         others = tuple(a for a in range(3) if a != axis)
@@ -207,7 +207,7 @@ def spacing_outlier(facts: Facts) -> Iterator[Issue]:
 
 
 def _off_by(rows: Floats, ratio: float) -> NDArray[np.bool_]:
-    return np.any([unusual(column.tolist(), ratio) for column in rows.T], axis=0)
+    return np.asarray(np.any([unusual(column.tolist(), ratio) for column in rows.T], axis=0))
 
 
 def intensity_outlier(facts: Facts) -> Iterator[Issue]:
