@@ -112,7 +112,7 @@ def _sideways(image: Image) -> NDArray[np.float32] | None:
     if min(small.shape) < 4:
         return None
     parts = np.stack([shrunk(small.mean(axis=1)), shrunk(small.mean(axis=2))])
-    uneven: NDArray[np.float32] = (parts - parts[:, ::-1]) / 2
+    uneven = np.asarray((parts - parts[:, ::-1]) / 2, np.float32)
     length = float(np.linalg.norm(uneven))
     whole = float(np.linalg.norm(parts - parts.mean()))
     if not length > 0.01 * whole:
