@@ -152,7 +152,7 @@ def _slice_axis(rois: list[Roi], grid: Geometry) -> int:
 def _filled(roi: Roi, grid: Geometry, slicing: _Slicing) -> Bools:
     """(grid's shape) where the region is."""
     axis = slicing.axis
-    inside = np.zeros(np.delete(grid.shape, axis).tolist() + [slicing.count], dtype=np.bool_)
+    inside = np.zeros((*np.delete(grid.shape, axis).tolist(), slicing.count), dtype=np.bool_)
     off, crossing = [], 0
     shapes: dict[int, list[_Area]] = {}
     for contour in roi.closed:

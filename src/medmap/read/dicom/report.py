@@ -28,7 +28,9 @@ TRACKING_ID, TRACKING_UID = ("112039",), ("112040",)
 FINDING, CATEGORY = ("121071",), ("276214006",)
 SITE = ("363698007", "G-C0E3")
 METHOD, DERIVATION = ("370129005", "G-C036"), ("121401",)
-PROCEDURE, SEGMENT = ("121058",), ("121191",)
+PROCEDURE = ("121058",)
+ALGORITHM = ("111001", "111003")  # name, version
+ALGORITHM_PARAMETERS = ("111002",)
 DEVICE = MappingProxyType(
     {"121012": "uid", "121013": "name", "121014": "manufacturer", "121015": "model", "121016": "serial"}
 )
@@ -111,6 +113,7 @@ class MeasurementGroup:
         evaluations: Qualities.
         regions: Places drawn.
         references: Segments and images.
+        algorithm: Name and version of what measured, where stated.
     """
 
     tracking_id: str = ""
@@ -122,6 +125,7 @@ class MeasurementGroup:
     evaluations: tuple[Evaluation, ...] = ()
     regions: tuple[Region, ...] = ()
     references: tuple[ObjectReference, ...] = ()
+    algorithm: str = ""
 
     @property
     def segments(self) -> tuple[ObjectReference, ...]:
@@ -246,7 +250,7 @@ def _evidence(data: Any) -> Iterator[str]:
 
 def _group(path: Path, group: Any, notes: list[str]) -> MeasurementGroup:
     content = items(group, "ContentSequence")
-    texts = {}
+    texts: dict[str, str] = {}
     measurements, evaluations, regions, references = [], [], [], []
     for item in content:
         kind = item.get("ValueType")
@@ -260,6 +264,10 @@ def _group(path: Path, group: Any, notes: list[str]) -> MeasurementGroup:
             regions.append(_region(path, item))
         elif kind == "IMAGE":
             references.append(_reference(path, item))
+        elif _is(item, ALGORITHM):
+            texts["algorithm"] = f"{texts.get('algorithm', '')} {item.get('TextValue') or ''}".strip()
+        elif _is(item, ALGORITHM_PARAMETERS):
+            continue
         elif kind in ("CODE", "TEXT") and not _is(item, (*FINDING, *CATEGORY, *SITE, *METHOD)):
             concept, value = _concept(item), _value(item) or Label(str(item.get("TextValue") or ""))
             if concept is not None and value.name:
