@@ -249,7 +249,7 @@ def cases_of(table: Table, columns: Columns, words: Vocabulary) -> tuple[tuple[C
     Raises:
         DatasetError: A cell that cannot be meant so; the message names file and line.
     """
-    typed = {name: _typed([row[i] for row in table.rows]) for name, i in columns.clinical.items()}
+    typed = {name: typed_column([row[i] for row in table.rows]) for name, i in columns.clinical.items()}
     ids = _ids(table, columns)
     memo: dict[str, Truth] = {}  # equal cells, one value
     cases: list[Case] = []
@@ -367,7 +367,7 @@ def _boxes(text: str, where: str, words: Vocabulary) -> tuple[Boxed | None, Boxe
     return tuple(found), tuple(ignored)
 
 
-def _typed(cells: list[str]) -> list[COLUMN_TYPES]:
+def typed_column(cells: list[str]) -> list[COLUMN_TYPES]:
     """A clinical column: numbers when every cell that is not missing is one, else text."""
     missing = [c.lower() in _MISSING for c in cells]
     numbers = [None if gone else number(c) for c, gone in zip(cells, missing, strict=True)]
@@ -420,7 +420,7 @@ def rows_of(cases: Sequence[Case], inputs: Sequence[str], words: Vocabulary, pat
             [case.id, patient, case.site or "", case.split or ""]
             + [_ref_cell(case.inputs.get(name)) for name in inputs]
             + [answer[name] for name in truth]
-            + [_column_cell(case.columns.get(name)) for name in clinical]
+            + [column_cell(case.columns.get(name)) for name in clinical]
         )
     return rows
 
@@ -443,7 +443,8 @@ def _boxes_cell(truth: Truth, words: Vocabulary) -> str:
     return json.dumps(rows, ensure_ascii=False)
 
 
-def _column_cell(value: COLUMN_TYPES) -> str:
+def column_cell(value: COLUMN_TYPES) -> str:
+    """How a clinical value stands in a cell; the inverse of ``typed_column``."""
     if value is None:
         return ""
     return _plain(value) if isinstance(value, float | int) else value

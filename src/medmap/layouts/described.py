@@ -217,7 +217,7 @@ def texts(dataset: Dataset, root: str) -> tuple[str, str]:
     rows = rows_of(dataset.cases, list(dataset.inputs), words, dataset.patients_known)
     buffer = io.StringIO()
     csv.writer(buffer, lineterminator="\n").writerows(rows)
-    return to_yaml(_description(dataset, root)), buffer.getvalue()
+    return to_yaml(description(dataset, root)), buffer.getvalue()
 
 
 def _input(spec: InputSpec) -> dict[str, Any]:
@@ -225,7 +225,8 @@ def _input(spec: InputSpec) -> dict[str, Any]:
     return modality | ({"channels": list(spec.channels)} if spec.channels else {})
 
 
-def _description(dataset: Dataset, root: str) -> Mapping[str, Any]:
+def description(dataset: Dataset, root: str) -> Mapping[str, Any]:
+    """The keys and values of ``dataset.yaml``; what says nothing is left out."""
     positive = None if dataset.positive is None else dataset.labels[dataset.positive].name
     optional: dict[str, Any] = {
         "labels": {

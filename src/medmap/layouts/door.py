@@ -8,8 +8,12 @@ from pathlib import Path
 
 from medmap.dataset import TASKS, Dataset, TaskName
 from medmap.errors import LayoutError, ReadError, UsageError
+from medmap.layouts.bids import open_bids, recognise_bids
+from medmap.layouts.coco import open_coco, recognise_coco
+from medmap.layouts.datalist import open_monai, open_msd, recognise_monai, recognise_msd
 from medmap.layouts.described import open_described, recognise_described
 from medmap.layouts.folders import open_folders, recognise_folders
+from medmap.layouts.luna import open_luna, recognise_luna
 from medmap.layouts.manifests import (
     open_cases,
     open_gandlf,
@@ -19,6 +23,10 @@ from medmap.layouts.manifests import (
     recognise_innereye,
 )
 from medmap.layouts.medmnist import open_medmnist, recognise_medmnist
+from medmap.layouts.nndetection import open_nndetection, recognise_nndetection
+from medmap.layouts.nnunet import open_nnunet, recognise_nnunet
+from medmap.layouts.voc import open_voc, recognise_voc
+from medmap.layouts.yolo import open_yolo, recognise_yolo
 
 
 @dataclass(frozen=True)
@@ -40,7 +48,16 @@ class Layout:
 
 # In the order in which they are tried: what the owner wrote down first, what names suggest last.
 LAYOUTS: tuple[Layout, ...] = (
+    Layout("yolo", "a data.yaml with names, train and val", recognise_yolo, open_yolo),
+    Layout("nndetection", "dataset.json beside raw_splitted", recognise_nndetection, open_nndetection),
     Layout("medmap", "dataset.yaml beside cases.csv", recognise_described, open_described),
+    Layout("nnunet", "dataset.json with channel_names beside imagesTr and labelsTr", recognise_nnunet, open_nnunet),
+    Layout("msd", "dataset.json with modality, labels and training", recognise_msd, open_msd),
+    Layout("coco", "JSON with images, annotations and categories", recognise_coco, open_coco),
+    Layout("monai", "JSON with training: [{image, label}]", recognise_monai, open_monai),
+    Layout("bids", "dataset_description.json beside sub-… folders", recognise_bids, open_bids),
+    Layout("luna", "annotations.csv with coordX, coordY, coordZ, diameter_mm", recognise_luna, open_luna),
+    Layout("voc", "Annotations/*.xml beside JPEGImages", recognise_voc, open_voc),
     Layout("innereye", "a CSV with subject, channel, filePath", recognise_innereye, open_innereye),
     Layout("gandlf", "a CSV with SubjectID, Channel_0 … and Label or ValueToPredict", recognise_gandlf, open_gandlf),
     Layout("csv", "a CSV with image and label, mask, boxes or target", recognise_cases, open_cases),
