@@ -78,6 +78,9 @@ FORMATS: tuple[Format, ...] = (
     Format("dicom-seg", (".dcm",), dicom=objects.binary),
     Format("dicom-seg-fractional", (".dcm",), dicom=objects.fractional),
     Format("dicom-seg-labelmap", (".dcm",), dicom=objects.labelmap),
+    Format("dicom-rtstruct", (".dcm",), dicom=objects.structures),
+    Format("dicom-sr", (".dcm",), dicom=objects.report),
+    Format("dicom-gsps", (".dcm",), dicom=objects.presentation),
 )
 
 

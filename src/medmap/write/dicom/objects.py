@@ -11,8 +11,11 @@ from typing import Any
 from medmap.errors import UsageError
 from medmap.image import Image
 from medmap.results import Mask, Picture, Prediction
+from medmap.write.dicom.presentation import presentation_state
+from medmap.write.dicom.report import measurement_report
 from medmap.write.dicom.seg import segmentation
 from medmap.write.dicom.source import About, Origin
+from medmap.write.dicom.structures import structure_set
 
 
 def binary(value: Any, origin: Origin, about: About) -> Sequence[Any]:
@@ -34,6 +37,21 @@ def fractional(value: Any, origin: Origin, about: About) -> Sequence[Any]:
         if len(pictures) == 1 and pictures[0].quantity == "probability":
             return [segmentation(pictures[0], origin, about, "FRACTIONAL")]
     return [segmentation(the_mask(value), origin, about, "FRACTIONAL")]
+
+
+def structures(value: Any, origin: Origin, about: About) -> Sequence[Any]:
+    """One RT structure set of a mask."""
+    return [structure_set(the_mask(value), origin, about)]
+
+
+def report(value: Any, origin: Origin, about: About) -> Sequence[Any]:
+    """One measurement report of masks, boxes and scores."""
+    return [measurement_report(value, origin, about, about.segmentation)]
+
+
+def presentation(value: Any, origin: Origin, about: About) -> Sequence[Any]:
+    """One presentation state with masks and boxes drawn over the source."""
+    return [presentation_state(value, origin, about)]
 
 
 def the_mask(value: Any) -> Mask:

@@ -46,6 +46,8 @@ class About:
         bundle: Hash of the bundle that gave the answer, when known.
         slices: Slices to picture (secondary capture), counted along the last axis of the mask; empty: the fullest.
         window: (centre, width) for pictures; None for what the source says.
+        segmentation: For a report: the segmentation object that shows its mask, a file or a data set; None: the
+            outlines stand in the report itself.
     """
 
     title: str = ""
@@ -57,6 +59,7 @@ class About:
     bundle: str = ""
     slices: tuple[int, ...] = ()
     window: tuple[float, float] | None = None
+    segmentation: Any = None
 
     def __post_init__(self) -> None:
         if self.made_by not in ("algorithm", "person", "both"):
