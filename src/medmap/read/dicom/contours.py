@@ -220,11 +220,11 @@ class _Area:
 
     @property
     def last_row(self) -> int:
-        return self.row + self.inside.shape[0]
+        return self.row + len(self.inside)
 
     @property
     def last_column(self) -> int:
-        return self.column + self.inside.shape[1]
+        return self.column + int(self.inside.shape[1])
 
     def window(self, row: int, last_row: int, column: int, last_column: int) -> Bools:
         return self.inside[row - self.row : last_row - self.row, column - self.column : last_column - self.column]

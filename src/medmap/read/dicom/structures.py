@@ -145,7 +145,8 @@ def read_structures(path: str | Path) -> StructureSet:
 
 def _references(data: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Series and images under Referenced Frame of Reference Sequence (PS3.3 C.8.8.5)."""
-    series, images = [], []
+    series: list[str] = []
+    images: list[str] = []
     for frame in items(data, "ReferencedFrameOfReferenceSequence"):
         for study in items(frame, "RTReferencedStudySequence"):
             for one in items(study, "RTReferencedSeriesSequence"):

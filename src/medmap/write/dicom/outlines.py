@@ -40,9 +40,7 @@ def outlined(plane: Bools) -> list[list[Floats]]:
         return []
     corner = np.array((rows[0] - 1, columns[0] - 1), dtype=np.float64)
     part = np.pad(plane[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1], 1).astype(np.float64)
-    generator = contourpy.contour_generator(z=part, name="serial", fill_type=contourpy.FillType.OuterOffset)
-    polygons: Any
-    offsets: Any
+    generator: Any = contourpy.contour_generator(z=part, name="serial", fill_type=contourpy.FillType.OuterOffset)
     polygons, offsets = generator.filled(0.5, 2.0)
     areas = []
     for points, bounds in zip(polygons, offsets, strict=True):
@@ -54,7 +52,8 @@ def outlined(plane: Bools) -> list[list[Floats]]:
 def _straightened(line: Floats) -> Floats:
     """The line without points that lie on the straight way between their neighbours; coordinates are halves: exact."""
     before, after = line - np.roll(line, 1, axis=0), np.roll(line, -1, axis=0) - line
-    return line[before[:, 0] * after[:, 1] != before[:, 1] * after[:, 0]]
+    corners: Floats = line[before[:, 0] * after[:, 1] != before[:, 1] * after[:, 0]]
+    return corners
 
 
 def keyholed(area: list[Floats]) -> Floats:
