@@ -191,7 +191,7 @@ def _neighbours(
         others = slice(i + 1, stop)
         overlap = np.minimum(boxes[others, 2], boxes[i, 2]) - np.maximum(boxes[others, 0], boxes[i, 0])
         low, high = np.minimum(height[others], height[i]), np.maximum(height[others], height[i])
-        near = (overlap >= 0.6 * low) & (high <= 1.8 * low) & (np.abs(peak[others] - peak[i]) <= 2 * SAME_INK * extent)
+        near = (overlap >= 0.6 * low) & (high <= 1.8 * low) & (np.abs(peak[others] - peak[i]) <= SAME_INK * extent)
         near &= boxes[others, 3] > boxes[i, 3]  # not one inside the other
         seconds.append(np.flatnonzero(near) + i + 1)
         firsts.append(np.full(len(seconds[-1]), i))
@@ -216,7 +216,7 @@ def _block(
         level = boxes[:, edge].astype(np.float64)
         slope = np.polyfit(boxes[:, 1], level, 1) if np.ptp(boxes[:, 1]) > 4 * typical else (0.0, np.median(level))
         aligned |= np.abs(level - np.polyval(slope, boxes[:, 1])) <= tolerance
-    same = np.abs(peak - np.median(peak)) <= SAME_INK * extent
+    same = np.abs(peak - np.median(peak)) <= SAME_INK / 2 * extent
     low, high = boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)
     low, high = np.maximum(low * scale - scale + 1, 0), np.minimum(high * scale, np.array(shape[:2]) * scale)
     return Block(
@@ -229,9 +229,14 @@ def _without_doubles(found: list[Block]) -> tuple[Block, ...]:
     """The best of blocks that lie on one another: found at several scales, in several layers."""
     kept: list[Block] = []
     for block in sorted(found, key=lambda b: (-b.letters * b.even, b.row0, b.column0)):
-        if all(_shared(block, other) < 0.5 for other in kept):
+        if all(_shared(block, other) < 0.5 and not _around(block, other) for other in kept):
             kept.append(block)
     return tuple(sorted(kept, key=lambda b: (b.row0, b.column0)))
+
+
+def _around(block: Block, other: Block) -> bool:
+    """Whether ``block`` is no line: one of letters half as high lies in it."""
+    return 2 * other.height <= block.height and other.even >= 0.8 and _shared(other, block) >= 0.6
 
 
 def _shared(block: Block, other: Block) -> float:

@@ -13,7 +13,7 @@ import math
 import os
 import re
 import shutil
-import subprocess  # noqa: S404  (tesseract, without a shell)
+import subprocess
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
