@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from medmap.check import Issue, check
     from medmap.dataset import Case, Dataset
     from medmap.decision import Decision
+    from medmap.deidentify import deidentify
     from medmap.errors import LeakageWarning, MedmapError, MedmapWarning
     from medmap.evaluate import Report, evaluate
     from medmap.evaluate.compare import compare
@@ -52,6 +53,7 @@ _ROOMS = {
     "open_dataset": "layouts",
     "Issue": "check",
     "check": "check",
+    "deidentify": "deidentify",
     "Bundle": "bundle",
     "Run": "plan",
     "plan": "plan",

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from medmap.cli import data, model
+from medmap.cli import deidentify as deidentification
 
 app = typer.Typer(
     help="Everything is a mapping: from your own medical images to a class, boxes, a mask or a better image.",
@@ -24,6 +25,7 @@ COMMANDS = (
     (data.import_, "import"),
     (data.fetch, None),
     (data.check, None),
+    (deidentification.deidentify, None),
     (model.plan, None),
     (model.train, None),
     (model.evaluate, None),

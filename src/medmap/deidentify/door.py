@@ -1,0 +1,118 @@
+"""The verb: an archive in, its de-identified copy and a report out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from medmap.deidentify.archive import Progress, Work, begin_journal, run
+from medmap.deidentify.profile import Profile
+from medmap.deidentify.report import Verification, verification, write_report
+from medmap.deidentify.secrets import Key, create_key, load_key
+from medmap.errors import DataError, UsageError
+
+
+@dataclass(frozen=True)
+class Deidentified:
+    """What a run made.
+
+    Args:
+        output: The folder of de-identified files.
+        key: The key file; whoever holds it can link pseudonyms to patients.
+        journal: What was done file by file, and the names of files that were not copied.
+        report: The page, or None where none was asked for.
+        verification: What was done to every attribute, and what is left.
+    """
+
+    output: Path
+    key: Path
+    journal: Path
+    report: Path | None
+    verification: Verification
+
+
+def deidentify(  # noqa: PLR0913  (the options of one command)
+    source: Path | str,
+    output: Path | str,
+    *,
+    keep: Iterable[str] = (),
+    clean: Iterable[str] = (),
+    key: Path | str | None = None,
+    report: Path | str | None = None,
+    workers: int = 1,
+    resume: bool = False,
+    profile: str = "basic",
+    progress: Progress | None = None,
+) -> Deidentified:
+    """Copy DICOM files without what identifies patients (PS3.15 Annex E), and verify the copy.
+
+    Args:
+        source: A folder, a zip or one file; never touched.
+        output: The folder to write, new or empty. Files are named by keyed digests; what is no DICOM is not copied.
+        keep: Options that retain: ``dates`` or ``dates-modified``, ``patient``, ``device``, ``uids``,
+            ``institution``, ``safe-private``.
+        clean: Options that clean instead of removing: ``descriptors``, ``graphics``, ``structured``, ``pixels``,
+            ``face``.
+        key: The project's key file, made where it does not exist; ``OUTPUT.key`` beside the output by default.
+        report: Where to write the report (HTML, and JSON beside it).
+        workers: Number of processes.
+        resume: Go on with a run that was stopped.
+        profile: ``basic``.
+        progress: Called with files done and files in all.
+
+    Raises:
+        UsageError: A wrong option, an output in the source or with something in it, a key that others can read or
+            that would lie with the data.
+        DataError: The source is absent or holds no DICOM file.
+        InterruptedRun: Stopped.
+
+    Example:
+        ``medmap.deidentify("archive/", "shared/", keep=["dates-modified"], clean=["descriptors"])``
+    """
+    source, output = Path(source), Path(output)
+    asked = Profile.of(name=profile, keep=keep, clean=clean)
+    key_path = Path(key) if key is not None else output.with_name(output.name + ".key")
+    journal = output.with_name(output.name + ".journal")
+    _require_apart(source, output, key_path)
+    if workers < 1:
+        raise UsageError("too few workers", got=workers, expected="1 or more")
+    if output.exists() and any(output.iterdir()) and not journal.exists():
+        raise UsageError(f"{output} is not empty", remedy="choose another output")
+    if not resume and journal.exists():
+        raise UsageError(f"an earlier run left {journal}", remedy="go on with --resume, or choose another output")
+    secret = _key(key_path, resume=resume)
+    output.mkdir(parents=True, exist_ok=True)
+    done = begin_journal(journal, asked, secret, resume=resume)
+    run(source, Work(output, journal, asked, secret), done, workers, progress)
+    found = verification(journal, asked)
+    if not found.written and not found.refused:
+        raise DataError(f"{source} holds no DICOM file", got=f"{found.skipped} other files")
+    page = None
+    if report is not None:
+        page, _ = write_report(found, Path(report))
+    return Deidentified(output, key_path, journal, page, found)
+
+
+def _key(path: Path, *, resume: bool) -> Key:
+    if path.exists():
+        return load_key(path)
+    if resume:
+        raise UsageError(f"the key file {path} of the stopped run is not there", remedy="name it with --key")
+    return create_key(path)
+
+
+def _require_apart(source: Path, output: Path, key: Path) -> None:
+    if not source.exists():
+        raise DataError(f"{source} does not exist", expected="a folder, a zip or a DICOM file")
+    if output.exists() and not output.is_dir():
+        raise UsageError(f"{output} is a file, not a folder", remedy="choose another place for the output")
+    whole, made, secret = source.resolve(), output.resolve(), key.resolve()
+    if made == whole or whole in made.parents:
+        raise UsageError("the output lies in the source", got=output, remedy="choose a folder outside it")
+    if made in whole.parents:
+        raise UsageError("the source lies in the output", got=output, remedy="choose another output")
+    if made in secret.parents or secret == made:
+        raise UsageError(
+            "the key would lie with the data it can open", got=key, remedy="name a file outside the output"
+        )

@@ -1,0 +1,212 @@
+"""One DICOM object in, one out: read, walked, marked, written, and looked at again before it reaches the disk."""
+
+from __future__ import annotations
+
+import io
+import warnings
+import zlib
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from medmap.deidentify.profile import Profile
+from medmap.deidentify.secrets import Key
+from medmap.deidentify.verify import Residual, cleaned_where_found, examined, found_in, found_in_pixels
+from medmap.deidentify.walk import patient_of, walked
+from medmap.errors import MedmapError, ReadError
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+_DEFLATED = "1.2.840.10008.1.2.1.99"
+_DIRECTORY = "1.2.840.10008.1.3.10"
+_IMPLEMENTATION_UID = "2.25.245370914863487229302843106573221398121"
+_PIXELS = (0x7FE00008, 0x7FE00009, 0x7FE00010)
+_METHOD = "medmap: DICOM PS3.15 2024b Annex E"
+_WITHOUT_PATIENT = "no object of a patient"
+
+
+@dataclass(frozen=True)
+class Made:
+    """One de-identified object.
+
+    Args:
+        content: The file's bytes.
+        folder: Its place: pseudonym, study and series, each a folder.
+        name: File name without ending.
+        actions: ``(tag or pattern, action)`` and how often.
+        residuals: What is left that should be gone.
+        notes: What else happened, e.g. ``pixels cleaned``.
+    """
+
+    content: bytes
+    folder: str
+    name: str
+    actions: Mapping[tuple[str, str], int]
+    residuals: tuple[Residual, ...]
+    notes: tuple[str, ...]
+
+
+def made(file: BinaryIO, profile: Profile, key: Key) -> Made | None:
+    """De-identify one file; None for a DICOMDIR, which names patients and files and is dropped.
+
+    Args:
+        file: An open DICOM file.
+        profile: What is asked for.
+        key: The project's key.
+
+    Raises:
+        ReadError: Damaged, truncated or hostile; nothing of it is written then.
+    """
+    from pydicom.errors import BytesLengthException, InvalidDicomError
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom remarks on values, which may be a patient's
+        try:
+            return _made(file, profile, key)
+        except MedmapError:
+            raise
+        except RecursionError:
+            raise ReadError("sequences are nested too deep") from None
+        except (
+            *(BytesLengthException, InvalidDicomError, EOFError, ValueError, TypeError, KeyError, AttributeError),
+            *(IndexError, OverflowError, NotImplementedError, LookupError, zlib.error, OSError, AssertionError),
+        ) as error:
+            # the reason without its text, which may quote a value
+            raise ReadError("the file is damaged DICOM", got=type(error).__name__) from None
+
+
+def _made(file: BinaryIO, profile: Profile, key: Key) -> Made | None:
+    from pydicom import dcmread
+
+    dataset = dcmread(file, force=True)
+    meta = dataset.file_meta
+    syntax = str(
+        meta.get("TransferSyntaxUID", "")
+        or ("1.2.840.10008.1.2" if dataset.original_encoding[0] else "1.2.840.10008.1.2.1")
+    )
+    if str(meta.get("MediaStorageSOPClassUID", "")) == _DIRECTORY or "DirectoryRecordSequence" in dataset:
+        return None
+    if not dataset.keys():
+        raise ReadError("the file holds no attribute", got=_WITHOUT_PATIENT)
+    _require_whole(dataset)
+    identity_of_file = _place_of(dataset, key)
+    walk = walked(dataset, profile, key)
+    notes = _pixels(dataset, profile, walk.identity.words())
+    syntax = str(dataset.file_meta.get("TransferSyntaxUID", syntax)) if notes else syntax
+    _mark(dataset, profile)
+    implicit, little = (bool(flag) for flag in dataset.original_encoding)
+    actions = Counter(walk.actions)
+
+    before, pixels, after = _written(dataset, implicit, little)
+    residuals: list[Residual] = []
+    if found := found_in(before + after, walk.identity):
+        changed, residuals = cleaned_where_found(dataset, found, walk.identity, profile)
+        if changed:
+            actions.update((path.rpartition("/")[2], "C") for path in changed)
+            before, pixels, after = _written(dataset, implicit, little)
+    again, wrong = examined(before + after, implicit, little, profile)
+    if residuals or found:
+        residuals = _still_there(again, before + after, walk, profile)
+    residuals += wrong + found_in_pixels(pixels, walk.identity)
+    folder, name = identity_of_file
+    content = _file(dataset, syntax, before + pixels + after)
+    return Made(content, folder, name, actions, tuple(dict.fromkeys(residuals)), notes)
+
+
+def _still_there(again: Dataset, header: bytes, walk: Any, profile: Profile) -> list[Residual]:
+    from medmap.deidentify.verify import located
+
+    found = found_in(header, walk.identity)
+    return [Residual(path, kind) for _, _, _, path, kind in located(again, found, profile)] if found else []
+
+
+def _require_whole(dataset: Dataset) -> None:
+    """A value shorter than its length says that the file was cut."""
+    for tag in dataset.keys():  # noqa: SIM118  (tags, not elements)
+        raw: Any = dataset.get_item(tag)
+        if raw is not None and raw.is_raw and raw.value is not None and raw.length not in (len(raw.value), 0xFFFFFFFF):
+            raise ReadError("the file is truncated", got=f"a value of {len(raw.value)} bytes", expected=f"{raw.length}")
+
+
+def _place_of(dataset: Dataset, key: Key) -> tuple[str, str]:
+    """Folder and file name, from keyed digests alone."""
+    study, series, instance = (
+        str(dataset.get(k) or "") for k in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
+    )
+    folder = f"{key.pseudonym(patient_of(dataset))}/{key.short('study', study, 12)}/{key.short('series', series, 12)}"
+    return folder, key.short("instance", instance)
+
+
+def _pixels(dataset: Dataset, profile: Profile, known: list[str]) -> tuple[str, ...]:
+    return ()
+
+
+def _mark(dataset: Dataset, profile: Profile) -> None:
+    """Say in the object what was done to it (PS3.3 C.12.1.1.1 and C.7.1.1, CID 7050)."""
+    from pydicom.dataset import Dataset as Item
+    from pydicom.sequence import Sequence
+
+    dataset.PatientIdentityRemoved = "YES"
+    before = dataset.get("DeidentificationMethod")
+    methods = [str(m) for m in ([before] if isinstance(before, str) else before or ()) if str(m)]
+    dataset.DeidentificationMethod = [*methods, _METHOD] if methods else _METHOD
+    codes = list(dataset.get("DeidentificationMethodCodeSequence") or ())
+    for value, meaning in profile.method_codes:
+        item = Item()
+        item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, "DCM", meaning
+        codes.append(item)
+    dataset.DeidentificationMethodCodeSequence = Sequence(codes)
+    dataset.LongitudinalTemporalInformationModified = profile.dates_modified
+
+
+def _written(dataset: Dataset, implicit: bool, little: bool) -> tuple[bytes, bytes, bytes]:
+    """The encoded object: what stands before its pixel data, the pixel data, and what stands after."""
+    from pydicom.tag import Tag
+
+    first, last = Tag(_PIXELS[0]), Tag(_PIXELS[-1] + 1)
+    parts = (dataset[:first], dataset[first:last], dataset[last:])
+    encoding = dataset.get("SpecificCharacterSet", "iso8859")
+    before, pixels, after = (_encoded(part, implicit, little, encoding) for part in parts)
+    return before, pixels, after
+
+
+def _encoded(part: Dataset, implicit: bool, little: bool, encoding: Any) -> bytes:
+    from pydicom.filebase import DicomBytesIO
+    from pydicom.filewriter import write_dataset
+
+    if not part.keys():
+        return b""
+    buffer = DicomBytesIO()
+    buffer.is_implicit_VR, buffer.is_little_endian = implicit, little
+    write_dataset(buffer, part, encoding)
+    return bytes(buffer.getvalue())
+
+
+def _file(dataset: Dataset, syntax: str, body: bytes) -> bytes:
+    """A file of PS3.10: a preamble of zeros, new meta information, the object."""
+    from pydicom.dataset import FileMetaDataset
+    from pydicom.filebase import DicomBytesIO
+    from pydicom.filewriter import write_file_meta_info
+
+    meta: Any = FileMetaDataset()
+    meta.FileMetaInformationVersion = b"\0\1"
+    meta.MediaStorageSOPClassUID = str(dataset.get("SOPClassUID") or "1.2.840.10008.5.1.4.1.1.66")
+    meta.MediaStorageSOPInstanceUID = str(dataset.get("SOPInstanceUID") or "2.25.0")
+    meta.TransferSyntaxUID = syntax
+    meta.ImplementationClassUID = _IMPLEMENTATION_UID
+    meta.ImplementationVersionName = "MEDMAP"
+    buffer = DicomBytesIO()
+    buffer.write(bytes(128) + b"DICM")
+    write_file_meta_info(buffer, meta, enforce_standard=True)
+    if syntax == _DEFLATED:
+        packer = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+        body = packer.compress(body) + packer.flush()
+        body += bytes(len(body) % 2)
+    return bytes(buffer.getvalue()) + body
+
+
+def opened(data: bytes) -> BinaryIO:
+    """Bytes as a file."""
+    return io.BytesIO(data)

@@ -1,0 +1,113 @@
+"""Free text without what identifies: known values of the same object first, then what looks like an identifier.
+
+Used where the profile says ``C`` of a text, and wherever a known value is found in a text that stays. What is left
+says what it said before; a text of which nothing is left becomes ``ANONYMIZED``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from functools import lru_cache
+
+from medmap.deidentify.identity import Identity, spellings
+
+NOTHING = "ANONYMIZED"
+
+_MONTH = (
+    r"(?:jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sept?(?:ember)?|"
+    r"oct(?:ober)?|nov(?:ember)?|dec(?:ember)?)"
+)
+_DAY = r"(?:0?[1-9]|[12]\d|3[01])"
+_DATES = re.compile(
+    r"(?<![\w.])(?:"
+    r"(?:19|20)\d{2}(?P<s>[-/.]?)(?:0[1-9]|1[0-2])(?P=s)(?:0[1-9]|[12]\d|3[01])"
+    rf"|{_DAY}(?P<t>[-/.]){_DAY}(?P=t)(?:19|20)\d{{2}}"
+    rf"|{_DAY}/{_DAY}/\d{{2}}"
+    rf"|\d{{1,2}}(?:st|nd|rd|th|\.)?[\s-]*{_MONTH}\.?,?[\s-]*(?:19|20)\d{{2}}"
+    rf"|{_MONTH}\.?\s+\d{{1,2}}(?:st|nd|rd|th)?(?:,\s*|\s+)(?:19|20)\d{{2}}"
+    r")(?!\w)",
+    re.IGNORECASE,
+)
+_CAPITAL = r"[A-Z][\w'’-]+"  # a word as names are written
+# Titles as people write them; MR, DR and MS in capitals are a modality or a disease.
+_TITLE = r"(?:Dr\.?|DR\.|Prof\.?|PROF\.?|Mr\.?|MR\.|Mrs\.?|MRS\.?|Ms\.?|Miss|Doctor|Professor)"
+_STREET = r"(?:Street|St|Avenue|Ave|Road|Rd|Lane|Ln|Drive|Boulevard|Blvd|Court|Way|Place)"
+_RECORD = (
+    r"(?:mrn|medical record(?: number| no)?|patient id|pat\.? ?id|pid|ssn|accession(?: number| no)?|acc|"
+    r"nhs(?: number| no)?|case (?:no|number)|phone|tel|fax|mobile)"
+)
+_LOOKS_IDENTIFYING = (
+    re.compile(r"(?<!\w)[\w.+-]+@[\w-]+(?:\.[\w-]+)+"),
+    re.compile(r"(?<!\w)(?:https?://|ftp://|www\.)\S+", re.IGNORECASE),
+    re.compile(r"(?<!\w)\d{3}-\d{2}-\d{4}(?!\w)"),
+    re.compile(
+        r"(?<![\w.])(?:\+\d{1,3}[\s.-]?)?(?:\(\d{2,5}\)\s?\d{3,4}[\s.-]\d{3,4}|\d{3,5}([-.])\d{3,4}\1\d{3,4})(?![\w.])"
+    ),
+    re.compile(r"(?<![\w.])\+\d[\d\s-]{7,}\d(?!\w)"),
+    re.compile(
+        rf"(?<!\w){_RECORD}\b\.?\s*(?:no\.?|#)?\s*[:#=]?\s*(?=[\w-]*\d\d)[\w/+()-]+(?:[ -]\d[\d-]*)*", re.IGNORECASE
+    ),
+    re.compile(
+        rf"(?<!\w)(?:[Pp]atient(?: [Nn]ame)?|PATIENT(?: NAME)?|[Pp]t)\s*[:=]\s*{_CAPITAL}(?:[\s,^]+{_CAPITAL}){{0,3}}"
+    ),
+    re.compile(rf"(?<!\w){_TITLE}\s+[A-Z][\w'’-]*\.?(?:[\s^]+{_CAPITAL}){{0,2}}"),
+    re.compile(rf"(?<!\w)\d{{1,5}}[A-Za-z]?\s+(?:{_CAPITAL}\s+){{1,3}}{_STREET}\b\.?"),
+    re.compile(r"(?<!\w)\d{8,}(?!\w)"),
+)
+_EMPTY_BRACKETS = re.compile(r"\(\s*\)|\[\s*\]|\{\s*\}")
+_LEFT_OVER = re.compile(r"\s*[,;:^=/-]+\s*(?=$|[,;])|^\s*[,;:^=/.-]+\s*")
+_SPACES = re.compile(r"[ \t]{2,}")
+
+
+def without_known(text: str, known: Identity) -> str:
+    """Text without the values that the same object's identifying attributes had."""
+    for uid in known.uids:
+        text = text.replace(uid, " ")
+    expression = _known(frozenset(known.names), frozenset(known.values), frozenset(known.dates))
+    return text if expression is None else expression.sub(" ", text)
+
+
+def cleaned(text: str, known: Identity, *, dates: bool = True) -> str:
+    """Text without known values and without anything that looks like a name with a title, a date, a number of record,
+    a telephone number or an address.
+
+    Args:
+        text: One value of an attribute.
+        known: The object's identifying values.
+        dates: Whether dates go too.
+
+    Example:
+        >>> identity = Identity()
+        >>> identity.add_name("Doe^Jane")
+        >>> cleaned("MRI brain of Jane Doe, seen by Dr. Smith on 2020-03-04", identity)
+        'MRI brain of, seen by on'
+    """
+    found = without_known(text, known)
+    if dates:
+        found = _DATES.sub(" ", found)
+    for expression in _LOOKS_IDENTIFYING:
+        found = expression.sub(" ", found)
+    return text if found == text else tidied(found)
+
+
+def tidied(text: str) -> str:
+    """What is left of a text after something was taken out, without holes."""
+    found = _SPACES.sub(" ", _EMPTY_BRACKETS.sub(" ", text))
+    found = re.sub(r"\s+([,;.:)])", r"\1", _LEFT_OVER.sub("", found)).strip(" \t^")
+    return found if any(c.isalnum() for c in found) else NOTHING
+
+
+@lru_cache(maxsize=64)
+def _known(names: frozenset[str], values: frozenset[str], dates: frozenset[str]) -> re.Pattern[str] | None:
+    words = _longest_first(values)
+    words += _longest_first(s for date in dates for s in spellings(date))
+    words += _longest_first(names)
+    if not words:
+        return None
+    choice = "|".join(re.escape(word).replace(r"\ ", r"\s+") for word in words)
+    return re.compile(rf"(?<![^\W_])(?:{choice})(?:['’]s)?(?![^\W_])", re.IGNORECASE)
+
+
+def _longest_first(words: Iterable[str]) -> list[str]:
+    return sorted(words, key=len, reverse=True)
