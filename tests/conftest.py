@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 # One thread a process: tests run side by side. Set before any library starts its pool.
@@ -55,3 +57,18 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"the shared data is not here: {folder}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tool() -> Callable[[str], str]:
+    """Where a program lies that reads our files back; absent, a test skips, or fails where MEDMAP_REQUIRE_TOOLS=1."""
+
+    def found(name: str) -> str:
+        path = shutil.which(name)
+        if path is None and os.environ.get("MEDMAP_REQUIRE_TOOLS") == "1":
+            pytest.fail(f"the program {name} is required here and is not installed")
+        if path is None:
+            pytest.skip(f"the program {name} is not installed")
+        return path
+
+    return found
