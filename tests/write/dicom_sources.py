@@ -44,6 +44,7 @@ def _slice(image: Image, k: int, modality: str) -> Dataset:
     header.PatientID, header.PatientBirthDate, header.PatientSex = "P-0001", "19700101", "O"
     header.StudyDate, header.StudyTime, header.AccessionNumber, header.StudyID = "20240102", "101500", "A77", "S1"
     header.ReferringPhysicianName, header.Modality, header.SeriesNumber = "", modality, 4
+    header.PatientPosition, header.BodyPartExamined = "HFS", "HEAD"
     header.Manufacturer, header.PositionReferenceIndicator = "Scanner Works", ""
     header.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL" if modality == "CT" else "M"]
     header.FrameOfReferenceUID = geometry.frame_of_reference or "1.2.3"

@@ -11,9 +11,11 @@ from typing import Any
 from medmap.errors import UsageError
 from medmap.image import Image
 from medmap.results import Mask, Picture, Prediction
+from medmap.write.dicom.capture import captures
 from medmap.write.dicom.presentation import presentation_state
 from medmap.write.dicom.report import measurement_report
 from medmap.write.dicom.seg import segmentation
+from medmap.write.dicom.series import classic_series, enhanced_series
 from medmap.write.dicom.source import About, Origin
 from medmap.write.dicom.structures import structure_set
 
@@ -52,6 +54,21 @@ def report(value: Any, origin: Origin, about: About) -> Sequence[Any]:
 def presentation(value: Any, origin: Origin, about: About) -> Sequence[Any]:
     """One presentation state with masks and boxes drawn over the source."""
     return [presentation_state(value, origin, about)]
+
+
+def slices(value: Any, origin: Origin, about: About) -> Sequence[Any]:
+    """A picture as classic CT, MR or PET slices."""
+    return classic_series(the_image(value), origin, about)
+
+
+def enhanced(value: Any, origin: Origin, about: About) -> Sequence[Any]:
+    """A picture as one enhanced multi-frame image."""
+    return enhanced_series(the_image(value), origin, about)
+
+
+def pictures(value: Any, origin: Origin, about: About) -> Sequence[Any]:
+    """Secondary captures with a mask's outlines."""
+    return captures(the_mask(value), origin, about)
 
 
 def the_mask(value: Any) -> Mask:

@@ -18,7 +18,7 @@ from medmap.geometry import Geometry
 from medmap.image import Image
 from medmap.results import Label, Mask
 from medmap.write.dicom.codes import category_of, coded, laterality
-from medmap.write.dicom.slice import uid
+from medmap.write.dicom.slice import decimal, uid
 from medmap.write.dicom.source import (
     About,
     Laid,
@@ -68,7 +68,9 @@ def segmentation(value: Mask | Image, origin: Origin, about: About, kind: Kind =
     found = _present(array, value.geometry.ndim, numbers)
     segments = [_segment(numbers[n], label, origin, about, n in found) for n, label in labels.items()]
     where = _on_source(array, value.geometry, laid, origin) if laid else _on_own_grid(array, value.geometry, origin)
-    return _made(where, segments, origin, about, kind)
+    grid = value.geometry
+    distance = grid.spacing_mm[laid[0].axes[2] if laid else 2] if grid.ndim == 3 and grid.kind == "patient" else None
+    return _made(where, segments, about, kind, distance)
 
 
 def _planned(value: Mask | Image, about: About, kind: Kind) -> tuple[NDArray[Any], dict[int, Label]]:
@@ -125,14 +127,13 @@ def _renumbered(array: NDArray[Any], numbers: Mapping[int, int]) -> NDArray[Any]
     for old, new in numbers.items():
         if old < len(table):
             table[old] = new
-    return table[array]
+    return np.asarray(table[array])
 
 
 def _present(array: NDArray[Any], ndim: int, numbers: Mapping[int, int]) -> set[int]:
     """The label values of which at least one voxel is marked."""
     if array.ndim > ndim:
-        marked = array.reshape(-1, array.shape[-1]).any(axis=0)
-        return {value for value, there in zip(numbers, marked, strict=True) if there}
+        return {value for channel, value in enumerate(numbers) if array[..., channel].any()}
     counts = np.bincount(array.reshape(-1), minlength=max(numbers.values()) + 1)
     return {value for value, number in numbers.items() if counts[number]}
 
@@ -240,13 +241,13 @@ def _on_own_grid(array: NDArray[Any], grid: Geometry, origin: Origin) -> dict[st
     return {"source_images": _alike(images), "pixel_array": volume}
 
 
-def _made(where: Mapping[str, Any], segments: list[Any], origin: Origin, about: About, kind: Kind) -> Any:
+def _made(where: Mapping[str, Any], segments: list[Any], about: About, kind: Kind, spacing_mm: float | None) -> Any:
     import highdicom as hd
     from pydicom.uid import ExplicitVRLittleEndian, RLELossless
 
     pixels = where["pixel_array"]
     marked = bool(np.any(pixels if isinstance(pixels, np.ndarray) else pixels.array))
-    return hd.seg.Segmentation(
+    made = hd.seg.Segmentation(
         **where,
         segmentation_type=kind,
         segment_descriptions=segments,
@@ -265,3 +266,12 @@ def _made(where: Mapping[str, Any], segments: list[Any], origin: Origin, about: 
         series_description=(about.title or "Segmentation")[:64],
         specific_character_set="ISO_IR 192",
     )
+    _say_spacing(made, spacing_mm)
+    return made
+
+
+def _say_spacing(made: Any, spacing_mm: float | None) -> None:
+    """The distance of slices, without which a reader of few planes cannot know how many lie between them."""
+    measures = made.SharedFunctionalGroupsSequence[0].get("PixelMeasuresSequence")
+    if spacing_mm is not None and measures:
+        measures[0].SpacingBetweenSlices = decimal(spacing_mm)

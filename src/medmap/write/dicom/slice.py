@@ -161,18 +161,18 @@ def _place(header: Any, image: Image, modality: str, names: tuple[str, str]) -> 
             raise GeometryError("a DICOM slice has rows and columns at right angles", got=steps.tolist())
         header.FrameOfReferenceUID = geometry.frame_of_reference or uid(*names, "frame of reference")
         header.PositionReferenceIndicator = ""
-        header.ImagePositionPatient = [_decimal(v) for v in geometry.affine_lps_mm[:3, 3]]
-        header.ImageOrientationPatient = [_decimal(v) for v in (*along, *down)]
-        header.PixelSpacing = [_decimal(v) for v in spacing]
+        header.ImagePositionPatient = [decimal(v) for v in geometry.affine_lps_mm[:3, 3]]
+        header.ImageOrientationPatient = [decimal(v) for v in (*along, *down)]
+        header.PixelSpacing = [decimal(v) for v in spacing]
         header.SliceThickness = None
         return
     if modality in ("CT", "MR"):
         raise GeometryError(f"a {modality} slice has a place in the patient", got=f"geometry of kind {geometry.kind}")
     if geometry.kind == "detector":
-        header.ImagerPixelSpacing = [_decimal(v) for v in geometry.spacing_mm]
+        header.ImagerPixelSpacing = [decimal(v) for v in geometry.spacing_mm]
 
 
-def _decimal(value: float) -> str:
+def decimal(value: float) -> str:
     """A decimal string of at most 16 characters (PS3.5 section 6.2, DS), as exact as that allows."""
     text = repr(float(value) + 0.0)
     digits = 15
