@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 
-from medmap.check import images, labels, leaks, shortcuts, table, truths, volumes
+from medmap.check import burned, images, labels, leaks, shortcuts, table, truths, volumes
 from medmap.check.facts import Facts, Progress, collect
 from medmap.check.issue import Issue, worst_first
 from medmap.dataset import Dataset
@@ -49,6 +49,7 @@ CHECKS: Mapping[str, Check] = MappingProxyType(
         "intensity_outlier": volumes.intensity_outlier,
         "field_of_view_cut_off": volumes.field_of_view_cut_off,
         "poor_quality": volumes.poor_quality,
+        "burned_in_text": burned.burned_in_text,
         "nearly_blank_image": images.nearly_blank_image,
         "saturated_image": images.saturated_image,
         "inverted_image": images.inverted_image,

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medmap.check.burned import MOST_IMAGES, text_lines
 from medmap.check.duplicates import equal_groups, groups_of, near_pairs
 from medmap.check.masks import MaskFacts, mask_facts
 from medmap.check.quality import UNSCORED, Quality, quality_of
@@ -48,6 +49,7 @@ class ImageFacts:
         warnings: What the reader found odd.
         volume: What a volume has beyond a picture.
         quality: Noise, blur, ghosts, motion.
+        text_lines: Lines of text in the picture; None where nobody looked.
     """
 
     case: str
@@ -76,6 +78,7 @@ class ImageFacts:
     warnings: tuple[str, ...]
     volume: VolumeFacts | None = None
     quality: Quality = UNSCORED
+    text_lines: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +153,7 @@ class Facts:
 # -- one image --------------------------------------------------------------------------------------------------------
 
 
-def facts_of(case: str, name: str, image: Image) -> ImageFacts:
+def facts_of(case: str, name: str, image: Image, *, look_for_text: bool = False) -> ImageFacts:
     """The facts of one image: a pure function."""
     array = image.array
     values = array.reshape(-1)
@@ -193,6 +196,7 @@ def facts_of(case: str, name: str, image: Image) -> ImageFacts:
         warnings=source.warnings,
         volume=volume_facts(image) if image.ndim == 3 else None,
         quality=quality_of(image),
+        text_lines=text_lines(image) if look_for_text else None,
     )
 
 
@@ -217,7 +221,9 @@ def collect(dataset: Dataset, progress: Progress | None = None) -> Facts:
     images: list[ImageFacts] = []
     unreadable: list[Unreadable] = []
     masks: list[MaskFacts] = []
-    total = sum(len(c.truth.masks) + sum(r is not None for r in c.inputs.values()) for c in dataset) if progress else 0
+    pictures = sum(r is not None for c in dataset for r in c.inputs.values())
+    total = pictures + sum(len(c.truth.masks) for c in dataset)
+    every = max(1, -(-pictures // MOST_IMAGES))
     done = 0
 
     def told() -> None:
@@ -231,7 +237,7 @@ def collect(dataset: Dataset, progress: Progress | None = None) -> Facts:
         for _, name, ref in _inputs(dataset, case):
             image = _read(dataset, case, name, ref, unreadable)
             if image is not None:
-                images.append(facts_of(case.id, name, image))
+                images.append(facts_of(case.id, name, image, look_for_text=len(images) % every == 0))
                 first = image if first is None else first
             told()
         for observer, ref in enumerate(case.truth.masks):
