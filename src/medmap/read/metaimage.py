@@ -9,11 +9,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medmap.errors import ReadError
+from medmap.errors import GeometryError, ReadError
+from medmap.geometry import Geometry
 from medmap.image import Source
-from medmap.read.nrrd import beside
 from medmap.read.opened import Opened, bytes_of
-from medmap.read.voxels import Packing, load_voxels, placed, require_complete, rows_first
+from medmap.read.voxels import (
+    Packing,
+    beside,
+    channel_names,
+    load_voxels,
+    placed,
+    require_complete,
+    rows_first,
+)
 
 MAX_HEADER_BYTES = 2**18
 _TYPES = {
@@ -35,7 +43,7 @@ def is_metaimage(head: bytes) -> bool:
 
 
 def open_metaimage(path: Path, member: str | None) -> Opened:
-    """A MetaImage of two or three dimensions; several channels are interleaved.
+    """A MetaImage of two or three dimensions; a fourth one is channels, for it states no unit of time.
 
     Raises:
         ReadError: Damaged, truncated, or its voxels lie outside the header's folder.
@@ -43,47 +51,67 @@ def open_metaimage(path: Path, member: str | None) -> Opened:
         GeometryError: NaN or zero spacing.
     """
     keys, data_at = _keys(path)
-    (ndim,) = _numbers(path, keys, ("NDims",), 1)
-    if ndim not in (2, 3):
-        raise ReadError(f"{path} has {ndim:g} dimensions", expected="2 or 3")
-    n = int(ndim)
-    shape = [_whole(path, v) for v in _numbers(path, keys, ("DimSize",), n)]
-    channels = _whole(path, _numbers(path, keys, ("ElementNumberOfChannels",), 1, [1.0])[0])
-    if min(*shape, channels) < 1 or channels > 10_000:
-        raise ReadError(f"{path} declares a size of zero or less", got=[*shape, channels])
+    shape, samples = _sizes(path, keys)
     stored = _type(path, keys)
     packing: Packing = "zlib" if _true(keys, "CompressedData") else "raw"
     name = keys["ElementDataFile"]
-    voxels, offset = (path, data_at) if name in ("LOCAL", "Local", "local") else (beside(path, name), 0)
-    need = bytes_of((channels, *shape), stored)
+    voxels, offset = (path, data_at) if name.lower() == "local" else (beside(path, name), 0)
+    need = bytes_of((samples, *shape), stored)
     skip = _whole(path, _numbers(path, keys, ("HeaderSize",), 1, [0.0])[0])
     offset = voxels.stat().st_size - need if skip == -1 and packing == "raw" else offset + max(skip, 0)
     if offset < 0:
         raise ReadError(f"{path} is truncated", expected=f"{need} bytes of voxels")
     require_complete(path, voxels.stat().st_size - offset, need, packing)
     notes: list[str] = []
+    geometry = _geometry(path, keys, shape, notes)
+
+    def pixels(notes: list[str]) -> NDArray[Any]:
+        full = ((samples,) if samples > 1 else ()) + tuple(shape)
+        array = load_voxels(voxels, offset, full, stored, packing)
+        array = np.moveaxis(array, 0, -1) if samples > 1 else array
+        array = array[..., 0] if len(shape) == 4 and shape[3] == 1 else array
+        return rows_first(array, geometry.ndim)
+
+    return Opened(
+        geometry=geometry,
+        dtype=stored.newbyteorder("="),
+        pixels=pixels,
+        channels=channel_names(path, samples * math.prod(shape[3:])),
+        source=Source(path=str(path), format="mha", bits_stored=8 * stored.itemsize, warnings=tuple(notes)),
+    )
+
+
+def _sizes(path: Path, keys: dict[str, str]) -> tuple[list[int], int]:
+    """Voxels along each axis, and the interleaved samples of each voxel."""
+    (ndim,) = _numbers(path, keys, ("NDims",), 1)
+    if ndim not in (2, 3, 4):
+        raise ReadError(f"{path} has {ndim:g} dimensions", expected="2, 3 or 4")
+    shape = [_whole(path, v) for v in _numbers(path, keys, ("DimSize",), int(ndim))]
+    samples = _whole(path, _numbers(path, keys, ("ElementNumberOfChannels",), 1, [1.0])[0])
+    if min(*shape, samples) < 1:
+        raise ReadError(f"{path} declares a size of zero or less", got=[*shape, samples])
+    if samples > 1 and math.prod(shape[3:]) > 1:
+        raise ReadError(
+            f"{path} has more axes than space and channels together", got=shape, remedy="split it into several files"
+        )
+    return shape, samples
+
+
+def _geometry(path: Path, keys: dict[str, str], shape: list[int], notes: list[str]) -> Geometry:
+    n, space = len(shape), min(len(shape), 3)
     spacing = np.array(_numbers(path, keys, ("ElementSpacing", "ElementSize"), n, [1.0] * n))
     origin = _numbers(path, keys, ("Offset", "Position", "Origin"), n, [0.0] * n)
     flat = np.eye(n).ravel().tolist()
     # one direction an axis, one after the other (MetaIO's TransformMatrix is the transpose of ITK's direction)
     matrix = np.reshape(_numbers(path, keys, ("TransformMatrix", "Rotation", "Orientation"), n * n, flat), (n, n)).T
-    steps = np.zeros((3, n))
-    steps[:n] = matrix * spacing
+    if n == 4 and (matrix[3, :3].any() or matrix[:3, 3].any()):
+        raise GeometryError(f"{path} turns its axes of space into its fourth one", got=matrix.tolist())
+    steps = np.zeros((3, space))
+    steps[:space] = (matrix * spacing)[:space, :space]
     if "ElementSpacing" not in keys and "ElementSize" not in keys:
         notes.append("the file states no spacing; 1 mm was taken")
-
-    def pixels(notes: list[str]) -> NDArray[Any]:
-        full = ((channels,) if channels > 1 else ()) + tuple(shape)
-        array = load_voxels(voxels, offset, full, stored, packing)
-        return rows_first(np.moveaxis(array, 0, -1) if channels > 1 else array, n)
-
-    return Opened(
-        geometry=placed(shape, steps, [*origin, *([0.0] * (3 - n))], "patient" if n == 3 else "detector"),
-        dtype=stored.newbyteorder("="),
-        pixels=pixels,
-        channels=("image",) if channels == 1 else tuple(f"channel_{i}" for i in range(channels)),
-        source=Source(path=str(path), format="mha", bits_stored=8 * stored.itemsize, warnings=tuple(notes)),
-    )
+    origin_mm = [*origin[:space], *([0.0] * (3 - space))]
+    return placed(shape[:space], steps, origin_mm, "patient" if space == 3 else "detector")
 
 
 def _keys(path: Path) -> tuple[dict[str, str], int]:

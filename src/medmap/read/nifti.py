@@ -1,4 +1,4 @@
-"""NIfTI-1 and NIfTI-2 in one file (``.nii``, ``.nii.gz``).
+"""NIfTI-1 and NIfTI-2 in one file (``.nii``, ``.nii.gz``) or as a pair (``.hdr`` with ``.img`` beside it).
 
 The header is 348 or 540 bytes of fixed fields (nifti1.h, nifti2.h of the NIfTI Data Format Working Group). Its world
 is RAS; here, at the door, it becomes LPS.
@@ -7,6 +7,7 @@ is RAS; here, at the door, it becomes LPS.
 from __future__ import annotations
 
 import math
+import os
 import struct
 import zlib
 from dataclasses import dataclass
@@ -20,8 +21,18 @@ from medmap.errors import ReadError
 from medmap.geometry import Floats, Geometry
 from medmap.image import Quantity, Source
 from medmap.read.opened import RGB, Opened, bytes_of
-from medmap.read.rescale import rescaled, rescaled_type
-from medmap.read.voxels import Packing, load_voxels, placed, require_complete, rows_first
+from medmap.read.rescale import rescaled_type
+from medmap.read.voxels import (
+    Packing,
+    beside,
+    channel_names,
+    load_voxels,
+    placed,
+    require_complete,
+    require_frames,
+    rows_first,
+    scaled,
+)
 
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 CONFLICT_VOXELS = 0.1  # sform and qform that differ by more at a corner are reported
@@ -56,7 +67,8 @@ class _Header:
     q_offset: tuple[float, float, float]
     srow: Floats
     order: str
-    least_offset: int
+    size: int
+    paired: bool
 
 
 def is_nifti(head: bytes) -> bool:
@@ -84,37 +96,37 @@ def open_nifti(path: Path, member: str | None) -> Opened:
     ``sform`` is used before ``qform``, as nibabel does; a conflict of the two, and neither, are warned about.
 
     Raises:
-        ReadError: Damaged, truncated, complex-valued, or a header without voxels (``.hdr`` with ``.img``).
+        ReadError: Damaged, truncated, complex-valued, or a header (``.hdr``) without its voxels (``.img``).
         LimitError: A declared size that no image has.
         GeometryError: NaN or zero spacing.
     """
-    with path.open("rb") as file:
-        head = file.read(4096)
-    packing: Packing = "raw"
-    if head[:2] == b"\x1f\x8b":
-        packing = "gzip"
-        head = gunzipped_head(head)
+    head, packing = _head(path)
     h = _parsed(path, head)
+    voxels = path
+    if h.paired:
+        voxels = _partner(path)
+        packing = "gzip" if voxels.suffix.lower() == ".gz" else "raw"
     shape, extra = _axes(path, h)
     stored_type, samples = _TYPES[h.datatype]
     stored = np.dtype(f"{h.order}{stored_type}")
     need = bytes_of((*shape, *extra, samples), stored)
-    size = path.stat().st_size
-    require_complete(path, size - (h.offset if packing == "raw" else 0), need, packing)
+    require_complete(voxels, voxels.stat().st_size - (h.offset if packing == "raw" else 0), need, packing)
+    require_frames(path, math.prod(extra))
     notes: list[str] = []
     geometry = _geometry(h, shape, notes)
     slope, intercept = _scaling(h, samples, notes)
     dtype = rescaled_type(stored.newbyteorder("="), slope, intercept)
-    channels, time_s = _meaning(h, extra, samples)
+    channels, time_s = _meaning(path, h, extra, samples)
 
     def pixels(notes: list[str]) -> NDArray[Any]:
         full = ((samples,) if samples > 1 else ()) + (*shape, *extra)
         offset, skip = (h.offset, 0) if packing == "raw" else (0, h.offset)
-        array = load_voxels(path, offset, full, stored, packing, skip)
+        array = load_voxels(voxels, offset, full, stored, packing, skip)
+        array = scaled(array, slope, intercept, dtype)
         last = samples if samples > 1 else math.prod(extra)
         array = np.moveaxis(array, 0, -1) if samples > 1 else array
         array = array.reshape((*shape, last) if last > 1 else shape, order="F")
-        return rows_first(rescaled(array, slope, intercept, dtype), len(shape))
+        return rows_first(array, len(shape))
 
     quantity: Quantity = "label" if h.intent == _INTENT_LABEL else "colour" if samples > 1 else "unknown"
     return Opened(
@@ -131,8 +143,30 @@ def open_nifti(path: Path, member: str | None) -> Opened:
             bits_stored=8 * stored.itemsize,
             warnings=tuple(notes),
         ),
-        working_bytes=need if dtype != stored else 0,
+        working_bytes=need if dtype.itemsize != stored.itemsize else 0,
     )
+
+
+def _head(path: Path) -> tuple[bytes, Packing]:
+    """The header's bytes and how the file is packed."""
+    with path.open("rb") as file:
+        head = file.read(4096)
+    return (gunzipped_head(head), "gzip") if head[:2] == b"\x1f\x8b" else (head, "raw")
+
+
+def _partner(path: Path) -> Path:
+    """The ``.img`` of a ``.hdr``: the file of the same name beside it."""
+    name = path.name[:-3] if path.name.lower().endswith(".gz") else path.name
+    stem = name[:-4] if name.lower().endswith(".hdr") else name
+    names = [f"{stem}{suffix}" for suffix in (".img", ".img.gz", ".IMG")]
+    there = next((n for n in names if os.path.lexists(path.with_name(n))), None)
+    if there is None:
+        raise ReadError(
+            f"{path} is a NIfTI header whose voxels are in another file, which is not there",
+            expected=names[0],
+            remedy="put both files into one folder",
+        )
+    return beside(path, there)
 
 
 def _parsed(path: Path, head: bytes) -> _Header:
@@ -142,11 +176,6 @@ def _parsed(path: Path, head: bytes) -> _Header:
     first = len(head) >= 348 and head[344:347] in (b"n+1", b"ni1")
     if not size or len(head) < (348 if first else 540):
         raise ReadError(f"{path} is truncated in its header or damaged", expected="a NIfTI header of 348 or 540 bytes")
-    if b"ni" in (head[344:346], head[4:6]):
-        raise ReadError(
-            f"{path} is a NIfTI header whose voxels are in another file (.img)",
-            remedy="convert the pair to one .nii.gz file",
-        )
     return _first(head, size) if first else _second(head, size)
 
 
@@ -159,7 +188,7 @@ def _first(head: bytes, o: str) -> _Header:
         slope=f(112, "f")[0], intercept=f(116, "f")[0], time_offset=f(136, "f")[0], units=f(123, "B")[0],
         intent=f(68, "h")[0], qform_code=f(252, "h")[0], sform_code=f(254, "h")[0], quaternion=f(256, "3f"),
         q_offset=f(268, "3f"), srow=np.array(f(280, "12f")).reshape(3, 4), order=o,
-        least_offset=348,
+        size=348, paired=head[344:346] == b"ni",
     )  # fmt: skip
 
 
@@ -172,7 +201,7 @@ def _second(head: bytes, o: str) -> _Header:
         intercept=f(184, "d")[0], time_offset=f(216, "d")[0], units=f(500, "i")[0], intent=f(504, "i")[0],
         qform_code=f(344, "i")[0], sform_code=f(348, "i")[0], quaternion=f(352, "3d"), q_offset=f(376, "3d"),
         srow=np.array(f(400, "12d")).reshape(3, 4), order=o,
-        least_offset=540,
+        size=540, paired=head[4:6] == b"ni",
     )  # fmt: skip
 
 
@@ -185,7 +214,7 @@ def _axes(path: Path, h: _Header) -> tuple[tuple[int, ...], tuple[int, ...]]:
     if h.datatype not in _TYPES:
         kind = _REFUSED.get(h.datatype, f"data type {h.datatype}")
         raise ReadError(f"{path} holds {kind}, which medmap does not read", expected="whole numbers, floats or RGB")
-    if not h.least_offset <= h.offset <= MAX_HEADER_BYTES:
+    if not (0 if h.paired else h.size) <= h.offset <= MAX_HEADER_BYTES:
         raise ReadError(f"{path} is damaged: its voxels begin at an impossible place", got=h.offset)
     count = h.dim[0]
     if not 1 <= count <= 7:
@@ -214,7 +243,9 @@ def _scaling(h: _Header, samples: int, notes: list[str]) -> tuple[float, float]:
     return float(h.slope), float(h.intercept)
 
 
-def _meaning(h: _Header, extra: tuple[int, ...], samples: int) -> tuple[tuple[str, ...], tuple[float, ...] | None]:
+def _meaning(
+    path: Path, h: _Header, extra: tuple[int, ...], samples: int
+) -> tuple[tuple[str, ...], tuple[float, ...] | None]:
     """Names of channels and times of frames."""
     if samples > 1:
         return (RGB if samples == 3 else (*RGB, "alpha")), None
@@ -226,7 +257,7 @@ def _meaning(h: _Header, extra: tuple[int, ...], samples: int) -> tuple[tuple[st
         start = h.time_offset * _TIME_S[h.units & 0x38]
         start = start if math.isfinite(start) else 0.0
         return ("image",), tuple(start + i * step for i in range(count))
-    return tuple(f"channel_{i}" for i in range(count)), None
+    return channel_names(path, count), None
 
 
 def _geometry(h: _Header, shape: tuple[int, ...], notes: list[str]) -> Geometry:

@@ -18,7 +18,16 @@ from medmap.errors import GeometryError, ReadError
 from medmap.geometry import Geometry
 from medmap.image import Quantity, Source
 from medmap.read.opened import RGB, Opened, bytes_of
-from medmap.read.voxels import Packing, load_voxels, placed, require_complete, rows_first
+from medmap.read.voxels import (
+    Packing,
+    beside,
+    channel_names,
+    load_voxels,
+    placed,
+    require_complete,
+    require_frames,
+    rows_first,
+)
 
 MAX_HEADER_BYTES = 2**20
 _TYPES = {
@@ -41,6 +50,7 @@ _SPACES = {
     "left-anterior-superior": (1, -1, 1), "las": (1, -1, 1),
 }  # fmt: skip
 _UNITS_MM = {"mm": 1.0, "m": 1000.0, "cm": 10.0, "um": 0.001, "µm": 0.001, "nm": 1e-6, "": 1.0}
+_UNITS_S = {"s": 1.0, "sec": 1.0, "ms": 1e-3, "us": 1e-6}
 _CHANNEL_KINDS = re.compile(
     r"list|vector|covariant-vector|normal|point|stub|scalar|complex|.*-color|\d-vector|\d-gradient|\d-normal|.*matrix.*"
 )
@@ -82,7 +92,7 @@ def open_nrrd(path: Path, member: str | None) -> Opened:
     other = _other_axis(path, fields, sizes)
     spatial = [i for i in range(len(sizes)) if i != other]
     geometry = _geometry(path, fields, sizes, spatial, notes)
-    channels, time_s, quantity = _meaning(fields, sizes, other)
+    channels, time_s, quantity = _meaning(path, fields, sizes, other)
 
     def pixels(notes: list[str]) -> NDArray[Any]:
         array = load_voxels(voxels, offset, sizes, stored, packing, skip)
@@ -152,26 +162,6 @@ def _data_file(path: Path, fields: dict[str, str], data_at: int) -> tuple[Path, 
     return (path, data_at) if name is None else (beside(path, name), 0)
 
 
-def beside(path: Path, name: str) -> Path:
-    """The file that a detached header names; only one beside the header is opened.
-
-    Raises:
-        ReadError: A list or pattern of files, a path that leads elsewhere, or no such file.
-    """
-    if name.upper().startswith("LIST") or "%" in name or len(name.split()) > 1:
-        raise ReadError(f"{path} spreads its voxels over several files", got=name[:60], remedy="convert it to one file")
-    there = (path.parent / name).resolve()
-    if "\0" in name or path.parent.resolve() not in there.parents:
-        raise ReadError(
-            f"{path} points to voxels outside its own folder, which is refused",
-            got=name[:100],
-            remedy="put the two files side by side and write only the file's name into the header",
-        )
-    if not there.is_file():
-        raise ReadError(f"the file with the voxels of {path} does not exist", got=name[:100])
-    return there
-
-
 def _vectors(path: Path, text: str) -> list[list[float] | None]:
     """``none (0,0,1) (…)`` taken apart."""
     found: list[list[float] | None] = []
@@ -197,8 +187,9 @@ def _other_axis(path: Path, fields: dict[str, str], sizes: list[int]) -> int | N
 
 
 def _meaning(
-    fields: dict[str, str], sizes: list[int], other: int | None
+    path: Path, fields: dict[str, str], sizes: list[int], other: int | None
 ) -> tuple[tuple[str, ...], tuple[float, ...] | None, Quantity]:
+    """Names of the channels, times of the frames, and what the numbers are."""
     if other is None or sizes[other] == 1:
         return ("image",), None, "unknown"
     kinds = fields.get("kinds", "").lower().split()
@@ -206,7 +197,26 @@ def _meaning(
     count = sizes[other]
     if "color" in kind and count in (3, 4):
         return (RGB if count == 3 else (*RGB, "alpha")), None, "colour"
-    return tuple(f"channel_{i}" for i in range(count)), None, "unknown"
+    if kind == "time":
+        require_frames(path, count)
+        times = _times(path, fields, count, other)
+        if times is not None:
+            return ("image",), times, "unknown"
+    return channel_names(path, count), None, "unknown"
+
+
+def _times(path: Path, fields: dict[str, str], count: int, axis: int) -> tuple[float, ...] | None:
+    """Times of the frames in seconds, where the header states their step and its unit."""
+    units = re.findall(r'"([^"]*)"', fields.get("units", ""))
+    steps = fields.get("spacings", "").split()
+    starts = fields.get("axis mins", fields.get("axismins", "")).split()
+    if axis >= min(len(units), len(steps)) or units[axis] not in _UNITS_S:
+        return None
+    step = _number(path, steps[axis]) * _UNITS_S[units[axis]]
+    start = _number(path, starts[axis]) * _UNITS_S[units[axis]] if axis < len(starts) else 0.0
+    if not (math.isfinite(step) and step > 0):
+        return None
+    return tuple((start if math.isfinite(start) else 0.0) + i * step for i in range(count))
 
 
 def _geometry(path: Path, fields: dict[str, str], sizes: list[int], spatial: list[int], notes: list[str]) -> Geometry:
