@@ -25,6 +25,8 @@ COMMANDS = (
     (data.import_, "import"),
     (data.fetch, None),
     (data.check, None),
+    (data.convert, None),
+    (data.diff, None),
     (deidentification.deidentify, None),
     (model.plan, None),
     (model.train, None),

@@ -50,6 +50,9 @@ def import_(
     layout: Layout = "auto",
     task: Annotated[str | None, typer.Option("--task", help="classify, detect, segment or enhance.")] = None,
     copy: Annotated[bool, typer.Option("--copy", help="Copy the images instead of referring to them.")] = False,
+    replaces: Annotated[
+        Path | None, typer.Option("--replaces", help="The dataset of which this is the corrected one.")
+    ] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -60,12 +63,49 @@ def import_(
 
     if task is not None and task not in TASKS:
         raise UsageError("unknown task", got=repr(task), expected=", ".join(TASKS))
-    data = import_dataset(source, dest, layout=layout, task=cast("TaskName | None", task), copy=copy)
+    data = import_dataset(source, dest, layout=layout, task=cast("TaskName | None", task), copy=copy, replaces=replaces)
     screen = Screen(quiet, json)
     if json:
         screen.document(of_dataset(data, dest))
         return
-    screen.result(f"{len(data)} cases of {data.name} ({data.task}) in {dest / 'dataset.yaml'}")
+    version = f", version {data.version}" if replaces is not None else ""
+    screen.result(f"{len(data)} cases of {data.name} ({data.task}){version} in {dest / 'dataset.yaml'}")
+
+
+def convert(
+    dataset: Annotated[Path, typer.Argument(help="A dataset in any known layout.")],
+    dest: Annotated[Path, typer.Argument(help="The folder to write.")],
+    to: Annotated[str, typer.Option("--layout", help="nnunet, msd, coco or bids.")],
+    link: Annotated[bool, typer.Option("--link", help="Hard links instead of copies, where possible.")] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write a dataset in another layout; files are rewritten only where that layout asks for it."""
+    from medmap.cli.documents import of_dataset
+    from medmap.layouts import convert_dataset, open_dataset
+
+    with Screen(quiet, json) as screen:
+        data = convert_dataset(open_dataset(dataset), require_folder(dest), to, link=link)
+    if json:
+        screen.document({**of_dataset(data, dest), "dataset": str(dest), "layout": to})
+        return
+    screen.result(f"{len(data)} cases of {data.name} ({data.task}) as {to} in {dest}")
+
+
+def diff(
+    old: Annotated[Path, typer.Argument(help="A dataset in any known layout.")],
+    new: Annotated[Path, typer.Argument(help="A later version of it.")],
+    json: Json = False,
+) -> None:
+    """Say what changed between two versions of a dataset: cases, labels, boxes, masks, splits."""
+    from medmap.layouts import difference, open_dataset
+
+    screen = Screen(json=json)
+    found = difference(open_dataset(old), open_dataset(new))
+    if json:
+        screen.document(found.as_json())
+        return
+    screen.result(found.as_text().rstrip("\n"))
 
 
 def fetch(

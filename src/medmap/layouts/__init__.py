@@ -1,17 +1,25 @@
 """Datasets as their owners keep them, opened in place, and medmap's own: ``dataset.yaml`` beside ``cases.csv``."""
 
 from medmap.layouts.described import Description, dataset_schema, write_dataset
+from medmap.layouts.difference import Change, Difference, difference
 from medmap.layouts.door import LAYOUTS, Layout, open_dataset
+from medmap.layouts.exporting import EXPORTS, Export, convert_dataset
 from medmap.layouts.fetching import PUBLIC, Public, fetch
 from medmap.layouts.importing import import_dataset
 
 __all__ = [
+    "EXPORTS",
     "LAYOUTS",
     "PUBLIC",
+    "Change",
     "Description",
+    "Difference",
+    "Export",
     "Layout",
     "Public",
+    "convert_dataset",
     "dataset_schema",
+    "difference",
     "fetch",
     "import_dataset",
     "open_dataset",

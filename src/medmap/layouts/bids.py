@@ -201,8 +201,8 @@ def _listed(table: Table) -> tuple[Label, ...]:
 
 
 def _with_tables(dataset: Dataset, path: Path) -> Dataset:
-    rows: dict[str, dict[str, COLUMN_TYPES]] = {}
-    sessions: dict[str, dict[str, COLUMN_TYPES]] = {}
+    rows: dict[str, dict[str, str]] = {}
+    sessions: dict[str, dict[str, str]] = {}
     if (path / PARTICIPANTS).is_file():
         rows = _rows(read_table(path / PARTICIPANTS), "participant_id")
         strangers = sorted(rows.keys() - {case.patient for case in dataset}, key=natural_key)
@@ -213,43 +213,45 @@ def _with_tables(dataset: Dataset, path: Path) -> Dataset:
         if table.is_file():
             for session, cells in _rows(read_table(table), "session_id").items():
                 sessions[f"{subject}_{session}"] = cells
-    told = [_told(case, {**rows.get(case.patient, {}), **sessions.get(case.id, {})}, dataset) for case in dataset]
-    known = all(bool(row.get("patient", True)) for row in (*rows.values(), *sessions.values()))
-    return replace(dataset, cases=tuple(told), patients_known=known)
+    told = [{**rows.get(c.patient, {}), **sessions.get(c.id, {})} for c in dataset]
+    names = list(dict.fromkeys(name for cells in told for name in cells if name not in _CASE_COLUMNS))
+    typed = {name: typed_column([cells.get(name, "") for cells in told]) for name in names}
+    cases = [
+        _told(case, cells, {name: values[n] for name, values in typed.items()}, dataset)
+        for n, (case, cells) in enumerate(zip(dataset, told, strict=True))
+    ]
+    known = all(cells.get("patient", "x") for cells in told)
+    return replace(dataset, cases=tuple(cases), patients_known=known)
 
 
-def _rows(table: Table, key: str) -> dict[str, dict[str, COLUMN_TYPES]]:
+def _rows(table: Table, key: str) -> dict[str, dict[str, str]]:
+    """Rows by their key; what is not available is an empty cell."""
     if key not in table.header:
         raise DatasetError(f"{table.path} has no column {key}", got=", ".join(table.header[:10]))
-    ids = table.column(key)
-    typed = {
-        name: list(table.column(name)) if name in _CASE_COLUMNS else typed_column(table.column(name))
-        for name in table.header
-        if name != key
+    at = table.header.index(key)
+    return {
+        row[at]: {
+            name: "" if cell == "n/a" else cell for name, cell in zip(table.header, row, strict=True) if name != key
+        }
+        for row in table.rows
     }
-    return {i: {name: _present(values[n]) for name, values in typed.items()} for n, i in enumerate(ids)}
 
 
-def _present(value: COLUMN_TYPES) -> COLUMN_TYPES:
-    return None if value in ("n/a", "") else value
-
-
-def _told(case: Case, cells: Mapping[str, COLUMN_TYPES], dataset: Dataset) -> Case:
-    words = vocabulary(dataset)
-    text = {name: str(cells[name]) for name in _CASE_COLUMNS if cells.get(name) is not None}
-    split = text.get("split")
-    if split is not None and split.lower() not in SPLIT_NAMES:
+def _told(case: Case, cells: Mapping[str, str], columns: Mapping[str, COLUMN_TYPES], dataset: Dataset) -> Case:
+    split = cells.get("split", "")
+    if split and split.lower() not in SPLIT_NAMES:
         raise DatasetError("unknown split", got=split, expected="train, val, test", case=case.id)
     truth = case.truth
-    if "annotated" in text:
-        truth = replace(truth, known=known_classes(text["annotated"], case.id, words))
-    own = text.get("case", case.id)
+    looked_at = known_classes(cells.get("annotated", ""), case.id, vocabulary(dataset))
+    if looked_at is not None:
+        truth = replace(truth, known=looked_at)
+    own = cells.get("case") or case.id
     return replace(
         case,
         id=own,
-        patient=text.get("patient", own if "patient" in cells else case.patient),
+        patient=(cells["patient"] or own) if "patient" in cells else case.patient,
         split=SPLIT_NAMES[split.lower()] if split else None,
-        site=text.get("site"),
+        site=cells.get("site") or None,
         truth=truth,
-        columns={name: value for name, value in cells.items() if name not in _CASE_COLUMNS},
+        columns=columns,
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -11,18 +10,24 @@ from pathlib import Path
 
 from medmap.config import write_atomically
 from medmap.dataset import Case, Dataset, Ref, TaskName, Truth
-from medmap.errors import DatasetError, ReadError, UsageError
+from medmap.errors import DatasetError, ReadError
 from medmap.layouts.described import DESCRIPTION, TABLE, root_text, texts
 from medmap.layouts.door import open_dataset
+from medmap.layouts.hashes import HASHES, hashed, hashes_text, truth_files
+from medmap.layouts.placing import DETACHED, require_free, whole_folder
 from medmap.read import forget_arrays, recognise
 
 COPIED = "images"
-# a header in one file, voxels in another: copying one of them would give half an image
-_DETACHED = (".mhd", ".nhdr")
 
 
 def import_dataset(
-    source: str | Path, dest: str | Path, *, layout: str = "auto", task: TaskName | None = None, copy: bool = False
+    source: str | Path,
+    dest: str | Path,
+    *,
+    layout: str = "auto",
+    task: TaskName | None = None,
+    copy: bool = False,
+    replaces: str | Path | None = None,
 ) -> Dataset:
     """A dataset in any known layout as a folder of medmap's own.
 
@@ -32,6 +37,8 @@ def import_dataset(
         layout: A name from ``LAYOUTS``, or ``auto``.
         task: Where the layout leaves it open.
         copy: Copy the images into the folder; else they are referenced where they are.
+        replaces: The dataset of which this is the corrected one: the new ``dataset.yaml`` counts one version more and
+            names the old one's digest. Masks are hashed in either case, so that a changed one is seen.
 
     Raises:
         UsageError: ``dest`` is not empty, or cannot be written; nothing is left behind.
@@ -39,35 +46,23 @@ def import_dataset(
         DatasetError: A file to be copied is no image, or lies outside the source through a link.
     """
     dest = Path(dest)
-    _require_free(dest)
+    require_free(dest)
     dataset = open_dataset(source, layout=layout, task=task)
-    aside = dest.resolve().with_name(f".{dest.name}.{secrets.token_hex(8)}")
-    try:
-        aside.mkdir(parents=True)
+    if replaces is not None:
+        old = open_dataset(replaces)
+        if old.task != dataset.task:
+            raise DatasetError("a new version has the task of the old one", got=dataset.task, expected=old.task)
+        dataset = replace(dataset, version=old.version + 1, parent=old.digest)
+    with whole_folder(dest) as aside:
         if copy:
             dataset = _copied(dataset, aside)
+        if truth_files(dataset):
+            dataset = replace(dataset, hashes=hashed(dataset))
+            write_atomically(aside / HASHES, hashes_text(dataset.hashes))
         yaml_text, table_text = texts(dataset, "." if copy else root_text(dataset.root, dest))
         write_atomically(aside / TABLE, table_text)
         write_atomically(aside / DESCRIPTION, yaml_text)
-        if dest.exists():
-            dest.rmdir()  # empty; refused by the system should something have appeared meanwhile
-        aside.replace(dest)
-    except OSError as error:
-        raise UsageError(
-            f"{dest} cannot be written", got=error.strerror, remedy="check free space and permissions"
-        ) from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
     return open_dataset(dest)
-
-
-def _require_free(dest: Path) -> None:
-    if "\0" in str(dest):
-        raise UsageError("the destination's name holds a NUL character")
-    if dest.is_symlink() or (dest.exists() and not dest.is_dir()):
-        raise UsageError(f"{dest} exists and is no folder", remedy="choose another destination")
-    if dest.is_dir() and any(dest.iterdir()):
-        raise UsageError(f"{dest} is not empty", remedy="choose a new folder; nothing is overwritten")
 
 
 def _copied(dataset: Dataset, folder: Path) -> Dataset:
@@ -93,7 +88,7 @@ def _copy(path: Path, ref: Ref, root: Path, folder: Path, number: int) -> str:
         raise DatasetError(
             f"{path} is a link out of the dataset's folder and is not copied", remedy="import without copying"
         )
-    if path.suffix.lower() in _DETACHED:
+    if path.suffix.lower() in DETACHED:
         raise DatasetError(
             f"{path} keeps its voxels in another file and is not copied",
             remedy="import without copying, or convert it to one file (.mha, .nrrd, .nii.gz)",

@@ -1,7 +1,7 @@
 """What medmap knows of a dataset and a foreign layout has no place for, kept beside that layout's own files.
 
-* ``medmap.csv``: ``case, patient, site, split, annotated`` and clinical columns, one row a case. Other programs leave it
-  alone; anybody may write one by hand beside a dataset of theirs.
+* ``medmap.csv``: ``case, patient, site, split, annotated`` and clinical columns, one row a case. Other programs leave
+  it alone; anybody may write one by hand beside a dataset of theirs.
 * a ``medmap`` block in the layout's JSON: names of inputs, coded labels, regions, ignore value, mirror pairs.
 """
 
@@ -144,7 +144,7 @@ def with_kept_block(dataset: Dataset, block: object, where: str) -> Dataset:
 def _agree(dataset: Dataset, labels: tuple[Label, ...], regions: Mapping[str, tuple[int, ...]]) -> bool:
     """Whether the layout's own words say the same: its labels, or, where it has only regions, those."""
     if dataset.regions:
-        return dict(dataset.regions) == {n: v for n, v in regions.items()} and len(labels) == len(dataset.labels)
+        return dict(dataset.regions) == dict(regions) and len(labels) == len(dataset.labels)
     return dataset.label_names == tuple(label.name for label in labels)
 
 

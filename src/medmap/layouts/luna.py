@@ -2,8 +2,8 @@
 
 ``annotations.csv`` has ``seriesuid, coordX, coordY, coordZ, diameter_mm``: world coordinates of the ``.mhd``, which are
 LPS millimetres (luna16.grand-challenge.org, data). A nodule becomes the smallest box of voxels around the ball.
-Findings of ``annotations_excluded.csv`` are neither found nor missed. ``candidates.csv`` lists points without a size and
-is left alone.
+Findings of ``annotations_excluded.csv`` are neither found nor missed. ``candidates.csv`` lists points without a size
+and is left alone.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ def open_luna(path: Path, task: TaskName | None = None) -> Dataset:
 
     Raises:
         LayoutError: No table with the columns.
-        DatasetError: Rows of scans that are not there are counted and warned about; sizes that are no numbers and
-            nodules outside their scan are refused.
+        DatasetError: None of the rows is of a scan that is there (rows of other scans are left alone: a download of
+            some subsets is usual), sizes that are no numbers, or nodules outside their scan.
         ReadError: A header that cannot be read.
     """
     require_task(task, "detect", "LUNA16")
@@ -80,10 +80,8 @@ def open_luna(path: Path, task: TaskName | None = None) -> Dataset:
     scans = _scans(folder)
     if not scans:
         raise LayoutError(f"{folder} holds no .mhd scans", expected="subset0/…mhd")
-    balls, excluded = _balls(table), defaultdict(list)
     more = _table(folder, EXCLUDED)
-    if more is not None:
-        excluded = _balls(more, without_size=True)
+    balls, excluded = _balls(table), _balls(more, without_size=True) if more is not None else {}
     strangers = sorted(balls.keys() - scans.keys())
     if len(strangers) == len(balls):
         raise DatasetError(f"{table} names none of the scans in {folder}", got=strangers[0])

@@ -121,7 +121,8 @@ def _rows(path: Path, file: TextIO) -> Iterator[tuple[int, list[str]]]:
     while first and not first.strip():
         first = next(lines, "")
     # many spreadsheets outside the English-speaking world write semicolons
-    delimiter = next((d for d in (",", ";", "\t") if d in first), ",")
+    separators = ("\t",) if path.suffix.lower() == ".tsv" else (",", ";", "\t")
+    delimiter = next((d for d in separators if d in first), separators[0])
 
     def again() -> Iterator[str]:
         yield first

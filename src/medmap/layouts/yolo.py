@@ -92,9 +92,7 @@ def open_yolo(path: Path, task: TaskName | None = None) -> Dataset:
     if not pictures:
         raise LayoutError(f"{where}: no pictures in train, val or test")
     lines = [_lines(root / _label_path(p)) for p, _ in pictures]
-    without = {split for _, split in pictures} - {
-        s for (_, s), rows in zip(pictures, lines, strict=True) if rows is not None
-    }
+    looked_at = {split for (_, split), rows in zip(pictures, lines, strict=True) if rows is not None}
     boxed = [n for n, rows in enumerate(lines) if rows]
     shapes = dict(zip(boxed, picture_shapes(root / pictures[n][0] for n in boxed), strict=True))
     ids = unique_ids([p for p, _ in pictures])
@@ -107,7 +105,7 @@ def open_yolo(path: Path, task: TaskName | None = None) -> Dataset:
             for i, row in enumerate(rows, 1)
             if row.strip()
         )
-        truth = Truth() if split in without else Truth(True, boxes=boxes)
+        truth = Truth(True, boxes=boxes) if split in looked_at else Truth()
         cases.append(Case(ids[n], ids[n], {"image": Ref(picture)}, truth, split))
     fitting.warn()
     dataset = Dataset(
@@ -157,7 +155,7 @@ def _pictures(given: str | tuple[str, ...] | None, root: Path, where: str) -> li
 
 
 def _place(text: str, root: Path, where: str) -> str:
-    """A folder of pictures inside the root; ``../train`` means ``train`` where only that exists, as exports write it."""
+    """A folder of pictures inside the root; ``../train`` means ``train`` where only that exists."""
     bare = text.replace("\\", "/")
     while bare.startswith("../"):
         bare = bare.removeprefix("../")

@@ -1,0 +1,77 @@
+"""A dataset in another layout: nnU-Net raw, Decathlon, COCO or BIDS, whole or not at all.
+
+What a layout cannot hold is refused, or, where it can be kept beside the layout's own files (``kept.py``), said in a
+warning for whoever hands the export to another program.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from medmap.dataset import Dataset, TaskName
+from medmap.errors import DatasetError, QualityWarning, UsageError
+from medmap.layouts.door import open_dataset
+from medmap.layouts.placing import Placing, whole_folder
+from medmap.layouts.to_bids import write_bids
+from medmap.layouts.to_coco import write_coco
+from medmap.layouts.to_msd import write_msd
+from medmap.layouts.to_nnunet import write_nnunet
+
+
+@dataclass(frozen=True)
+class Export:
+    """One row of the table of exports.
+
+    Args:
+        name: What ``--layout`` calls it; also the name of the layout that opens it again.
+        task: The task whose truth it holds.
+        write: Places the files; gives sentences about what the layout's own programs will not see.
+    """
+
+    name: str
+    task: TaskName
+    write: Callable[[Dataset, Placing], list[str]]
+
+
+EXPORTS: tuple[Export, ...] = (
+    Export("nnunet", "segment", write_nnunet),
+    Export("msd", "segment", write_msd),
+    Export("coco", "detect", write_coco),
+    Export("bids", "segment", write_bids),
+)
+
+
+def convert_dataset(dataset: Dataset, dest: str | Path, layout: str, *, link: bool = False) -> Dataset:
+    """Write a dataset in another layout and open it again.
+
+    Files are copied (or linked), and rewritten only where the layout asks for another format, for one channel a file,
+    or for other label values. The sources are not touched.
+
+    Args:
+        dataset: What to write.
+        dest: A folder that does not exist yet, or is empty.
+        layout: nnunet, msd, coco or bids.
+        link: Hard links instead of copies, where the file system allows; then an edited export edits the source.
+
+    Returns:
+        The export, opened again: as many cases, the same truth, splits and labels.
+
+    Raises:
+        UsageError: An unknown layout, or a destination that holds something or cannot be written; nothing is left.
+        DatasetError: What the layout cannot hold.
+        ReadError: A file that has to be rewritten and cannot be read.
+    """
+    row = next((row for row in EXPORTS if row.name == layout), None)
+    if row is None:
+        raise UsageError("no such layout to export to", got=repr(layout), expected=", ".join(r.name for r in EXPORTS))
+    if dataset.task != row.task:
+        raise DatasetError(f"the layout {layout} holds no truth for this task", got=dataset.task, expected=row.task)
+    dest = Path(dest)
+    with whole_folder(dest) as aside:
+        notes = row.write(dataset, Placing(dataset, aside, link=link))
+    for note in notes:
+        warnings.warn(f"{layout}: {note}", QualityWarning, stacklevel=2)
+    return open_dataset(dest, layout=layout)
