@@ -21,7 +21,8 @@ from medmap.results import Mask, Picture, Prediction, Scores
 from medmap.write.dicom import objects
 from medmap.write.dicom.files import save_objects
 from medmap.write.dicom.source import About, Origin, origin_of
-from medmap.write.images import write_itk, write_nifti, write_npy, write_png, write_tiff
+from medmap.write.images import write_npy, write_png, write_tiff
+from medmap.write.volumes import write_metaimage, write_nifti, write_nrrd
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,8 @@ def _csv(prediction: Prediction) -> str:
 
 FORMATS: tuple[Format, ...] = (
     Format("nifti", (".nii.gz", ".nii"), image=write_nifti),
-    Format("nrrd", (".nrrd",), image=write_itk),
-    Format("mha", (".mha",), image=write_itk),
+    Format("nrrd", (".nrrd",), image=write_nrrd),
+    Format("mha", (".mha",), image=write_metaimage),
     Format("png", (".png",), image=write_png),
     Format("tiff", (".tiff", ".tif"), image=write_tiff),
     Format("npy", (".npy",), image=write_npy),
