@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from medmap.layouts import open_dataset
     from medmap.plan import Run, plan
     from medmap.predict import predict
-    from medmap.read import read
+    from medmap.read import choose, read, studies
     from medmap.results import Boxes, Mask, Picture, Prediction, Scores
     from medmap.train import train
     from medmap.write import write
@@ -49,6 +49,8 @@ _ROOMS = {
     "MedmapWarning": "errors",
     "LeakageWarning": "errors",
     "read": "read",
+    "studies": "read",
+    "choose": "read",
     "write": "write",
     "open_dataset": "layouts",
     "Issue": "check",

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
-from medmap.cli import archive
 from medmap.cli import run as medmap
-from medmap.cli.archive import unpacked
 from medmap.errors import LimitError, ReadError
+from medmap.read import archive
+from medmap.read.archive import unpacked
 
 
 def png(value: int) -> bytes:

@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medmap.cli.archive import unpacked
 from medmap.cli.settings import require_folder
 from medmap.config import write_atomically
 from medmap.errors import InterruptedRun, LayoutError, UsageError
+from medmap.read.archive import unpacked
 
 if TYPE_CHECKING:
     from medmap.bundle import Bundle

@@ -6,6 +6,10 @@
 """
 
 from medmap.read.arrays import Arrays, forget_arrays, open_arrays
+from medmap.read.dicom.choose import choose
+from medmap.read.dicom.instances import Instance
+from medmap.read.dicom.lattice import Problem
+from medmap.read.dicom.studies import Part, Series, Study, studies
 from medmap.read.door import (
     FORMATS,
     SUFFIXES,
@@ -28,7 +32,13 @@ __all__ = [
     "Arrays",
     "Format",
     "Info",
+    "Instance",
     "Opened",
+    "Part",
+    "Problem",
+    "Series",
+    "Study",
+    "choose",
     "forget_arrays",
     "header",
     "info",
@@ -37,5 +47,6 @@ __all__ = [
     "read",
     "read_ref",
     "recognise",
+    "studies",
     "suffix_of",
 ]

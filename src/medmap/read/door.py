@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -125,6 +125,41 @@ def recognise(path: Path) -> tuple[Format, tuple[str, ...]]:
     )
 
 
+def _is_collection(path: Path) -> bool:
+    """Whether a path may hold DICOM series rather than one image: a folder, a DICOMDIR, a zip that is no array."""
+    with at_the_door(path, "image"):
+        if path.is_dir():
+            return any(_of_dicom(entry) for entry in _some_files(path))
+        if not path.is_file():
+            return False
+        if path.name.upper() == "DICOMDIR":
+            return True
+        with path.open("rb") as file:
+            if file.read(4) not in (b"PK\x03\x04", b"PK\x05\x06"):
+                return False
+        return suffix_of(path.name) == ".zip"
+
+
+def _some_files(folder: Path) -> Iterator[Path]:
+    """Plain files below a folder, the upper ones first; as many as tell what kind of folder it is."""
+    left = 2000
+    open_folders = [folder]
+    while open_folders and left:
+        for entry in sorted(os.scandir(open_folders.pop(0)), key=lambda entry: entry.name):
+            if entry.name[0] == ".":
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                open_folders.append(Path(entry.path))
+            elif entry.is_file() and left:
+                left -= 1
+                yield Path(entry.path)
+
+
+def _of_dicom(path: Path) -> bool:
+    with path.open("rb") as file:
+        return is_dicom(file.read(HEAD_BYTES))
+
+
 def _look(head: bytes) -> str:
     return "only zeros" if not any(head) else f"a file that begins with {head[:8]!r}"
 
@@ -143,6 +178,11 @@ def open_header(path: str | Path, member: str | None = None) -> Opened:
         GeometryError: A header that describes no grid.
     """
     path = Path(path)
+    if _is_collection(path):
+        from medmap.read.dicom.studies import open_series
+
+        with at_the_door(path, "DICOM"):
+            return open_series(path, member)
     row, notes = recognise(path)
     if member is not None and not row.members:
         raise ReadError(f"a {row.name} file has no members", got=f"{path}#{member}", expected=str(path))
@@ -154,12 +194,14 @@ def open_header(path: str | Path, member: str | None = None) -> Opened:
 
 
 def read(path: str | Path, *, member: str | None = None, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> Image:
-    """One file as an image; the content decides the format, not the name.
+    """One file, or the only series of images in a folder, as an image; the content decides the format, not the name.
 
     What was odd on the way in stands in ``image.source.warnings``.
 
     Args:
-        path: The file, or ``file#member`` for a part of one (a row of an array, a frame, a page; all count from 0).
+        path: The file, or ``file#member`` for a part of one (a row of an array, a frame, a page; all count from 0);
+            or a folder, zip or DICOMDIR with one series of images, or ``folder#SeriesInstanceUID``, or
+            ``folder#SeriesInstanceUID/part``.
         member: The part, when it is not written in ``path``.
         limit_bytes: Memory that the image may take; more is refused before it is allocated.
 

@@ -1,4 +1,4 @@
-"""A zip of images, unpacked without trusting it."""
+"""A zip of images, looked into or unpacked without trusting it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import stat
 import struct
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from medmap.errors import LimitError, ReadError
@@ -33,14 +35,37 @@ def unpacked(path: Path, folder: Path) -> list[tuple[str, Path]]:
         ReadError: No whole zip; a member that is a link, encrypted, or named outside the folder; two of one name.
         LimitError: More bytes or members than are unpacked, or a compression that no image has.
     """
+    with opened(path) as (archive, members):
+        folder.mkdir(parents=True)
+        return [(name, _extract(archive, members[name], folder / name)) for name in sorted(members)]
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[tuple[zipfile.ZipFile, dict[str, zipfile.ZipInfo]]]:
+    """A zip and its files by name, after every refusal that its table of contents can give cause to.
+
+    Raises:
+        ReadError, LimitError: As ``unpacked``.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
-            members = _members(archive, path)
-            folder.mkdir(parents=True)
-            return [(name, _extract(archive, members[name], folder / name)) for name in sorted(members)]
+            yield archive, _members(archive, path)
     except (zipfile.BadZipFile, zlib.error, struct.error, NotImplementedError, EOFError, ValueError) as error:
         found = " ".join(str(error).split())[:200]
         raise ReadError(f"{path} is not a whole zip file", got=found, remedy="copy or pack it again") from error
+
+
+def member_bytes(path: Path, name: str) -> bytes:
+    """One file of a zip, whole; its checksum is compared.
+
+    Raises:
+        ReadError: No such file in it, or damaged.
+        LimitError: As ``unpacked``.
+    """
+    with opened(path) as (archive, members):
+        if name not in members:
+            raise ReadError(f"{path} holds no such file", got=repr(name[:200]))
+        return archive.read(members[name])
 
 
 def _members(archive: zipfile.ZipFile, path: Path) -> dict[str, zipfile.ZipInfo]:
