@@ -23,7 +23,7 @@ from typing import BinaryIO
 from medmap.deidentify.instance import made
 from medmap.deidentify.profile import Profile
 from medmap.deidentify.secrets import Key
-from medmap.errors import InterruptedRun, LimitError, MedmapError, ReadError, UsageError
+from medmap.errors import InterruptedRun, LimitError, MedmapError, MissingToolError, ReadError, UsageError
 from medmap.read.dicom import is_dicom
 
 LIMIT_BYTES = 1 << 33  # one file, unpacked
@@ -184,6 +184,8 @@ def _outcome(found: Found) -> dict[str, object]:
             if not is_dicom(head):
                 return {"skip": "not DICOM", "path": found.name}
             result = made(file, work.profile, work.key)
+    except MissingToolError:
+        raise  # of the machine, not of this file
     except MedmapError as error:
         return {"fail": str(error), "path": found.name}
     except OSError as error:

@@ -15,11 +15,59 @@ from medmap.deidentify.secrets import WELL_KNOWN
 
 # Parts of a person's name that are no name, and what test objects have in its place.
 _NO_NAMES = frozenset(
-    (
-        "dr prof professor mr mrs ms miss md phd frcr msc bsc rt jr sr sir dame van von der den del della dos das "
-        "the and anonymous anonymized anonymised anon unknown unnamed none null not available patient doctor physician "
-        "name test testing phantom volunteer subject case study operator technologist technician"
-    ).split()
+    [
+        "dr",
+        "prof",
+        "professor",
+        "mr",
+        "mrs",
+        "ms",
+        "miss",
+        "md",
+        "phd",
+        "frcr",
+        "msc",
+        "bsc",
+        "rt",
+        "jr",
+        "sr",
+        "sir",
+        "dame",
+        "van",
+        "von",
+        "der",
+        "den",
+        "del",
+        "della",
+        "dos",
+        "das",
+        "the",
+        "and",
+        "anonymous",
+        "anonymized",
+        "anonymised",
+        "anon",
+        "unknown",
+        "unnamed",
+        "none",
+        "null",
+        "not",
+        "available",
+        "patient",
+        "doctor",
+        "physician",
+        "name",
+        "test",
+        "testing",
+        "phantom",
+        "volunteer",
+        "subject",
+        "case",
+        "study",
+        "operator",
+        "technologist",
+        "technician",
+    ]
 )
 _ENCODINGS = ("utf-8", "latin-1", "utf-16-le")
 _SPLIT = re.compile(r"[\^=\s,;.\\/_()'’\-]+")

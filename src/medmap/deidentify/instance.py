@@ -23,6 +23,7 @@ _DEFLATED = "1.2.840.10008.1.2.1.99"
 _DIRECTORY = "1.2.840.10008.1.3.10"
 _IMPLEMENTATION_UID = "2.25.245370914863487229302843106573221398121"
 _PIXELS = (0x7FE00008, 0x7FE00009, 0x7FE00010)
+_DERIVATION = "00082111"
 _METHOD = "medmap: DICOM PS3.15 2024b Annex E"
 _WITHOUT_PATIENT = "no object of a patient"
 
@@ -93,7 +94,7 @@ def _made(file: BinaryIO, profile: Profile, key: Key) -> Made | None:
     _require_whole(dataset)
     identity_of_file = _place_of(dataset, key)
     walk = walked(dataset, profile, key)
-    notes = _pixels(dataset, profile, walk.identity.words())
+    notes, unseen = _pixels(dataset, profile, walk.identity.words())
     syntax = str(dataset.file_meta.get("TransferSyntaxUID", syntax)) if notes else syntax
     _mark(dataset, profile)
     implicit, little = (bool(flag) for flag in dataset.original_encoding)
@@ -109,10 +110,12 @@ def _made(file: BinaryIO, profile: Profile, key: Key) -> Made | None:
     again, wrong = examined(before + after, implicit, little, profile)
     if residuals or found:
         residuals = _still_there(again, before + after, walk, profile)
-    residuals += wrong + found_in_pixels(pixels, walk.identity)
+    if notes:  # that pixels were changed is said in a description of our own
+        wrong = [residual for residual in wrong if residual.place != _DERIVATION]
+    residuals += wrong + unseen + found_in_pixels(pixels, walk.identity)
     folder, name = identity_of_file
     content = _file(dataset, syntax, before + pixels + after)
-    return Made(content, folder, name, actions, tuple(dict.fromkeys(residuals)), notes)
+    return Made(content, folder, name, actions, tuple(dict.fromkeys(residuals)), tuple(notes))
 
 
 def _still_there(again: Dataset, header: bytes, walk: Any, profile: Profile) -> list[Residual]:
@@ -139,8 +142,26 @@ def _place_of(dataset: Dataset, key: Key) -> tuple[str, str]:
     return folder, key.short("instance", instance)
 
 
-def _pixels(dataset: Dataset, profile: Profile, known: list[str]) -> tuple[str, ...]:
-    return ()
+def _pixels(dataset: Dataset, profile: Profile, known: list[str]) -> tuple[list[str], list[Residual]]:
+    """What hides in or beside the pixels: words in codestreams always, drawings and painted text where asked."""
+    from medmap.deidentify.embedded import cleaned_codestreams, cleaned_overlays, document_kind, without_document
+    from medmap.deidentify.pixels import cleaned_pixels
+
+    notes = sorted({f"taken out: {removed.what}" for removed in cleaned_codestreams(dataset)})
+    if document_kind(dataset) == "PDF":
+        without_document(dataset)
+        notes.append("encapsulated PDF replaced by an empty page")
+    if "graphics" in profile.clean:
+        removed, blackened = cleaned_overlays(dataset)
+        notes += sorted({f"taken out: {r.what}" for r in removed})
+        notes += ["text in overlays blacked out"] if blackened else []
+    left: list[Residual] = []
+    if "pixels" in profile.clean:
+        cleaning = cleaned_pixels(dataset, known=known)
+        notes += ["text in pixels blacked out"] if cleaning.changed else []
+        notes += ["pixels looked at"] if cleaning.looked and not cleaning.changed else []
+        left = [Residual("pixels", "picture that could not be looked at")] if cleaning.residual else []
+    return notes, left
 
 
 def _mark(dataset: Dataset, profile: Profile) -> None:
@@ -165,11 +186,27 @@ def _written(dataset: Dataset, implicit: bool, little: bool) -> tuple[bytes, byt
     """The encoded object: what stands before its pixel data, the pixel data, and what stands after."""
     from pydicom.tag import Tag
 
-    first, last = Tag(_PIXELS[0]), Tag(_PIXELS[-1] + 1)
-    parts = (dataset[:first], dataset[first:last], dataset[last:])
     encoding = dataset.get("SpecificCharacterSet", "iso8859")
-    before, pixels, after = (_encoded(part, implicit, little, encoding) for part in parts)
-    return before, pixels, after
+    held = [(tag, dataset.get_item(tag)) for tag in map(Tag, _PIXELS) if tag in dataset]
+    for tag, _ in held:
+        del dataset[tag]
+    last = Tag(_PIXELS[-1])
+    later = [tag for tag in dataset.keys() if int(tag) > last]  # noqa: SIM118  (tags, not elements)
+    before = _encoded(dataset[:last] if later else dataset, implicit, little, encoding)
+    after = _encoded(dataset[last:], implicit, little, encoding) if later else b""
+    for tag, element in held:
+        dataset[tag] = element  # type: ignore[index]
+    return before, b"".join(_element(element, implicit, little, encoding) for _, element in held), after
+
+
+def _element(element: Any, implicit: bool, little: bool, encoding: Any) -> bytes:
+    from pydicom.filebase import DicomBytesIO
+    from pydicom.filewriter import write_data_element
+
+    buffer = DicomBytesIO()
+    buffer.is_implicit_VR, buffer.is_little_endian = implicit, little
+    write_data_element(buffer, element, encoding)
+    return bytes(buffer.getvalue())
 
 
 def _encoded(part: Dataset, implicit: bool, little: bool, encoding: Any) -> bytes:

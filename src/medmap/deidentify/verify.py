@@ -141,7 +141,7 @@ def _must_be_gone(tag: int, vr: str, profile: Profile) -> bool:
 def _leaves(dataset: Dataset, prefix: str, depth: int) -> Iterator[tuple[Any, int, str, str]]:
     from pydicom.datadict import dictionary_has_tag, dictionary_VR
 
-    for tag in sorted(dataset.keys()):
+    for tag in sorted(dataset.keys(), key=int):
         number = int(tag)
         raw = dataset.get_item(tag)
         vr = str(raw.VR or "") or (str(dictionary_VR(number)) if dictionary_has_tag(number) else "UN")

@@ -109,14 +109,14 @@ class _Walk:
             raise ReadError("sequences are nested too deep", got=f"more than {MOST_NESTED} levels")
         creators: dict[int, str] = {}
         overlays: set[int] = set()
-        for tag in sorted(dataset.keys()):
+        for tag in sorted(dataset.keys(), key=int):
             number = int(tag)
             if number & 0xFFFF == 0 and number >> 16 != 0:
                 del dataset[tag]  # group length, retired: true of the old group alone
             elif (number >> 16) % 2:
-                self._private(dataset, number, place, creators)
+                self._private(dataset, tag, place, creators)
             else:
-                self._standard(dataset, number, place)
+                self._standard(dataset, tag, place)
                 if number >> 24 == 0x60 and number & 0xFFFF == 0x3000 and number not in dataset:
                     overlays.add(number >> 16)
         if overlays:  # what describes an overlay is nothing without it
@@ -164,7 +164,7 @@ class _Walk:
     def _can_clean(self, dataset: Dataset, tag: int, vr: str) -> bool:
         if vr in _DATE:
             return self._shifted(dataset, tag, vr) is not None
-        return vr in TEXT or vr in ("SQ", "AE", "CS", "UR") or tag == 0x00080201
+        return vr in TEXT or vr in ("SQ", "AE", "CS", "UR") or tag == 0x00080201 or (tag >> 24 == 0x60)
 
     def _inside_dummies(self, tag: int, vr: str, place: _Place) -> str:
         if tag in _CODES and place.sequence not in _IDENTIFIES_BY_CODE:
