@@ -19,9 +19,9 @@ import imagecodecs
 import numpy as np
 import openjpeg
 import rle
+from jpeg_ls import decode as pyjpegls_decode
 from PIL import Image as Pillow
 from pydicom.pixels.decoders.rle import _rle_decode_frame
-from jpeg_ls import decode as pyjpegls_decode
 
 from medmap.read.dicom.codecs import PixelSpec, decode_frame
 
@@ -49,8 +49,6 @@ def pillow_decode(stream: bytes) -> np.ndarray:
 def rows() -> dict[str, tuple[str, bytes, np.ndarray, dict[str, Callable[[bytes], Any]]]]:
     """Transfer syntax name: (UID, stream, image, candidates)."""
     twelve, eight = slice_of(12), slice_of(8)
-    size = (ROWS, COLUMNS)
-    # no other library writes RLE here
     packed = rle.rle.encode_frame(twelve.tobytes(), ROWS, COLUMNS, 1, 16, "<")
     ljpeg = imagecodecs.ljpeg_encode(twelve, bitspersample=12)
     return {
@@ -104,7 +102,7 @@ def main() -> None:
         for peer, candidate in candidates.items():
             try:
                 found = np.frombuffer(candidate(stream), np.uint8)
-            except Exception as error:
+            except (RuntimeError, ValueError, NotImplementedError) as error:
                 print(json.dumps({"name": f"decode: {name}", "peer": peer, "refused": str(error)[:80]}))
                 continue
             answers[peer] = found

@@ -10,6 +10,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,13 @@ RLE = "1.2.840.10008.1.2.5"
 DEFLATED_FRAMES = "1.2.840.10008.1.2.8.1"
 NATIVE = frozenset({"", IMPLICIT_LITTLE, EXPLICIT_LITTLE, EXPLICIT_BIG, DEFLATED})
 _JPEG = "1.2.840.10008.1.2.4."
+HIGH_THROUGHPUT = frozenset({f"{_JPEG}201", f"{_JPEG}202", f"{_JPEG}203"})
+# A frame this small is decoded whatever it claims; a larger one must have bytes for its pixels: a blank picture packs
+# well in JPEG-LS and JPEG 2000, but a JPEG takes two bits a block, and a lossless one a bit a sample.
+FREE_PIXELS = 2**24
+PIXELS_A_BYTE: Mapping[str, int] = MappingProxyType(
+    {"jpeg": 512, "jpeg-lossless": 8, "jpeg-ls": 20_000, "jpeg-2000": 20_000}
+)
 
 
 @dataclass(frozen=True)
@@ -145,12 +153,13 @@ def _whole(header: Any, name: str, default: int | None = None) -> int:
         raise ReadError(f"{name} is no whole number", got=str(value)[:40]) from error
 
 
-def decode_frame(data: bytes | memoryview, spec: PixelSpec) -> NDArray[Any]:
+def decode_frame(data: bytes | memoryview, spec: PixelSpec, skip_bits: int = 0) -> NDArray[Any]:
     """The stored values of one frame; three samples come as red, green and blue.
 
     Args:
         data: The frame's bytes: its part of uncompressed pixel data, or its codestream.
         spec: How they are stored.
+        skip_bits: Bits of uncompressed data that belong to the frame before.
 
     Returns:
         (rows, columns) or (rows, columns, 3) in ``spec.dtype``; it may be a read-only view of ``data``.
@@ -171,7 +180,7 @@ def decode_frame(data: bytes | memoryview, spec: PixelSpec) -> NDArray[Any]:
             remedy="convert the file to an uncompressed or JPEG 2000 one",
         )
     try:
-        return decoder(data, spec)
+        return _native(data, spec, skip_bits) if skip_bits else decoder(data, spec)
     except MedmapError:
         raise
     except MemoryError as error:
@@ -190,22 +199,21 @@ def _named(syntax: str) -> str:
 # -- decoders --------------------------------------------------------------------------------------------------------
 
 
-def _native(data: bytes | memoryview, spec: PixelSpec) -> NDArray[Any]:
-    """PS3.5, 8.1 and 8.2: values one after another."""
-    if len(data) < spec.nbytes:
-        raise ReadError("a frame is truncated", got=f"{len(data)} bytes", expected=f"{spec.nbytes} bytes")
+def _native(data: bytes | memoryview, spec: PixelSpec, skip_bits: int = 0) -> NDArray[Any]:
+    """PS3.5, 8.1 and 8.2: values one after another; of single bits, frames follow each other without a gap."""
+    need = -(-(spec.bits + skip_bits) // 8)
+    if len(data) < need:
+        raise ReadError("a frame is truncated", got=f"{len(data)} bytes", expected=f"{need} bytes")
     if spec.bits_allocated == 1:
-        bits = np.unpackbits(np.frombuffer(data, np.uint8, spec.nbytes), bitorder="little")
-        return _in_colour(bits[: spec.rows * spec.columns * spec.samples], spec)
+        bits = np.unpackbits(np.frombuffer(data, np.uint8, need), bitorder="little")
+        return _in_colour(bits[skip_bits : skip_bits + spec.bits], spec)
     big = spec.transfer_syntax == EXPLICIT_BIG
-    count = spec.nbytes // (spec.bits_allocated // 8)
+    skip, count = skip_bits // 8, spec.nbytes // (spec.bits_allocated // 8)
     if big and spec.words and spec.bits_allocated == 8:
-        even = np.frombuffer(data, np.uint8, spec.nbytes + spec.nbytes % 2) if len(data) > spec.nbytes else None
-        raw = np.frombuffer(data, np.uint8, spec.nbytes) if even is None else even
-        values = raw[: len(raw) // 2 * 2].reshape(-1, 2)[:, ::-1].reshape(-1)[:count]
-        values = np.concatenate([values, raw[len(values) :][: count - len(values)]])
+        raw = np.frombuffer(bytes(data) + bytes(len(data) % 2), np.uint8)
+        values = raw.reshape(-1, 2)[:, ::-1].reshape(-1)[skip : skip + count]
     else:
-        values = np.frombuffer(data, spec.dtype.newbyteorder(">" if big else "<"), count)
+        values = np.frombuffer(data, spec.dtype.newbyteorder(">" if big else "<"), count, skip)
     if not values.dtype.isnative:
         values = values.astype(values.dtype.newbyteorder("="))
     return _in_colour(values, spec)
@@ -250,7 +258,7 @@ def _rle(data: bytes | memoryview, spec: PixelSpec) -> NDArray[Any]:
     need = spec.rows * spec.columns * spec.samples * width
     if (len(data) - 64) * 128 < need:  # two bytes give at most 128
         raise ReadError("an RLE frame is truncated", got=f"{len(data)} bytes", expected=f"enough for {need}")
-    out = bytearray(need)
+    out = memoryview(np.empty(need, np.uint8).data)
     done = imagecodecs.dicomrle_decode(data, spec.dtype.newbyteorder("<"), out=out)
     if len(done) != need:
         raise ReadError("an RLE frame is truncated or damaged", got=f"{len(done)} bytes", expected=f"{need} bytes")
@@ -265,7 +273,7 @@ def _jpeg(data: bytes | memoryview, spec: PixelSpec) -> NDArray[Any]:
         raise ReadError("a frame holds no JPEG", got=f"bytes that begin with {stream[:4]!r}")
     _require_same(found, spec)
     colours = found.colours or ("RGB" if spec.photometric == "RGB" else "YCbCr")
-    array = _CODECS[found.kind](stream, spec, colours)
+    array = _CODECS[found.kind](stream[: found.end], spec, colours)
     if spec.samples == 3 and array.ndim == 3 and array.shape[0] == 3 and array.shape != spec.shape:
         array = np.moveaxis(array, 0, -1)
     if array.shape != spec.shape:
@@ -286,6 +294,10 @@ def _require_same(found: Codestream, spec: PixelSpec) -> None:
     if found.components != spec.samples:
         raise ReadError("a frame has other samples a pixel than the header declares", got=found.components,
                         expected=spec.samples)  # fmt: skip
+    pixels = spec.rows * spec.columns
+    if pixels > FREE_PIXELS + PIXELS_A_BYTE[found.kind] * found.end:
+        raise LimitError("a frame declares far more pixels than its bytes can hold", got=f"{found.end} bytes",
+                         expected=f"enough for {pixels} pixels")  # fmt: skip
     if found.bits > spec.bits_allocated:
         raise ReadError("a frame has deeper samples than the header allows", got=f"{found.bits} bits",
                         expected=f"at most {spec.bits_allocated} bits")  # fmt: skip
@@ -328,7 +340,16 @@ def _jpeg_ls(stream: bytes, spec: PixelSpec, colours: str) -> NDArray[Any]:
 def _jpeg_2000(stream: bytes, spec: PixelSpec, colours: str) -> NDArray[Any]:
     import imagecodecs
 
+    # OpenJPH takes half of OpenJPEG's time, but where a lossy wavelet overshoots it wraps around
+    if spec.transfer_syntax in HIGH_THROUGHPUT and _reversible(stream):
+        return np.asarray(imagecodecs.htj2k_decode(stream))
     return np.asarray(imagecodecs.jpeg2k_decode(stream, numthreads=1))
+
+
+def _reversible(stream: bytes) -> bool:
+    """Whether the wavelet is the whole-numbered one (ITU-T T.800, A.6.1: COD, the last of its fixed bytes)."""
+    at = stream.find(b"\xff\x52", 0, stream.find(b"\xff\x90"))
+    return at > 0 and stream[at + 13 : at + 14] == b"\x01"
 
 
 def _deflated_frame(data: bytes | memoryview, spec: PixelSpec) -> NDArray[Any]:

@@ -7,7 +7,7 @@ one that contradicts the header is refused.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from medmap.errors import LimitError, ReadError
@@ -30,6 +30,7 @@ class Codestream:
         bits: Of a sample, at most.
         signed: Whether samples have a sign (JPEG 2000).
         colours: What its own markers say of three components: RGB, YCbCr, or nothing (empty).
+        end: Index behind its end marker.
     """
 
     kind: Kind
@@ -39,6 +40,7 @@ class Codestream:
     bits: int
     signed: bool = False
     colours: str = ""
+    end: int = 0
 
 
 def codestream_of(data: bytes) -> Codestream | None:
@@ -53,12 +55,18 @@ def codestream_of(data: bytes) -> Codestream | None:
         True
     """
     if data[:2] == b"\xff\xd8":
-        return _jpeg(data)
-    if data[:4] == _SOC_SIZ:
-        return _jpeg_2000(data, 0)
-    if data[:8] == _JP2:
-        return _jpeg_2000(data, _codestream_box(data))
-    return None
+        found = _jpeg(data)
+    elif data[:4] == _SOC_SIZ:
+        found = _jpeg_2000(data, 0)
+    elif data[:8] == _JP2:
+        found = _jpeg_2000(data, _codestream_box(data))
+    else:
+        return None
+    end = data.rfind(b"\xff\xd9")
+    if end < 0:
+        # decoders fill what is missing with grey, and CharLS searches for a marker for ever
+        raise ReadError("a compressed frame is truncated: it has no end marker", remedy="copy the original file again")
+    return replace(found, end=end + 2)
 
 
 def _jpeg(data: bytes) -> Codestream:
