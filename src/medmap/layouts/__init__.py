@@ -1,16 +1,20 @@
 """Datasets as their owners keep them, opened in place, and medmap's own: ``dataset.yaml`` beside ``cases.csv``."""
 
 from medmap.layouts.described import Description, dataset_schema, write_dataset
+from medmap.layouts.dicom import UNMATCHED, Archive, dicom_dataset
 from medmap.layouts.difference import Change, Difference, difference
 from medmap.layouts.door import LAYOUTS, Layout, open_dataset
 from medmap.layouts.exporting import EXPORTS, Export, convert_dataset
 from medmap.layouts.fetching import PUBLIC, Public, fetch
 from medmap.layouts.importing import import_dataset
+from medmap.layouts.placing import require_free
 
 __all__ = [
     "EXPORTS",
     "LAYOUTS",
     "PUBLIC",
+    "UNMATCHED",
+    "Archive",
     "Change",
     "Description",
     "Difference",
@@ -19,9 +23,11 @@ __all__ = [
     "Public",
     "convert_dataset",
     "dataset_schema",
+    "dicom_dataset",
     "difference",
     "fetch",
     "import_dataset",
     "open_dataset",
+    "require_free",
     "write_dataset",
 ]

@@ -89,11 +89,11 @@ def _shape(shape: Sequence[int]) -> str:
     return " × ".join(str(n) for n in shape)
 
 
-def picture_shapes(paths: Iterable[Path]) -> list[tuple[int, ...]]:
-    """Sizes of images (rows, columns first for pictures) from their headers alone, a few files at a time.
+def picture_shapes(files: Iterable[tuple[Path, str | None]]) -> list[tuple[int, ...]]:
+    """Sizes of images, given as file and member, from their headers alone (pictures: rows, then columns).
 
     Raises:
         ReadError: A file that is no image.
     """
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        return list(pool.map(lambda path: open_header(path).geometry.shape, paths))
+        return list(pool.map(lambda file: open_header(*file).geometry.shape, files))

@@ -174,7 +174,7 @@ def _cases(file: Path, said: _Described, root: Path, index: Mapping[int, int]) -
     require_files(root, paths, where)
     shapes = [(i.height, i.width) if i.height and i.width else None for i in said.images]
     unsized = [n for n, shape in enumerate(shapes) if shape is None]
-    read = picture_shapes(root / paths[n] for n in unsized)
+    read = picture_shapes((root / paths[n], None) for n in unsized)
     sizes = {image.id: shape for image, shape in zip(said.images, shapes, strict=True) if shape}
     sizes |= {said.images[n].id: (shape[0], shape[1]) for n, shape in zip(unsized, read, strict=True)}
     if len(sizes) < len(said.images):

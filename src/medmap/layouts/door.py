@@ -12,6 +12,7 @@ from medmap.layouts.bids import open_bids, recognise_bids
 from medmap.layouts.coco import open_coco, recognise_coco
 from medmap.layouts.datalist import open_monai, open_msd, recognise_monai, recognise_msd
 from medmap.layouts.described import open_described, recognise_described
+from medmap.layouts.dicom import open_dicom_studies, recognise_dicom
 from medmap.layouts.folders import open_folders, recognise_folders
 from medmap.layouts.luna import open_luna, recognise_luna
 from medmap.layouts.manifests import (
@@ -62,6 +63,7 @@ LAYOUTS: tuple[Layout, ...] = (
     Layout("gandlf", "a CSV with SubjectID, Channel_0 … and Label or ValueToPredict", recognise_gandlf, open_gandlf),
     Layout("csv", "a CSV with image and label, mask, boxes or target", recognise_cases, open_cases),
     Layout("medmnist", "one .npz file with train_images, train_labels …", recognise_medmnist, open_medmnist),
+    Layout("dicom", "a folder of DICOM studies, one patient a folder", recognise_dicom, open_dicom_studies),
     Layout("folders", "one folder a class, optionally below train, val and test", recognise_folders, open_folders),
 )
 

@@ -21,7 +21,7 @@ COPIED = "images"
 
 
 def import_dataset(
-    source: str | Path,
+    source: str | Path | Dataset,
     dest: str | Path,
     *,
     layout: str = "auto",
@@ -32,7 +32,7 @@ def import_dataset(
     """A dataset in any known layout as a folder of medmap's own.
 
     Args:
-        source: What ``open_dataset`` opens.
+        source: What ``open_dataset`` opens; or a dataset that is open already.
         dest: A folder that does not exist yet, or is empty.
         layout: A name from ``LAYOUTS``, or ``auto``.
         task: Where the layout leaves it open.
@@ -47,7 +47,7 @@ def import_dataset(
     """
     dest = Path(dest)
     require_free(dest)
-    dataset = open_dataset(source, layout=layout, task=task)
+    dataset = source if isinstance(source, Dataset) else open_dataset(source, layout=layout, task=task)
     if replaces is not None:
         old = open_dataset(replaces)
         if old.task != dataset.task:

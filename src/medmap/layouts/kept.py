@@ -136,20 +136,31 @@ def with_kept_block(dataset: Dataset, block: object, where: str) -> Dataset:
         changes["ignore"] = dataset.ignore if dataset.ignore is not None else said.ignore
     elif labels:
         warnings.warn(f"{where}: labels were changed since the export; its own are taken", QualityWarning, stacklevel=4)
-    if len(said.inputs) == len(dataset.inputs):
+    if len(said.inputs) == len(dataset.inputs) == 1 or said.inputs.keys() == dataset.inputs.keys():
         changes |= _renamed(dataset, said)
     return replace(dataset, **changes)
 
 
 def _agree(dataset: Dataset, labels: tuple[Label, ...], regions: Mapping[str, tuple[int, ...]]) -> bool:
-    """Whether the layout's own words say the same: its labels, or, where it has only regions, those."""
-    if dataset.regions:
-        return dict(dataset.regions) == dict(regions) and len(labels) == len(dataset.labels)
-    return dataset.label_names == tuple(label.name for label in labels)
+    """Whether the layout's own words say the same: its labels, or, in nnU-Net's way, its regions.
+
+    nnU-Net names regions of several values, and writes one of a single value as that value's name.
+    """
+    names = tuple(label.name for label in labels)
+    if not dataset.regions and dataset.label_names == names:
+        return True
+    several = {name: values for name, values in regions.items() if len(values) > 1}
+    single = {values[0]: name for name, values in regions.items() if len(values) == 1}
+    made = all(dataset.label_names[i] == name for i, name in single.items() if i < len(dataset.labels))
+    top = max((v for values in regions.values() for v in values), default=0)
+    return made and dict(dataset.regions) == several and len(dataset.labels) == top + 1 <= len(labels)
 
 
 def _renamed(dataset: Dataset, said: Description) -> dict[str, Any]:
-    names = dict(zip(dataset.inputs, said.inputs, strict=True))
+    # several are told apart by name, never by order
+    names = (
+        dict(zip(dataset.inputs, said.inputs, strict=True)) if len(said.inputs) == 1 else {n: n for n in said.inputs}
+    )
     inputs = {name: InputSpec(spec.modality, spec.channels) for name, spec in said.inputs.items()}
     cases = tuple(replace(c, inputs={names[name]: ref for name, ref in c.inputs.items()}) for c in dataset)
     return {"inputs": inputs, "cases": cases}

@@ -50,7 +50,8 @@ def write_coco(dataset: Dataset, placing: Placing) -> list[str]:
 
 
 def _shapes(dataset: Dataset, name: str) -> list[tuple[int, ...]]:
-    shapes = picture_shapes([dataset.resolve(ref) for case in dataset if (ref := case.inputs[name]) is not None])
+    refs = [ref for case in dataset if (ref := case.inputs[name]) is not None]
+    shapes = picture_shapes((dataset.resolve(ref), ref.member) for ref in refs)
     for case, shape in zip(dataset, shapes, strict=True):
         if len(shape) != 2:
             raise DatasetError("COCO holds pictures, not volumes", got=shape, case=case.id)

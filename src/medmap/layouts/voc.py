@@ -100,7 +100,7 @@ def open_voc(path: Path, task: TaskName | None = None) -> Dataset:
     if lost:
         raise DatasetError(f"{xml} has annotations of {len(lost)} pictures that do not exist", got=", ".join(lost[:3]))
     unsized = [s for s, page in pages.items() if page.shape is None and page.objects]
-    shapes = dict(zip(unsized, picture_shapes(path / pictures[s] for s in unsized), strict=True))
+    shapes = dict(zip(unsized, picture_shapes((path / pictures[s], None) for s in unsized), strict=True))
     names = sorted({o.name for page in pages.values() for o in page.objects}, key=natural_key)
     if not names:
         raise LayoutError(f"{xml} names no object")

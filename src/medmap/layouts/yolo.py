@@ -94,7 +94,7 @@ def open_yolo(path: Path, task: TaskName | None = None) -> Dataset:
     lines = [_lines(root / _label_path(p)) for p, _ in pictures]
     looked_at = {split for (_, split), rows in zip(pictures, lines, strict=True) if rows is not None}
     boxed = [n for n, rows in enumerate(lines) if rows]
-    shapes = dict(zip(boxed, picture_shapes(root / pictures[n][0] for n in boxed), strict=True))
+    shapes = dict(zip(boxed, picture_shapes((root / pictures[n][0], None) for n in boxed), strict=True))
     ids = unique_ids([p for p, _ in pictures])
     fitting = Fitting(where)
     cases = []

@@ -1,0 +1,493 @@
+"""What every hospital has: a folder of DICOM studies, and often a spreadsheet of labels beside it.
+
+A case is one series of a study. Truth is what lies in the archive itself (segmentations, structure sets) or the row of
+a spreadsheet. Patients get pseudonyms in the order of their identifiers, so that no identifier of a patient leaves the
+archive; site and scanner come from the headers as columns.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from medmap.dataset import COLUMN_TYPES, Case, Dataset, InputSpec, Ref, TaskName, Truth
+from medmap.errors import DatasetError, LayoutError
+from medmap.layouts.cases import Vocabulary, guess_vocabulary, is_truth_column, typed_column
+from medmap.layouts.described import BACKGROUND
+from medmap.layouts.join import KEY_COLUMNS, Joined, Keys, join, label_column, plain_name
+from medmap.layouts.naming import positive_index
+from medmap.layouts.spreadsheet import read_spreadsheet
+from medmap.layouts.table import Table
+from medmap.read.dicom.file import is_dicom
+from medmap.read.dicom.studies import Series, Study, studies
+from medmap.results import Label
+
+PICTURES = ("volume", "picture", "cine")
+LOOKED_AT = 400  # files of a folder from which it is told what it is
+INPUT = "image"
+UNMATCHED = "unmatched.csv"
+# attribute → column; what differs between scanners and may give a class away
+COLUMNS: Mapping[str, str] = {
+    "PatientSex": "sex",
+    "PatientAge": "age",
+    "Manufacturer": "manufacturer",
+    "ManufacturerModelName": "scanner",
+    "MagneticFieldStrength": "field_strength_t",
+    "KVP": "tube_voltage_kv",
+    "ConvolutionKernel": "kernel",
+    "SliceThickness": "slice_thickness_mm",
+    "BodyPartExamined": "body_part",
+    "SeriesDescription": "series",
+}
+# columns of a spreadsheet that name a person and stay where they are
+NAMES = ("patientname", "name", "firstname", "lastname", "surname", "birthdate", "dateofbirth", "dob", "address")
+
+
+@dataclass(frozen=True)
+class Left:
+    """Something on one side for which there is nothing on the other.
+
+    Args:
+        side: ``table`` or ``images``.
+        key: By what it is known there.
+        reason: Why it became no case.
+    """
+
+    side: str
+    key: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A dataset made from DICOM studies, and what did not become a case.
+
+    Args:
+        dataset: The dataset.
+        left: Rows and studies that are no case.
+        joined_by: ``accession (AccessionNumber)`` …; None without a spreadsheet.
+        notes: What a person should know of the joining.
+    """
+
+    dataset: Dataset
+    left: tuple[Left, ...] = ()
+    joined_by: str | None = None
+    notes: tuple[str, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values for a machine: by what was joined, and what is left on each side."""
+        left = {side: [one.key for one in self.left if one.side == side] for side in ("table", "images")}
+        return {"joined_by": self.joined_by, "unmatched": left, "notes": list(self.notes)}
+
+    def as_lines(self) -> list[str]:
+        """What a person should read after an import."""
+        lines = [] if self.joined_by is None else [f"joined by {self.joined_by}"]
+        for side, noun in (("table", "rows without an image"), ("images", "studies that became no case")):
+            mine = [one for one in self.left if one.side == side]
+            reasons = Counter(one.reason for one in mine)
+            if mine:
+                told = "; ".join(f"{n} {reason}" for reason, n in reasons.most_common(3))
+                lines.append(f"{len(mine)} {noun} ({told}): listed in {UNMATCHED}")
+        return [*lines, *(f"note: {note}" for note in self.notes)]
+
+    def left_csv(self) -> str:
+        """What did not match as a table: side, key, reason."""
+        buffer = io.StringIO()
+        rows = csv.writer(buffer, lineterminator="\n")
+        rows.writerow(["side", "key", "reason"])
+        rows.writerows([one.side, one.key, one.reason] for one in self.left)
+        return buffer.getvalue()
+
+
+@dataclass(frozen=True)
+class _Found:
+    """One series that may become a case."""
+
+    study: Study
+    series: Series
+
+    @property
+    def keys(self) -> Keys:
+        return Keys(self.series.uid, self.study.uid, self.series.accession, self.series.patient_id)
+
+
+@dataclass
+class _Truths:
+    """Masks by series, and what their segments are called over the whole archive."""
+
+    labels: dict[str, Label] = field(default_factory=dict)
+    of: dict[str, list[tuple[Path, dict[int, str]]]] = field(default_factory=lambda: defaultdict(list))
+
+    def add(self, series: Iterable[str], path: Path, regions: Mapping[int, Label]) -> None:
+        """Regions of one object: number → what it is called, for each series that they were drawn on."""
+        for label in regions.values():
+            self.labels.setdefault(label.name, label)
+        for uid in series:
+            self.of[uid].append((path, {number: label.name for number, label in regions.items()}))
+
+
+def recognise_dicom(path: Path) -> bool:
+    """Whether a path is a folder of DICOM studies: one patient in each of its folders, not one class."""
+    if not path.is_dir():
+        return False
+    tops: dict[str, set[str]] = defaultdict(set)
+    files = islice((f for f in _files(path)), LOOKED_AT)
+    seen = [f for f in files if _is_dicom(f)]
+    if not seen:
+        return False
+    for file in seen[:: max(1, len(seen) // 40)]:
+        parts = file.relative_to(path).parts
+        tops[parts[0] if len(parts) > 1 else ""].add(_patient_of(file))
+    several = sum(len(patients) > 1 for patients in tops.values())
+    flat = len(tops) == 1
+    return flat or 2 * several < len(tops)
+
+
+def _files(path: Path) -> Iterable[Path]:
+    for folder, inner, names in os.walk(path):
+        inner[:] = sorted(name for name in inner if not name.startswith("."))
+        yield from (Path(folder) / name for name in sorted(names) if not name.startswith("."))
+
+
+def _is_dicom(file: Path) -> bool:
+    if not file.is_file():
+        return False
+    with file.open("rb") as opened:
+        return is_dicom(opened.read(512))
+
+
+def _patient_of(file: Path) -> str:
+    found = next(iter(studies(file)), None)
+    return "" if found is None else found.patient_id
+
+
+def open_dicom_studies(path: Path, task: TaskName | None = None) -> Dataset:
+    """A folder of DICOM studies in place: every series of images is a case.
+
+    A spreadsheet in the folder itself is taken for its labels when it has a key column and a column of labels.
+
+    Raises:
+        LayoutError: No series of images.
+        DatasetError: A spreadsheet that cannot be joined.
+    """
+    sheet = _own_spreadsheet(path)
+    return dicom_dataset(path, labels=sheet, task=task).dataset
+
+
+def _own_spreadsheet(path: Path) -> Path | None:
+    found = [
+        file
+        for file in sorted(path.iterdir() if path.is_dir() else ())
+        if file.suffix.lower() in (".csv", ".tsv", ".xlsx") and file.name != UNMATCHED
+    ]
+    return found[0] if len(found) == 1 else None
+
+
+def dicom_dataset(
+    path: str | Path,
+    *,
+    labels: str | Path | None = None,
+    on: str | None = None,
+    label: str | None = None,
+    series: str | None = None,
+    task: TaskName | None = None,
+) -> Archive:
+    """A dataset from DICOM studies, joined with a spreadsheet where there is one.
+
+    Args:
+        path: A folder, zip or DICOMDIR.
+        labels: A CSV file or workbook with one row a series, study or patient.
+        on: series, study, accession or patient: by what the rows are joined; None takes the most exact that matches.
+        label: The column that holds the label; None takes the one whose name says so.
+        series: Which series of a study is meant, in words: ``axial T1 after contrast, >= 20 slices``.
+        task: classify or segment, where both a label and masks are there.
+
+    Returns:
+        The dataset, and what did not match, on both sides.
+
+    Raises:
+        LayoutError: No series of images in the archive.
+        DatasetError: Rows that contradict each other; nothing matches; studies with several series and no rule.
+    """
+    path = Path(path)
+    found = list(studies(path))
+    candidates = _candidates(found, series)
+    if not candidates:
+        what = Counter(s.kind for study in found for s in study.series)
+        raise LayoutError(
+            f"no series of {path} can be a case",
+            got=", ".join(f"{n} {kind}" for kind, n in what.most_common()) or "no DICOM object",
+            expected="series of images" + (f" that match {series!r}" if series else ""),
+        )
+    truths = _truths(found)
+    if labels is None:
+        return Archive(_dataset(path, candidates, truths, task, ids=_ids(found, candidates)))
+    table = read_spreadsheet(Path(labels))
+    joined = join(table, [one.keys for one in candidates], on)
+    chosen, left = _one_a_study(candidates, joined, found)
+    column = label_column(table, label)
+    if column is None and task == "classify":
+        raise DatasetError(
+            f"{table.path.name} has no column of labels",
+            got=", ".join(table.header[:12]),
+            remedy="name it: --label-column",
+        )
+    rows = {candidates[i].series.uid: joined.row_of[i] for i in chosen}
+    picked = [candidates[i] for i in chosen]
+    ids = _ids(found, picked)
+    dataset = _dataset(path, picked, truths, task, ids=ids, table=(table, column, rows))
+    keys = table.column(joined.column)
+    left += [Left("table", keys[n], "no image of this key") for n in joined.rows_left]
+    return Archive(dataset, tuple(left), f"{joined.level} ({joined.column})", _notes(joined, dataset))
+
+
+def _notes(joined: Joined, dataset: Dataset) -> tuple[str, ...]:
+    notes = []
+    if joined.loosely:
+        notes.append(
+            f"{len(joined.loosely)} keys matched only after leading zeros or letter case were left aside: the "
+            "spreadsheet has lost them"
+        )
+    if joined.level == "patient" and len({c.patient for c in dataset}) < len(dataset):
+        notes.append("rows were joined by patient: each study of a patient got the same label")
+    return tuple(notes)
+
+
+def _candidates(found: Sequence[Study], rule: str | None) -> list[_Found]:
+    result = []
+    for study in found:
+        pictures = [s for s in study.series if s.kind in PICTURES]
+        if rule is not None:
+            from medmap.read.dicom.choose import choose
+
+            pictures = choose([s for s in study.series if s.kind in (*PICTURES, "derived", "localiser")], rule)
+        result += [_Found(study, one) for one in pictures]
+    return result
+
+
+def _one_a_study(candidates: Sequence[_Found], joined: Joined, found: Sequence[Study]) -> tuple[list[int], list[Left]]:
+    """The candidates that become cases: one a study (a row that names a series means that one), and the rest."""
+    by_study: dict[str, list[int]] = defaultdict(list)
+    for i, one in enumerate(candidates):
+        by_study[one.study.uid].append(i)
+    chosen: list[int] = []
+    left: list[Left] = []
+    several: list[str] = []
+    for study in found:
+        indices = by_study.get(study.uid, [])
+        mine = [i for i in indices if i in joined.row_of]
+        key = _named(study, joined)
+        if not indices:
+            left.append(Left("images", key, "no series of images, or none that the rule takes"))
+        elif not mine:
+            left.append(Left("images", key, "no row of the table"))
+        elif joined.level == "series" or len(mine) == 1:
+            chosen += mine
+        else:
+            several += [candidates[i].series.description or candidates[i].series.modality for i in mine]
+            left.append(Left("images", key, f"{len(mine)} series could be meant; say which with a rule"))
+    if not chosen:
+        counts = ", ".join(f"{name!r} ({n})" for name, n in Counter(several).most_common(6))
+        raise DatasetError(
+            "every study that matches holds several series, and which one is meant is not said",
+            got=counts or "no study",
+            remedy="give a rule: --series 'axial T1, largest', or rows that name a SeriesInstanceUID",
+        )
+    return chosen, left
+
+
+def _named(study: Study, joined: Joined) -> str:
+    """What a study is called on the list of what is left: by the key that was asked for, else its UID."""
+    keys = {"accession": study.accession, "patient": study.patient_id, "study": study.uid}
+    return keys.get(joined.level) or study.uid
+
+
+# -- cases ------------------------------------------------------------------------------------------------------------
+
+
+def _ids(found: Sequence[Study], chosen: Sequence[_Found]) -> dict[str, tuple[str, str]]:
+    """Series → (case, patient): pseudonyms by the order of patient identifiers, numbers within a patient."""
+    patients = sorted({study.patient_id or study.uid for study in found})
+    pseudonym = {name: f"P{n + 1:0{max(4, len(str(len(patients))))}d}" for n, name in enumerate(patients)}
+    result: dict[str, tuple[str, str]] = {}
+    counts: Counter[str] = Counter()
+    totals = Counter(pseudonym[one.study.patient_id or one.study.uid] for one in chosen)
+    for one in sorted(chosen, key=lambda o: (o.study.patient_id, o.study.date, o.study.uid, o.series.number or 0)):
+        patient = pseudonym[one.study.patient_id or one.study.uid]
+        counts[patient] += 1
+        case = patient if totals[patient] == 1 else f"{patient}-{counts[patient]}"
+        result[one.series.uid] = (case, patient)
+    return result
+
+
+def _dataset(
+    path: Path,
+    chosen: Sequence[_Found],
+    truths: _Truths,
+    task: TaskName | None,
+    *,
+    ids: Mapping[str, tuple[str, str]],
+    table: tuple[Table, str | None, Mapping[str, int]] | None = None,
+) -> Dataset:
+    root = path if path.is_dir() else path.parent
+    with_masks = any(one.series.uid in truths.of for one in chosen)
+    labelled = table is not None and table[1] is not None
+    kind: TaskName = task or ("classify" if labelled or not with_masks else "segment")
+    words = _words(table) if labelled and kind == "classify" else None
+    order = list(truths.labels)
+    cases = []
+    for one in sorted(chosen, key=lambda o: ids[o.series.uid]):
+        case, patient = ids[one.series.uid]
+        masks = () if kind == "classify" else _masks(truths, one.series.uid, order, root)
+        truth = Truth(annotated=True, masks=masks) if masks else Truth()
+        if words is not None and table is not None and table[1] is not None:
+            row = table[2][one.series.uid]
+            truth = words.truth(table[0].rows[row][table[0].header.index(table[1])], table[0].where(row))
+        cases.append(
+            Case(case, patient, {INPUT: _ref(one.series, root)}, truth, None, _site(one.series), _columns(one.series))
+        )
+    if table is not None:
+        cases = _with_table_columns(cases, chosen, ids, table)
+    modalities = {one.series.modality for one in chosen}
+    labels = words.labels if words else (Label(BACKGROUND), *truths.labels.values()) if kind == "segment" else ()
+    kinds = words.kind if words else "multiclass"
+    return Dataset(
+        name=path.stem or path.resolve().name,
+        task=kind,
+        cases=tuple(cases),
+        inputs={INPUT: InputSpec(modalities.pop() if len(modalities) == 1 else None)},
+        labels=labels,
+        kind=kinds,
+        root=root,
+        positive=positive_index([x.name for x in labels]) if kinds == "binary" else None,
+        patients_known=all(one.study.patient_id for one in chosen),
+    )
+
+
+def _words(table: tuple[Table, str | None, Mapping[str, int]]) -> Vocabulary:
+    sheet, column, rows = table
+    cells = sheet.column(str(column))
+    return guess_vocabulary([cells[n] for n in rows.values()])
+
+
+def _ref(series: Series, root: Path) -> Ref:
+    """A file for a series of one, else the folder that holds the series and its UID."""
+    paths = {instance.path for instance in series.instances}
+    zipped = any(instance.member is not None for instance in series.instances)
+    if len(paths) == 1 and not zipped:
+        return Ref(_relative(next(iter(paths)), root))
+    where = next(iter(paths)) if zipped else Path(os.path.commonpath([p.parent for p in paths]))
+    return Ref(_relative(where, root), series.uid)
+
+
+def _relative(path: Path, root: Path) -> str:
+    try:
+        return path.resolve().relative_to(root.resolve()).as_posix()
+    except ValueError:
+        return path.resolve().as_posix()
+
+
+def _site(series: Series) -> str | None:
+    return str(series.headers.get("InstitutionName") or "").strip() or None
+
+
+def _columns(series: Series) -> dict[str, COLUMN_TYPES]:
+    found: dict[str, COLUMN_TYPES] = {}
+    for keyword, name in COLUMNS.items():
+        value = series.headers.get(keyword)
+        if isinstance(value, list | tuple):
+            value = "\\".join(str(v) for v in value)
+        if keyword == "PatientAge":
+            found[name] = _years(str(value or ""))
+        elif isinstance(value, int | float):
+            found[name] = float(value)
+        else:
+            found[name] = str(value).strip() if value else None
+    return found
+
+
+def _years(text: str) -> float | None:
+    """Years of an age string (PS3.5 section 6.2, AS).
+
+    Example:
+        >>> _years("045Y"), _years("006M"), _years("x")
+        (45.0, 0.5, None)
+    """
+    unit = {"Y": 1.0, "M": 12.0, "W": 52.1775, "D": 365.2425}.get(text[-1:].upper())
+    return float(text[:-1]) / unit if unit and text[:-1].isdigit() else None
+
+
+def _with_table_columns(
+    cases: Sequence[Case],
+    chosen: Sequence[_Found],
+    ids: Mapping[str, tuple[str, str]],
+    table: tuple[Table, str | None, Mapping[str, int]],
+) -> list[Case]:
+    """The other columns of the spreadsheet; keys, and what names a person, stay behind."""
+    sheet, label, rows = table
+    keys = {name for names in KEY_COLUMNS.values() for name in names}
+    taken = set(COLUMNS.values())
+    wanted = [
+        c for c in sheet.header
+        if c != label and plain_name(c) not in (*keys, *NAMES, "split", "site", "case") and not is_truth_column(c)
+    ]  # fmt: skip
+    row_of = {ids[one.series.uid][0]: rows[one.series.uid] for one in chosen}
+    values = {c: typed_column([sheet.rows[row_of[case.id]][sheet.header.index(c)] for case in cases]) for c in wanted}
+    named = {c: c if c not in taken and c != INPUT else f"table_{c}" for c in wanted}
+    return [
+        replace(case, columns={**case.columns, **{named[c]: values[c][n] for c in wanted}})
+        for n, case in enumerate(cases)
+    ]
+
+
+# -- truth in the archive ---------------------------------------------------------------------------------------------
+
+
+def _truths(found: Sequence[Study]) -> _Truths:
+    from medmap.read.dicom.segmentation import segments_of, source_series_of
+    from medmap.read.dicom.structures import read_structures
+
+    truths = _Truths()
+    for study in found:
+        for series in study.series:
+            if series.kind not in ("segmentation", "structures"):
+                continue
+            for instance in series.instances:
+                if instance.member is not None:
+                    continue  # in a zip: the pixels are read, masks need a file of their own
+                if series.kind == "segmentation":
+                    regions = {segment.number: segment.label for segment in segments_of(instance.path)}
+                    truths.add(source_series_of(instance.path), instance.path, regions)
+                else:
+                    structures = read_structures(instance.path)
+                    regions = {roi.number: roi.label for roi in structures.rois}
+                    truths.add(structures.series_uids, instance.path, regions)
+    return truths
+
+
+def _masks(truths: _Truths, series: str, order: Sequence[str], root: Path) -> tuple[Ref, ...]:
+    """One reference an object: ``seg.dcm#1>2`` makes its segment 1 the dataset's label 2.
+
+    Raises:
+        DatasetError: Objects that hold different structures of one series: they are parts, not observers.
+    """
+    refs = []
+    drawn = {frozenset(regions.values()) for _, regions in truths.of.get(series, ())}
+    if len(drawn) > 1:
+        names = "; ".join(", ".join(sorted(names)) for names in sorted(drawn, key=sorted))
+        raise DatasetError(
+            "a series has several objects with different structures, which are no observers of the same",
+            got=names[:200],
+            remedy="put the structures of a series into one segmentation or structure set",
+        )
+    for path, regions in truths.of.get(series, ()):
+        member = ",".join(f"{number}>{order.index(name) + 1}" for number, name in sorted(regions.items()))
+        refs.append(Ref(_relative(path, root), member or None))
+    return tuple(refs)

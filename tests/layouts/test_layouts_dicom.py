@@ -1,0 +1,202 @@
+"""A folder of DICOM studies as a dataset: pseudonyms, columns, a spreadsheet of labels, masks of the archive itself."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medmap.cli import run as medmap
+from medmap.errors import DatasetError, LayoutError
+from medmap.geometry import Geometry
+from medmap.image import Image, Source
+from medmap.layouts import dicom_dataset, import_dataset, open_dataset
+from medmap.layouts.dicom import recognise_dicom
+from medmap.read import read_ref
+from medmap.results import Label, Mask
+from medmap.write import write
+from medmap.write.dicom import uid, write_dicom_slice
+
+SHAPE = (9, 7)
+
+
+def volume(seed: int, slices: int) -> Image:
+    array = np.random.default_rng(seed).integers(-1000, 1000, (*SHAPE, slices)).astype(np.int16)
+    affine = np.diag([1.3, 0.7, 2.9, 1.0])[[1, 0, 2, 3]]  # rows run along y
+    affine[:3, 3] = (-13.7, 42.1, -88.3)
+    return Image(array, Geometry((*SHAPE, slices), affine), "HU", source=Source(modality="CT"))
+
+
+def study(
+    root: Path, patient: str, accession: str, *, series: str = "AXIAL", slices: int = 4, seed: int = 0, name: str = "s"
+) -> Path:
+    """One series of one study, a file a slice."""
+    image = volume(seed, slices)
+    folder = root / patient / name / series
+    folder.mkdir(parents=True)
+    for k in range(slices):
+        affine = image.geometry.affine_lps_mm.copy()
+        affine[:3, 3] = image.geometry.to_world([[0, 0, k]])[0]
+        flat = Image(image.array[:, :, k], Geometry(SHAPE, affine), "HU", source=image.source)
+        write_dicom_slice(
+            flat, folder / f"{k}.dcm", patient_id=patient, study=name, number=k + 1,
+            attributes={
+                "AccessionNumber": accession, "SeriesDescription": series, "InstitutionName": f"Hospital {patient[0]}",
+                "Manufacturer": "ACME", "PatientSex": "F", "PatientAge": "061Y", "PatientName": "Secret^Name",
+                "SeriesInstanceUID": uid(patient, name, series),
+                "SOPInstanceUID": uid(patient, name, series, k), "ImageType": ["ORIGINAL", "PRIMARY", "AXIAL"],
+            },
+        )  # fmt: skip
+    return folder
+
+
+@pytest.fixture
+def archive(tmp_path):
+    root = tmp_path / "pacs"
+    for n, patient in enumerate(("ZED77", "ANN12", "BOB34")):
+        study(root, patient, f"00{n}5", seed=n)
+    return root
+
+
+def sheet(path: Path, *rows: list[str]) -> Path:
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    return path
+
+
+def test_every_series_is_a_case_under_a_pseudonym(archive):
+    data = open_dataset(archive)
+    assert [case.patient for case in data] == ["P0001", "P0002", "P0003"]
+    assert "ANN12" not in "".join(f"{case.id}{case.patient}{case.columns}" for case in data)
+    assert "Secret" not in repr(data.cases)
+    first = data.cases[0]  # by the order of the identifiers
+    assert first.site == "Hospital A"
+    assert first.columns["manufacturer"] == "ACME"
+    assert first.columns["age"] == 61
+    assert data.inputs["image"].modality == "CT"
+    image = read_ref(data, first.inputs["image"])
+    expected = volume(1, 4)
+    assert sorted(image.array.ravel()) == sorted(expected.array.ravel())
+    assert image.quantity == "HU"
+
+
+def test_a_spreadsheet_is_joined_and_what_is_left_stands_on_both_sides(archive, tmp_path):
+    table = sheet(
+        tmp_path / "labels.csv",
+        ["Accession Number", "Diagnosis", "Smoker", "PatientName"],
+        ["0005", "benign", "yes", "Secret"],
+        ["15", "malignant", "no", "Secret"],
+        ["99", "malignant", "no", "Secret"],
+    )
+    found = dicom_dataset(archive, labels=table)
+    data = found.dataset
+    assert found.joined_by == "accession (Accession Number)"
+    assert {case.patient: data.labels[case.truth.label].name for case in data} == {
+        "P0003": "benign",
+        "P0001": "malignant",
+    }
+    assert data["P0003"].columns["Smoker"] == "yes"
+    assert "PatientName" not in data["P0003"].columns
+    assert {(one.side, one.reason) for one in found.left} == {
+        ("table", "no image of this key"), ("images", "no row of the table"),
+    }  # fmt: skip
+    assert "leading zeros" in found.notes[0]
+    rows = list(csv.DictReader(found.left_csv().splitlines()))
+    assert {row["key"] for row in rows} == {"99", "0025"}
+
+
+def test_several_series_of_a_study_need_a_rule(archive, tmp_path):
+    for n, patient in enumerate(("ZED77", "ANN12", "BOB34")):
+        study(archive, patient, f"00{n}5", series="CORONAL REFORMAT", slices=6, seed=9 + n)
+    table = sheet(tmp_path / "labels.csv", ["PatientID", "label"], ["ZED77", "a"], ["ANN12", "b"], ["BOB34", "b"])
+    with pytest.raises(DatasetError, match=r"several series.*--series"):
+        dicom_dataset(archive, labels=table)
+    found = dicom_dataset(archive, labels=table, series=">= 6 slices")
+    assert len(found.dataset) == 3
+    assert {case.columns["series"] for case in found.dataset} == {"CORONAL REFORMAT"}
+    by_series = sheet(tmp_path / "series.csv", ["SeriesInstanceUID", "label"], [uid("ANN12", "s", "AXIAL"), "b"])
+    (case,) = dicom_dataset(archive, labels=by_series).dataset
+    assert case.columns["series"] == "AXIAL"
+
+
+def test_two_studies_of_a_patient_are_two_cases_of_one_patient(archive):
+    study(archive, "ANN12", "0077", seed=5, name="later")
+    data = open_dataset(archive)
+    assert [case.id for case in data] == ["P0001-1", "P0001-2", "P0002", "P0003"]
+    assert [case.patient for case in data][:2] == ["P0001", "P0001"]
+
+
+def test_segmentations_of_the_archive_are_the_truth(archive):
+    labels = {1: Label("liver", "SCT:10200004|Liver"), 2: Label("tumour", "SCT:108369006|Neoplasm")}
+    for patient, order in (("ANN12", (1, 2)), ("BOB34", (2, 1))):
+        folder = archive / patient / "s" / "AXIAL"
+        from medmap.read import read
+
+        image = read(folder)
+        array = np.zeros(image.geometry.shape, np.uint8)
+        array[2:5, 1:4, 1:3] = 1
+        array[6, 5, 2] = 2
+        mask = Mask(array, image.geometry, {value: labels[order[value - 1]] for value in (1, 2)})
+        write(mask, archive / patient / "s" / "seg.dcm", format="dicom-seg", source=folder)
+    data = open_dataset(archive)
+    assert data.task == "segment"
+    assert data.label_names == ("background", "liver", "tumour")
+    assert data.labels[1].code is not None
+    assert data.labels[1].code.startswith("SCT:10200004")
+    for case, liver in ((data["P0001"], 18), (data["P0002"], 1)):
+        mask = read_ref(data, case.truth.masks[0])
+        assert int((mask.array == 1).sum()) == liver
+        assert int((mask.array == 2).sum()) == 19 - liver
+    assert not data["P0003"].truth.annotated
+
+
+def test_what_is_a_folder_of_studies_and_what_a_folder_per_class(tmp_path):
+    classes = tmp_path / "classes"
+    for n in range(6):
+        folder = study(tmp_path / "made", f"PAT{n}", str(n), slices=1, seed=n)
+        target = classes / ("benign" if n % 2 else "malignant")
+        target.mkdir(parents=True, exist_ok=True)
+        (folder / "0.dcm").rename(target / f"{n}.dcm")
+    assert not recognise_dicom(classes)
+    assert open_dataset(classes).label_names == ("benign", "malignant")
+    assert not recognise_dicom(tmp_path / "absent")
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "a.txt").write_text("x")
+    assert not recognise_dicom(tmp_path / "text")
+
+
+def test_no_images_and_no_labels_are_sentences(archive, tmp_path):
+    with pytest.raises(LayoutError, match="can be a case"):
+        dicom_dataset(archive, series=">= 400 slices")
+    table = sheet(tmp_path / "labels.csv", ["PatientID", "remark"], ["ZED77", "a"])
+    with pytest.raises(DatasetError, match="no column of labels"):
+        dicom_dataset(archive, labels=table, task="classify")
+    assert dicom_dataset(archive, labels=table).dataset.cases[0].columns["remark"] == "a"
+
+
+def test_the_command_writes_a_dataset_and_the_list_of_what_is_left(archive, tmp_path, capsys):
+    table = sheet(tmp_path / "labels.csv", ["PatientID", "label"], ["ZED77", "a"], ["ANN12", "b"], ["NOBODY", "b"])
+    dest = tmp_path / "data"
+    words = ["import", str(archive), str(dest), "--labels", str(table), "--on", "patient"]
+    assert medmap([*words, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["unmatched"] == {"table": ["NOBODY"], "images": ["BOB34"]}
+    again = open_dataset(dest)
+    assert [case.id for case in again] == ["P0001", "P0003"]
+    assert read_ref(again, again["P0001"].inputs["image"]).geometry.shape == (*SHAPE, 4)
+    assert (dest / "unmatched.csv").read_text().startswith("side,key,reason\n")
+    assert medmap([*words]) == 2  # the folder is in use
+    assert medmap(["import", str(archive), str(tmp_path / "x"), "--on", "patient"]) == 2
+
+
+def test_an_import_gives_the_same_dataset_as_opening_in_place(archive, tmp_path):
+    here = open_dataset(archive)
+    there = import_dataset(archive, tmp_path / "data")
+    assert [case.id for case in here] == [case.id for case in there]
+    for case in here:
+        first = read_ref(here, case.inputs["image"])
+        second = read_ref(there, there[case.id].inputs["image"])
+        assert first.content_sha256() == second.content_sha256()
