@@ -17,7 +17,7 @@ import numpy as np
 
 from medmap.errors import UsageError
 from medmap.image import Image
-from medmap.results import Mask, Picture, Prediction, Scores
+from medmap.results import Boxes, Mask, Picture, Prediction, Scores
 from medmap.write.dicom import objects
 from medmap.write.dicom.files import save_objects
 from medmap.write.dicom.source import About, Origin, origin_of
@@ -89,7 +89,7 @@ FORMATS: tuple[Format, ...] = (
 
 
 def write(
-    value: Image | Prediction | Scores | Mask | Picture,
+    value: Image | Prediction | Scores | Mask | Boxes | Picture,
     path: str | Path,
     format: str | None = None,
     *,
@@ -188,7 +188,7 @@ def _prediction(value: Any) -> Prediction:
         return value
     if isinstance(value, Scores):
         return Prediction("", {"scores": value})
-    if isinstance(value, Mask | Picture):
+    if isinstance(value, Mask | Boxes | Picture):
         return Prediction("", {"output": value})
     raise UsageError("only results are written as text", got=type(value).__name__, remedy="choose an image format")
 
