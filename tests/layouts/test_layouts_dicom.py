@@ -15,7 +15,7 @@ from medmap.geometry import Geometry
 from medmap.image import Image, Source
 from medmap.layouts import dicom_dataset, import_dataset, open_dataset
 from medmap.layouts.dicom import recognise_dicom
-from medmap.read import read_ref
+from medmap.read import read, read_ref
 from medmap.results import Label, Mask
 from medmap.write import write
 from medmap.write.dicom import uid, write_dicom_slice
@@ -94,10 +94,8 @@ def test_a_spreadsheet_is_joined_and_what_is_left_stands_on_both_sides(archive, 
     found = dicom_dataset(archive, labels=table)
     data = found.dataset
     assert found.joined_by == "accession (Accession Number)"
-    assert {case.patient: data.labels[case.truth.label].name for case in data} == {
-        "P0003": "benign",
-        "P0001": "malignant",
-    }
+    named = {case.patient: data.labels[case.truth.label].name for case in data}
+    assert named == {"P0003": "benign", "P0001": "malignant"}
     assert data["P0003"].columns["Smoker"] == "yes"
     assert "PatientName" not in data["P0003"].columns
     assert {(one.side, one.reason) for one in found.left} == {
@@ -133,8 +131,6 @@ def test_segmentations_of_the_archive_are_the_truth(archive):
     labels = {1: Label("liver", "SCT:10200004|Liver"), 2: Label("tumour", "SCT:108369006|Neoplasm")}
     for patient, order in (("ANN12", (1, 2)), ("BOB34", (2, 1))):
         folder = archive / patient / "s" / "AXIAL"
-        from medmap.read import read
-
         image = read(folder)
         array = np.zeros(image.geometry.shape, np.uint8)
         array[2:5, 1:4, 1:3] = 1

@@ -10,6 +10,7 @@ import typer
 from medmap.cli.options import Json, Layout, Quiet
 from medmap.cli.settings import require_file, require_folder
 from medmap.cli.show import Screen
+from medmap.config import write_atomically
 from medmap.errors import UsageError
 
 if TYPE_CHECKING:
@@ -50,6 +51,16 @@ def import_(
     layout: Layout = "auto",
     task: Annotated[str | None, typer.Option("--task", help="classify, detect, segment or enhance.")] = None,
     copy: Annotated[bool, typer.Option("--copy", help="Copy the images instead of referring to them.")] = False,
+    labels: Annotated[
+        Path | None, typer.Option("--labels", help="DICOM studies: a spreadsheet (.csv, .xlsx) with a row a study.")
+    ] = None,
+    on: Annotated[
+        str | None, typer.Option("--on", help="Join it by series, study, accession or patient (default: what matches).")
+    ] = None,
+    label_column: Annotated[str | None, typer.Option("--label-column", help="Its column of labels.")] = None,
+    series: Annotated[
+        str | None, typer.Option("--series", help="DICOM studies: which series, as 'axial T1, >= 20 slices'.")
+    ] = None,
     replaces: Annotated[
         Path | None, typer.Option("--replaces", help="The dataset of which this is the corrected one.")
     ] = None,
@@ -59,14 +70,27 @@ def import_(
     """Turn any known layout into a dataset folder: dataset.yaml beside cases.csv."""
     from medmap.cli.documents import of_dataset
     from medmap.dataset import TASKS
-    from medmap.layouts import import_dataset
+    from medmap.layouts import UNMATCHED, dicom_dataset, import_dataset, require_free
 
     if task is not None and task not in TASKS:
         raise UsageError("unknown task", got=repr(task), expected=", ".join(TASKS))
-    data = import_dataset(source, dest, layout=layout, task=cast("TaskName | None", task), copy=copy, replaces=replaces)
+    kind = cast("TaskName | None", task)
     screen = Screen(quiet, json)
+    if labels is None and series is None:
+        if on or label_column:
+            raise UsageError("--on and --label-column speak of a spreadsheet", remedy="name it with --labels")
+        data = import_dataset(source, dest, layout=layout, task=kind, copy=copy, replaces=replaces)
+        document = of_dataset(data, dest)
+    else:
+        require_free(dest)
+        archive = dicom_dataset(source, labels=labels, on=on, label=label_column, series=series, task=kind)
+        data = import_dataset(archive.dataset, dest, copy=copy, replaces=replaces)
+        write_atomically(dest / UNMATCHED, archive.left_csv())
+        document = {**of_dataset(data, dest), **archive.as_json()}
+        for line in archive.as_lines():
+            screen.line(line)
     if json:
-        screen.document(of_dataset(data, dest))
+        screen.document(document)
         return
     version = f", version {data.version}" if replaces is not None else ""
     screen.result(f"{len(data)} cases of {data.name} ({data.task}){version} in {dest / 'dataset.yaml'}")

@@ -22,10 +22,13 @@ from medmap.errors import DatasetError, LayoutError
 from medmap.layouts.cases import Vocabulary, guess_vocabulary, is_truth_column, typed_column
 from medmap.layouts.described import BACKGROUND
 from medmap.layouts.join import KEY_COLUMNS, Joined, Keys, join, label_column, plain_name
-from medmap.layouts.naming import positive_index
+from medmap.layouts.naming import natural_key, positive_index
 from medmap.layouts.spreadsheet import read_spreadsheet
 from medmap.layouts.table import Table
+from medmap.read.dicom.choose import choose
 from medmap.read.dicom.file import is_dicom
+from medmap.read.dicom.segmentation import segments_of, source_series_of
+from medmap.read.dicom.structures import read_structures
 from medmap.read.dicom.studies import Series, Study, studies
 from medmap.results import Label
 
@@ -116,6 +119,20 @@ class _Found:
     @property
     def keys(self) -> Keys:
         return Keys(self.series.uid, self.study.uid, self.series.accession, self.series.patient_id)
+
+
+@dataclass(frozen=True)
+class _Sheet:
+    """A spreadsheet whose rows were joined: its label column, and series → row."""
+
+    table: Table
+    label: str | None
+    row_of: Mapping[str, int]
+
+    def cells(self, column: str, series: Iterable[str]) -> list[str]:
+        """The cells of one column for some series."""
+        at = self.table.header.index(column)
+        return [self.table.rows[self.row_of[uid]][at] for uid in series]
 
 
 @dataclass
@@ -239,10 +256,10 @@ def dicom_dataset(
             got=", ".join(table.header[:12]),
             remedy="name it: --label-column",
         )
-    rows = {candidates[i].series.uid: joined.row_of[i] for i in chosen}
+    sheet = _Sheet(table, column, {candidates[i].series.uid: joined.row_of[i] for i in chosen})
     picked = [candidates[i] for i in chosen]
     ids = _ids(found, picked)
-    dataset = _dataset(path, picked, truths, task, ids=ids, table=(table, column, rows))
+    dataset = _dataset(path, picked, truths, task, ids=ids, sheet=sheet)
     keys = table.column(joined.column)
     left += [Left("table", keys[n], "no image of this key") for n in joined.rows_left]
     return Archive(dataset, tuple(left), f"{joined.level} ({joined.column})", _notes(joined, dataset))
@@ -265,8 +282,6 @@ def _candidates(found: Sequence[Study], rule: str | None) -> list[_Found]:
     for study in found:
         pictures = [s for s in study.series if s.kind in PICTURES]
         if rule is not None:
-            from medmap.read.dicom.choose import choose
-
             pictures = choose([s for s in study.series if s.kind in (*PICTURES, "derived", "localiser")], rule)
         result += [_Found(study, one) for one in pictures]
     return result
@@ -334,29 +349,35 @@ def _dataset(
     task: TaskName | None,
     *,
     ids: Mapping[str, tuple[str, str]],
-    table: tuple[Table, str | None, Mapping[str, int]] | None = None,
+    sheet: _Sheet | None = None,
 ) -> Dataset:
     root = path if path.is_dir() else path.parent
     with_masks = any(one.series.uid in truths.of for one in chosen)
-    labelled = table is not None and table[1] is not None
+    labelled = sheet is not None and sheet.label is not None
     kind: TaskName = task or ("classify" if labelled or not with_masks else "segment")
-    words = _words(table) if labelled and kind == "classify" else None
-    order = list(truths.labels)
+    words = _words(sheet) if sheet is not None and labelled and kind == "classify" else None
+    order = sorted(truths.labels, key=natural_key)  # whatever order the archive has its studies in
     cases = []
     for one in sorted(chosen, key=lambda o: ids[o.series.uid]):
         case, patient = ids[one.series.uid]
         masks = () if kind == "classify" else _masks(truths, one.series.uid, order, root)
         truth = Truth(annotated=True, masks=masks) if masks else Truth()
-        if words is not None and table is not None and table[1] is not None:
-            row = table[2][one.series.uid]
-            truth = words.truth(table[0].rows[row][table[0].header.index(table[1])], table[0].where(row))
+        if words is not None and sheet is not None:
+            (cell,) = sheet.cells(str(sheet.label), [one.series.uid])
+            truth = words.truth(cell, sheet.table.where(sheet.row_of[one.series.uid]))
         cases.append(
             Case(case, patient, {INPUT: _ref(one.series, root)}, truth, None, _site(one.series), _columns(one.series))
         )
-    if table is not None:
-        cases = _with_table_columns(cases, chosen, ids, table)
+    if sheet is not None:
+        cases = _with_table_columns(cases, chosen, ids, sheet)
     modalities = {one.series.modality for one in chosen}
-    labels = words.labels if words else (Label(BACKGROUND), *truths.labels.values()) if kind == "segment" else ()
+    labels = (
+        words.labels
+        if words
+        else (Label(BACKGROUND), *(truths.labels[name] for name in order))
+        if kind == "segment"
+        else ()
+    )
     kinds = words.kind if words else "multiclass"
     return Dataset(
         name=path.stem or path.resolve().name,
@@ -371,10 +392,8 @@ def _dataset(
     )
 
 
-def _words(table: tuple[Table, str | None, Mapping[str, int]]) -> Vocabulary:
-    sheet, column, rows = table
-    cells = sheet.column(str(column))
-    return guess_vocabulary([cells[n] for n in rows.values()])
+def _words(sheet: _Sheet) -> Vocabulary:
+    return guess_vocabulary(sheet.cells(str(sheet.label), sheet.row_of))
 
 
 def _ref(series: Series, root: Path) -> Ref:
@@ -425,24 +444,19 @@ def _years(text: str) -> float | None:
 
 
 def _with_table_columns(
-    cases: Sequence[Case],
-    chosen: Sequence[_Found],
-    ids: Mapping[str, tuple[str, str]],
-    table: tuple[Table, str | None, Mapping[str, int]],
+    cases: Sequence[Case], chosen: Sequence[_Found], ids: Mapping[str, tuple[str, str]], sheet: _Sheet
 ) -> list[Case]:
     """The other columns of the spreadsheet; keys, and what names a person, stay behind."""
-    sheet, label, rows = table
-    keys = {name for names in KEY_COLUMNS.values() for name in names}
-    taken = set(COLUMNS.values())
+    left = {name for names in KEY_COLUMNS.values() for name in names} | {*NAMES, "split", "site", "case"}
     wanted = [
-        c for c in sheet.header
-        if c != label and plain_name(c) not in (*keys, *NAMES, "split", "site", "case") and not is_truth_column(c)
-    ]  # fmt: skip
-    row_of = {ids[one.series.uid][0]: rows[one.series.uid] for one in chosen}
-    values = {c: typed_column([sheet.rows[row_of[case.id]][sheet.header.index(c)] for case in cases]) for c in wanted}
-    named = {c: c if c not in taken and c != INPUT else f"table_{c}" for c in wanted}
+        c for c in sheet.table.header if c != sheet.label and plain_name(c) not in left and not is_truth_column(c)
+    ]
+    series_of = {ids[one.series.uid][0]: one.series.uid for one in chosen}
+    series = [series_of[case.id] for case in cases]
+    taken = {*COLUMNS.values(), INPUT}
+    values = {f"table_{c}" if c in taken else c: typed_column(sheet.cells(c, series)) for c in wanted}
     return [
-        replace(case, columns={**case.columns, **{named[c]: values[c][n] for c in wanted}})
+        replace(case, columns={**case.columns, **{name: cells[n] for name, cells in values.items()}})
         for n, case in enumerate(cases)
     ]
 
@@ -451,9 +465,6 @@ def _with_table_columns(
 
 
 def _truths(found: Sequence[Study]) -> _Truths:
-    from medmap.read.dicom.segmentation import segments_of, source_series_of
-    from medmap.read.dicom.structures import read_structures
-
     truths = _Truths()
     for study in found:
         for series in study.series:
