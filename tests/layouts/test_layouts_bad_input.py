@@ -202,7 +202,7 @@ DAMAGES: list[tuple[str, Damage, type[MedmapError], str]] = [
     ("bids", text("participants.tsv", "participant_id\nsub-77\n"), DatasetError, "none of the subjects"),
     ("bids", text("participants.tsv", "participant_id\tsplit\nsub-01\tx\n"), DatasetError, "unknown split"),
     ("bids", text("derivatives/labels/desc-manual_dseg.tsv", "a\tb\n1\t2\n"), DatasetError, "names no structures"),
-    ("bids", text("derivatives/labels/desc-manual_dseg.tsv", "index\tname\nx\ty\n"), DatasetError, "no number and name"),
+    ("bids", text("derivatives/labels/desc-manual_dseg.tsv", "index\tname\nx\ty\n"), DatasetError, "no number and"),
     ("bids", text("sub-01/ses-1/anat/sub-02_T1w.nii.gz", ""), DatasetError, "another subject"),
     ("bids", text("derivatives/labels/sub-02/anat/sub-02_space-x_dseg.nii.gz", ""), LayoutError, "two label maps"),
 ]  # fmt: skip
