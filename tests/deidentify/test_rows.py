@@ -37,7 +37,7 @@ COLUMNS = {
     "graphics": "cleanGraphOpt",
 }  # fmt: skip
 NEUTRAL = 0x00409096  # a sequence that the table does not speak of
-SECRET = "Quixotely"  # the patient's name, in every text
+PLANTED = "Quixotely"  # the patient's name, in every text
 DEPTHS = range(4)
 
 
@@ -74,8 +74,8 @@ def vr_of(tag: int) -> str:
 
 
 VALUES: dict[str, Any] = {
-    "AE": SECRET.upper(), "AS": "071Y", "CS": "SECRETCODE", "DA": "20190817", "DT": "20190817101112", "TM": "101112",
-    "DS": "61.5", "IS": "7", "PN": f"{SECRET}^Dulcinea", "UI": "1.2.826.0.1.3680043.9.7777.5", "UR": "http://quixotely.example",
+    "AE": PLANTED.upper(), "AS": "071Y", "CS": "ODDCODE", "DA": "20190817", "DT": "20190817101112", "TM": "101112",
+    "DS": "61.5", "IS": "7", "PN": f"{PLANTED}^Dulcinea", "UI": "1.2.826.0.1.3680043.9.7777.5", "UR": "http://quixotely.example",
     "US": 7, "OB": b"Quixotely bytes ", "OW": b"Quixotely bytes ", "UN": b"Quixotely bytes ",
 }  # fmt: skip
 
@@ -84,12 +84,12 @@ def element(tag: int) -> DataElement:
     vr = vr_of(tag)
     if vr == "SQ":
         item = Dataset()
-        item.CodeMeaning = f"axial view of {SECRET}"
+        item.CodeMeaning = f"axial view of {PLANTED}"
         item.ReferencedSOPInstanceUID = VALUES["UI"]
         return DataElement(tag, "SQ", Sequence([item]))
     # what an option keeps does not hold the name, which is taken out of every text that stays
     text = (
-        f"Kept {tag:08X}" if tag in rows_with("K") else f"axial {SECRET}" if tag in rows_with("C") else f"{SECRET} 77"
+        f"Kept {tag:08X}" if tag in rows_with("K") else f"axial {PLANTED}" if tag in rows_with("C") else f"{PLANTED} 77"
     )
     return DataElement(tag, vr, VALUES.get(vr, text), validation_mode=IGNORE)
 
@@ -109,7 +109,7 @@ def nested(fill: Any) -> Dataset:
     top.SOPClassUID, top.SOPInstanceUID, top.PatientName, top.PatientID = (
         CT,
         "1.2.3.4.5.6.7",
-        f"{SECRET}^Dulcinea",
+        f"{PLANTED}^Dulcinea",
         "4711-X",
     )
     level = top
@@ -178,7 +178,7 @@ def output(column: str) -> Dataset:
                     level[creator.tag] = creator
                 level[tag] = element(tag)
         if level.get("SOPClassUID"):
-            level.PatientName, level.PatientID = f"{SECRET}^Dulcinea", "4711-X"
+            level.PatientName, level.PatientID = f"{PLANTED}^Dulcinea", "4711-X"
 
     result = made(io.BytesIO(file_of(nested(fill))), profile_of(column), KEY)
     assert result is not None
@@ -206,15 +206,15 @@ def right(action: str, level: Dataset, tag: int) -> bool:
         return False
     value = level[tag].value
     if action == "Z":
-        return not value or (tag == 0x00100010 and text_of(value).startswith("P"))
+        return not value or (tag in (0x00100010, 0x00100020) and text_of(value).startswith("P"))
     if action == "K" and vr != "SQ":
         return value == before.value
     if vr == "SQ":
         text = level[tag].to_json()
         # kept, cleaned and replaced sequences hold no name, and no UID of the patient's unless UIDs are kept
-        return len(value) == 1 and SECRET not in text
+        return len(value) == 1 and PLANTED not in text
     if action == "D":
-        return bool(value) and value != before.value and SECRET.lower() not in text_of(value).lower()
+        return bool(value) and value != before.value and PLANTED.lower() not in text_of(value).lower()
     if action == "U":
         return text_of(value).startswith("2.25.")
     if vr == "TM" or tag == 0x00080201:
@@ -222,7 +222,7 @@ def right(action: str, level: Dataset, tag: int) -> bool:
     if vr in ("DA", "DT"):
         return text_of(value) != text_of(before.value) and text_of(value)[8:] == text_of(before.value)[8:]
     if vr in ("LO", "SH", "ST", "LT", "UT", "UC"):
-        return "axial" in value and SECRET not in value
+        return "axial" in value and PLANTED not in value
     return value is not None
 
 

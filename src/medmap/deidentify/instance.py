@@ -195,7 +195,7 @@ def _written(dataset: Dataset, implicit: bool, little: bool) -> tuple[bytes, byt
     before = _encoded(dataset[:last] if later else dataset, implicit, little, encoding)
     after = _encoded(dataset[last:], implicit, little, encoding) if later else b""
     for tag, element in held:
-        dataset[tag] = element  # type: ignore[index]
+        dataset[tag] = element
     return before, b"".join(_element(element, implicit, little, encoding) for _, element in held), after
 
 

@@ -27,9 +27,12 @@ _SHORTEST_AMONG_NUMBERS = 6
 _PIXELS = range(0x7FE00008, 0x7FE00011)
 # Words of body parts and views that are also people's names; in a coded string they are what the code says.
 _CODED_WORDS = frozenset(
-    b"head neck chest breast brain skull spine heart hand foot hip leg arm knee ankle elbow wrist shoulder abdomen "
-    b"pelvis liver kidney pancreas prostate lung bladder axial sagittal coronal primary original derived secondary left right bolt stone black white "
-    b"brown green young may june april august prone supine text code num container image composite".split()
+    (
+        b"head neck chest breast brain skull spine heart hand foot hip leg arm knee ankle elbow wrist shoulder abdomen "
+        b"pelvis liver kidney pancreas prostate lung bladder axial sagittal coronal primary original derived secondary "
+        b"left right bolt stone black white brown green young may june april august prone supine text code num "
+        b"container image composite"
+    ).split()
 )
 
 

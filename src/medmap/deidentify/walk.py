@@ -201,7 +201,7 @@ class _Walk:
             self.through(item, place)
 
     def _empty(self, dataset: Dataset, tag: int, vr: str) -> None:
-        if tag == PATIENT_NAME:
+        if tag in (PATIENT_NAME, PATIENT_ID):  # a dummy is allowed too, and keeps a patient's files together
             _put(dataset, tag, vr, self.pseudonym)
         else:
             _put(dataset, tag, vr, [] if vr == "SQ" else None)
