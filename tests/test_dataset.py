@@ -38,7 +38,8 @@ def case(number: int, patient: str | None = None, label: int | None = 0, split: 
 
 def dataset(cases: Sequence[Case], **changes: object) -> Dataset:
     labels = tuple(Label(f"class {n}") for n in range(40))
-    return Dataset("toy", "classify", tuple(cases), {"image": InputSpec("US")}, **{"labels": labels, **changes})  # type: ignore[arg-type]
+    changes = {"inputs": {"image": InputSpec("US")}, "labels": labels, **changes}
+    return Dataset("toy", "classify", tuple(cases), **changes)  # type: ignore[arg-type]
 
 
 @st.composite
@@ -338,3 +339,41 @@ def test_the_files_digest_reads_every_byte(tmp_path: Path) -> None:
 
 def test_unknown_values_are_known_as_such() -> None:
     assert known_values((1.0, math.nan, 0.0)) == [True, False, True]
+
+
+def test_partial_labels_ignored_boxes_and_hashes_are_content() -> None:
+    box = ((0.0, 0.0, 1.0, 1.0), 1)
+    plain = replace(case(0), truth=Truth(True, boxes=(box,)))
+    base = dataset([plain], labels=(CAT, DOG))
+    others = [
+        dataset([replace(plain, truth=Truth(True, boxes=(box,), known=(1,)))], labels=(CAT, DOG)),
+        dataset([replace(plain, truth=Truth(True, boxes=(box,), known=(0, 1)))], labels=(CAT, DOG)),
+        dataset([replace(plain, truth=Truth(True, boxes=(box,), ignored=(box,)))], labels=(CAT, DOG)),
+        dataset([plain], labels=(CAT, DOG), hashes={"m.png": "0" * 64}),
+        dataset([plain], labels=(CAT, DOG), inputs={"image": InputSpec(None, ("a", "b"))}),
+    ]
+    assert len({base.digest, *(d.digest for d in others)}) == len(others) + 1
+    assert dataset([plain], labels=(CAT, DOG), version=2, parent="sha256:0").digest == base.digest
+    # what is not said is not shown, so that older digests still hold
+    assert repr(Truth()) == "Truth(annotated=False, label=None, values=None, masks=(), boxes=None, target=None)"
+    assert "known=(1,)" in repr(others[0].cases[0].truth)
+    assert "ignored=" in repr(others[2].cases[0].truth)
+
+
+@pytest.mark.parametrize(
+    ("truth", "sentence"),
+    [
+        (Truth(True, boxes=(((0, 0, 1, 1), 2),)), "a box of an unknown class: got 2, expected 0 to 1"),
+        (Truth(True, boxes=(), ignored=(((0, 0, 1, 1), -1),)), "a box of an unknown class"),
+        (Truth(True, ignored=(((0, 0, 1, 1), 0),)), "boxes to ignore without boxes"),
+        (Truth(known=(0,)), "belong to an annotated case"),
+        (Truth(True, known=()), "belong to an annotated case"),
+        (Truth(True, known=(1, 0)), "no list of classes"),
+        (Truth(True, known=(0, 0)), "no list of classes"),
+        (Truth(True, known=(0, 2)), "no list of classes"),
+        (Truth(True, known=(-1,)), "no list of classes"),
+    ],
+)
+def test_truth_that_contradicts_the_classes_is_refused(truth: Truth, sentence: str) -> None:
+    with pytest.raises(DatasetError, match=sentence):
+        dataset([replace(case(0), truth=truth)], labels=(CAT, DOG))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import warnings
 from collections.abc import Callable
@@ -11,8 +12,19 @@ from typing import Any
 import layout_examples as examples
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from medmap.errors import ConfigError, DatasetError, LayoutError, LimitError, MedmapError, QualityWarning, ReadError
+from medmap.errors import (
+    ConfigError,
+    DataError,
+    DatasetError,
+    LayoutError,
+    LimitError,
+    MedmapError,
+    QualityWarning,
+    ReadError,
+)
 from medmap.layouts import foreign, open_dataset
 from medmap.layouts.boxes import Fitting
 from medmap.layouts.foreign import inside, names_by_value, require_files
@@ -96,7 +108,7 @@ DAMAGES: list[tuple[str, Damage, type[MedmapError], str]] = [
         LayoutError,
         "is one image",
     ),
-    ("monai", changed("datalist.json", training=[{"image": "scans/liver_001.nii.gz", "box": []}]), LayoutError, "boxes"),
+    ("monai", changed("datalist.json", training=[{"image": "scans/liver_001.nii.gz", "box": []}]), LayoutError, "box"),
     (
         "monai",
         changed("datalist.json", training=[{"image": "scans/liver_001.nii.gz", "label": ["a", "b"]}]),
@@ -315,3 +327,37 @@ def test_a_description_of_channels_versions_and_partial_labels(tmp_path: Path) -
         open_dataset(tmp_path)
     examples.say(tmp_path / "cases.csv", "case,image,mask,annotated\n1,a.nii.gz,m.nii.gz,b;a\n")
     assert open_dataset(tmp_path)["1"].truth.known == (1, 2)
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers(-5, 10**9) | st.floats() | st.text("a./\\\0é#0", max_size=6),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["0", "1", "image", "id", "x"]), inner, max_size=3)
+    ),
+    max_leaves=5,
+)
+JSONS = {"msd": "dataset.json", "nnunet": "dataset.json", "monai": "datalist.json", "coco": COCO}
+
+
+@pytest.mark.parametrize("name", JSONS)
+def test_any_other_value_gives_a_dataset_or_a_sentence(name: str, tmp_path: Path) -> None:
+    examples.EXAMPLES[name](tmp_path)
+    said = json.loads((tmp_path / JSONS[name]).read_text())
+
+    @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(st.sampled_from(sorted(said)), ANYTHING, st.booleans())
+    def holds(key: str, value: Any, deep: bool) -> None:
+        changed = json.loads(json.dumps(said))
+        if deep and isinstance(changed[key], list) and changed[key] and isinstance(changed[key][0], dict):
+            changed[key][0][sorted(changed[key][0])[0]] = value
+        else:
+            changed[key] = value
+        examples.say(tmp_path / JSONS[name], changed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", QualityWarning)
+            for layout in (name, "auto"):
+                with contextlib.suppress(DataError, ConfigError):  # anything else is a defect
+                    open_dataset(tmp_path, layout=layout)
+
+    holds()

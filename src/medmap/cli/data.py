@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -11,7 +14,7 @@ from medmap.cli.options import Json, Layout, Quiet
 from medmap.cli.settings import require_file, require_folder
 from medmap.cli.show import Screen
 from medmap.config import write_atomically
-from medmap.errors import UsageError
+from medmap.errors import MedmapWarning, UsageError
 
 if TYPE_CHECKING:
     from medmap.check import Issue
@@ -43,6 +46,16 @@ def _plain(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{k}: {v}" for k, v in value.items())
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+@contextmanager
+def _told(screen: Screen) -> Iterator[None]:
+    """Warnings about the data as lines of their own, each once, instead of Python's way of showing them."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", MedmapWarning)
+        yield
+    for text in dict.fromkeys(str(item.message) for item in caught if issubclass(item.category, MedmapWarning)):
+        screen.warning(text)
 
 
 def import_(
@@ -79,7 +92,8 @@ def import_(
     if labels is None and series is None:
         if on or label_column:
             raise UsageError("--on and --label-column speak of a spreadsheet", remedy="name it with --labels")
-        data = import_dataset(source, dest, layout=layout, task=kind, copy=copy, replaces=replaces)
+        with _told(screen):
+            data = import_dataset(source, dest, layout=layout, task=kind, copy=copy, replaces=replaces)
         document = of_dataset(data, dest)
     else:
         require_free(dest)
@@ -108,7 +122,8 @@ def convert(
     from medmap.cli.documents import of_dataset
     from medmap.layouts import convert_dataset, open_dataset
 
-    with Screen(quiet, json) as screen:
+    screen = Screen(quiet, json)
+    with _told(screen):
         data = convert_dataset(open_dataset(dataset), require_folder(dest), to, link=link)
     if json:
         screen.document({**of_dataset(data, dest), "dataset": str(dest), "layout": to})
@@ -125,7 +140,8 @@ def diff(
     from medmap.layouts import difference, open_dataset
 
     screen = Screen(json=json)
-    found = difference(open_dataset(old), open_dataset(new))
+    with _told(screen):
+        found = difference(open_dataset(old), open_dataset(new))
     if json:
         screen.document(found.as_json())
         return

@@ -281,6 +281,8 @@ def _candidates(found: Sequence[Study], rule: str | None) -> list[_Found]:
     result = []
     for study in found:
         pictures = [s for s in study.series if s.kind in PICTURES]
+        # of an archive that was converted or anonymised every picture may call itself derived
+        pictures = pictures or [s for s in study.series if s.kind == "derived"]
         if rule is not None:
             pictures = choose([s for s in study.series if s.kind in (*PICTURES, "derived", "localiser")], rule)
         result += [_Found(study, one) for one in pictures]
