@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pydicom
 import pytest
+import SimpleITK
 
 from medmap import phantom
 from medmap.errors import DataError, GeometryError, UsageError
@@ -158,9 +159,23 @@ def test_write_study_refuses(tmp_path):
         lambda: phantom.write_study(tmp_path / "b", cases, task="guess"),
         lambda: phantom.write_study(tmp_path / "c", cases, format="tga"),
         lambda: phantom.write_study(tmp_path / "d", volume, format="png"),
-        lambda: phantom.write_study(tmp_path / "e", volume, format="dicom"),
         lambda: phantom.write_study(tmp_path / "f", sound, format="nifti"),
     ):
         with pytest.raises(UsageError):
             call()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["full"]
+
+
+def test_a_volume_as_a_dicom_series_is_the_same_volume(tmp_path):
+    (case,) = phantom.segmentation(1, 3, shape=(48, 40, 12))
+    data = open_dataset(phantom.write_study(tmp_path / "s", [case], task="segment", format="dicom"))
+    image = read_ref(data, data.cases[0].inputs["image"])
+    np.testing.assert_array_equal(image.match(case.image.geometry).array, case.image.array)
+    mask = read_ref(data, data.cases[0].truth.masks[0])
+    np.testing.assert_array_equal(mask.match(case.image.geometry).array, case.mask)
+    reader = SimpleITK.ImageSeriesReader()
+    reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(tmp_path / "s" / "images" / case.id)))
+    theirs = reader.Execute()
+    for index in ((0, 0, 0), (7, 31, 11), (39, 0, 4)):
+        ours = image.geometry.to_index([theirs.TransformIndexToPhysicalPoint(index)])[0]
+        assert image.array[tuple(np.rint(ours).astype(int))] == theirs[index]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -16,7 +16,7 @@ import numpy as np
 from medmap.config import to_yaml, write_atomically
 from medmap.dataset import TASKS, TaskName
 from medmap.errors import UsageError
-from medmap.geometry import Geometry
+from medmap.geometry import Geometry, Permute
 from medmap.image import Image
 from medmap.phantom.cases import LABEL_NAMES, Modality, PhantomCase
 from medmap.write import write
@@ -44,7 +44,8 @@ def write_study(
         folder: New or empty.
         cases: From one of the phantom's functions, all of one modality.
         task: classify (label), detect (boxes), segment (masks) or enhance (clean images).
-        format: nifti; png (16 bit, no geometry; 2-D only; CT stored as HU + 1024); npy (no geometry); dicom (2-D only).
+        format: nifti; png (16 bit, no geometry; 2-D only; CT stored as HU + 1024); npy (no geometry); dicom (of a
+            volume a folder with a file a slice).
             Masks are written as nifti or, where there is no geometry, as npy.
         splits: Case → train, val or test; the others are left to medmap.
 
@@ -89,8 +90,8 @@ def _refusals(folder: Path, cases: Sequence[PhantomCase], task: str, format: str
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder} is not empty", remedy="choose another folder")
     image = cases[0].image
-    if format in ("png", "dicom") and image.ndim != 2:
-        raise UsageError(f"a {format} file holds one slice", got=f"shape {image.array.shape}", remedy="write nifti")
+    if format == "png" and image.ndim != 2:
+        raise UsageError("a png file holds one slice", got=f"shape {image.array.shape}", remedy="write nifti")
     if format == "nifti" and not image.geometry.has_size:
         raise UsageError("an ultrasound phantom has no millimetres", remedy="write png, npy or dicom")
 
@@ -131,19 +132,24 @@ def _row(folder: Path, case: PhantomCase, task: str, format: FileFormat, split: 
 
 
 def _written(folder: Path, kind: str, case: PhantomCase, image: Image, format: FileFormat) -> str:
-    name = f"{kind}/{case.id}{SUFFIXES[format]}"
+    series = format == "dicom" and image.ndim == 3
+    name = f"{kind}/{case.id}{'' if series else SUFFIXES[format]}"
     path = folder / name
     path.parent.mkdir(exist_ok=True)
     if format == "dicom":
         age = case.columns.get("age")
         extra = {
+            "AccessionNumber": f"A{case.id.rsplit('-', 1)[-1]}",
             "PatientSex": case.columns.get("sex") or "",
             "PatientAge": f"{int(age):03d}Y" if isinstance(age, float) else "",
             "InstitutionName": f"synthetic site {case.site}",
             "ManufacturerModelName": f"synthetic {case.columns.get('scanner', 'scanner')}",
         }
         study = f"{case.id} {kind}"
-        write_dicom_slice(image, path, patient_id=case.patient, study=study, attributes=extra)
+        if series:
+            path.mkdir()
+        for number, (file, flat) in enumerate(_slices(image, path) if series else [(path, image)], start=1):
+            write_dicom_slice(flat, file, patient_id=case.patient, study=study, number=number, attributes=extra)
         return name
     if format == "png" and image.array.dtype == np.int16:
         shift = PNG_OFFSET if image.quantity == "HU" else 0
@@ -153,3 +159,15 @@ def _written(folder: Path, kind: str, case: PhantomCase, image: Image, format: F
         )
     write(image, path)
     return name
+
+
+def _slices(image: Image, folder: Path) -> Iterator[tuple[Path, Image]]:
+    """The slices of a volume as pictures where they lie, with the file for each; rows run along the second axis."""
+    upright = image.moved(Permute((1, 0, 2)))  # a scanner's rows go from front to back
+    for k in range(upright.geometry.shape[2]):
+        affine = upright.geometry.affine_lps_mm.copy()
+        affine[:3, 3] = upright.geometry.to_world([[0, 0, k]])[0]
+        normal = np.cross(affine[:3, 1], affine[:3, 0])
+        affine[:3, 2] = normal / np.linalg.norm(normal)
+        grid = Geometry(upright.geometry.shape[:2], affine, "patient")
+        yield folder / f"{k + 1:04d}.dcm", replace(upright, array=upright.array[:, :, k], geometry=grid)
