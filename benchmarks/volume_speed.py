@@ -96,7 +96,7 @@ def line(name: str, peer: str, ours: float, theirs: float, unit: str, **more: ob
     ratio = ours / theirs if unit == "bytes" else theirs / ours
     digits = 0 if unit == "bytes" else 4
     row = {"name": name, "peer": peer, "ours": round(ours, digits), "theirs": round(theirs, digits), "unit": unit}
-    print(json.dumps({**row, "ratio": round(ratio, 3), **more}))
+    print(json.dumps({**row, "ratio": round(ratio, 3), **more}), flush=True)
 
 
 def compare_reading(name: str, array: NDArray[Any], path: Path, rounds: int) -> None:

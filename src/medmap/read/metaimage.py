@@ -63,7 +63,8 @@ def open_metaimage(path: Path, member: str | None) -> Opened:
         raise ReadError(f"{path} is truncated", expected=f"{need} bytes of voxels")
     require_complete(path, voxels.stat().st_size - offset, need, packing)
     notes: list[str] = []
-    geometry = _geometry(path, keys, shape, notes)
+    with np.errstate(all="ignore"):  # numbers that are none are refused by Geometry, in a sentence
+        geometry = _geometry(path, keys, shape, notes)
 
     def pixels(notes: list[str]) -> NDArray[Any]:
         full = ((samples,) if samples > 1 else ()) + tuple(shape)

@@ -113,7 +113,8 @@ def open_nifti(path: Path, member: str | None) -> Opened:
     require_complete(voxels, voxels.stat().st_size - (h.offset if packing == "raw" else 0), need, packing)
     require_frames(path, math.prod(extra))
     notes: list[str] = []
-    geometry = _geometry(h, shape, notes)
+    with np.errstate(all="ignore"):  # numbers that are none are refused by Geometry, in a sentence
+        geometry = _geometry(h, shape, notes)
     slope, intercept = _scaling(h, samples, notes)
     dtype = rescaled_type(stored.newbyteorder("="), slope, intercept)
     channels, time_s = _meaning(path, h, extra, samples)

@@ -91,7 +91,8 @@ def open_nrrd(path: Path, member: str | None) -> Opened:
     notes: list[str] = []
     other = _other_axis(path, fields, sizes)
     spatial = [i for i in range(len(sizes)) if i != other]
-    geometry = _geometry(path, fields, sizes, spatial, notes)
+    with np.errstate(all="ignore"):  # numbers that are none are refused by Geometry, in a sentence
+        geometry = _geometry(path, fields, sizes, spatial, notes)
     channels, time_s, quantity = _meaning(path, fields, sizes, other)
 
     def pixels(notes: list[str]) -> NDArray[Any]:

@@ -239,7 +239,7 @@ def beside(path: Path, name: str) -> Path:
     Raises:
         ReadError: A list or pattern of files, a path that leads elsewhere, or no such file.
     """
-    if re.match(r"LIST(\s|$)", name, re.IGNORECASE) or re.search(r"%\d*d", name):
+    if re.fullmatch(r"LIST(\s+\d+)?", name, re.IGNORECASE) or re.search(r"%\d*d", name):
         raise ReadError(f"{path} spreads its voxels over several files", got=name[:60], remedy="convert it to one file")
     there = (path.parent / name).resolve() if "\0" not in name else path
     if path.parent.resolve() not in there.parents or there == path.resolve():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -83,6 +84,22 @@ def blocks(array: NDArray[Any]) -> Iterator[memoryview]:
         yield memoryview(slab.reshape(-1, order="F").view(np.uint8).data)
 
 
+def _even(head: bytes, array: NDArray[Any]) -> Iterator[bytearray]:
+    """``head`` and the voxels in parts of one size, so that the order in memory does not change what is packed."""
+    kept = bytearray()
+    for block in chain([memoryview(head)], blocks(array)):
+        at = 0
+        while at < len(block):
+            part = block[at : at + _BLOCK_BYTES - len(kept)]
+            kept += part
+            at += len(part)
+            if len(kept) == _BLOCK_BYTES:
+                yield kept
+                kept = bytearray()
+    if kept:
+        yield kept
+
+
 def _threads() -> int:
     return max(1, min(MAX_THREADS, os.cpu_count() or 1))
 
@@ -99,7 +116,8 @@ def _write_gzip(file: BinaryIO, head: bytes, array: NDArray[Any]) -> None:
 
     module: Any = isal.igzip_threaded  # without types
     with module.open(file, "wb", compresslevel=LEVEL, threads=_threads(), block_size=_BLOCK_BYTES) as stream:
-        _write_plain(stream, head, array)
+        for part in _even(head, array):
+            stream.write(part)
 
 
 def _write_zlib(file: BinaryIO, array: NDArray[Any]) -> int:
@@ -107,7 +125,7 @@ def _write_zlib(file: BinaryIO, array: NDArray[Any]) -> int:
     from isal import isal_zlib
 
     pack: Any = isal_zlib.compressobj(LEVEL)
-    written = sum(file.write(pack.compress(block)) for block in blocks(array))
+    written = sum(file.write(pack.compress(part)) for part in _even(b"", array))
     return written + file.write(pack.flush())
 
 
