@@ -85,6 +85,10 @@ def deidentify(  # noqa: PLR0913  (the options of one command)
     output.mkdir(parents=True, exist_ok=True)
     done = begin_journal(journal, asked, secret, resume=resume)
     run(source, Work(output, journal, asked, secret), done, workers, progress)
+    if "face" in asked.clean:
+        from medmap.deidentify.faces import take_out_faces
+
+        take_out_faces(output, journal)
     found = verification(journal, asked)
     if not found.written and not found.refused:
         raise DataError(f"{source} holds no DICOM file", got=f"{found.skipped} other files")

@@ -82,6 +82,11 @@ def verification(journal: Path, profile: Profile) -> Verification:
         digest = str(line.get("s", ""))
         if "actions" in line:
             lists[str(line["actions"])] = [(str(t), str(a), int(n)) for t, a, n in line["rows"]]  # type: ignore[attr-defined]
+        if "face" in line:
+            notes.update([str(line["note"])] if "note" in line else ())
+            faces = {(str(place), str(kind)) for place, kind in line.get("r", ())}  # type: ignore[attr-defined]
+            residuals.update(faces)
+            holders.extend([str(line["face"])] if faces and len(holders) < _MOST_LISTED else ())
         if not digest or digest in seen:
             continue
         seen.add(digest)
