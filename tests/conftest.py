@@ -64,7 +64,8 @@ def tool() -> Callable[[str], str]:
     """Where a program lies that reads our files back; absent, a test skips, or fails where MEDMAP_REQUIRE_TOOLS=1."""
 
     def found(name: str) -> str:
-        path = shutil.which(name)
+        # dcmqi's programs lie beside the interpreter, whatever PATH says
+        path = shutil.which(name) or shutil.which(name, path=str(Path(sys.executable).parent))
         if path is None and os.environ.get("MEDMAP_REQUIRE_TOOLS") == "1":
             pytest.fail(f"the program {name} is required here and is not installed")
         if path is None:
