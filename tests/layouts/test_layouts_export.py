@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from medmap.dataset import Case, Dataset, InputSpec, Ref, Truth
-from medmap.errors import DatasetError, GeometryError, LayoutError, QualityWarning, UsageError
+from medmap.errors import DatasetError, GeometryError, LayoutError, QualityWarning, ReadError, UsageError
 from medmap.layouts import EXPORTS, convert_dataset, open_dataset
 from medmap.layouts.boxes import corners_of_edges, edges_of_corners
 from medmap.layouts.coco import bbox_of_corners, corners_of_bbox
@@ -217,6 +217,31 @@ def _flat() -> Any:
     return Geometry.without_size((5, 7))
 
 
+def test_others_read_what_was_written(tmp_path: Path) -> None:
+    import nibabel
+    import SimpleITK
+
+    data = rich(tmp_path / "source", missing=False, formats=(".mha",))
+    with quietly():
+        for layout in ("msd", "nnunet", "bids"):
+            convert_dataset(data, tmp_path / layout, layout)
+    rows = json.loads((tmp_path / "msd/dataset.json").read_text())["training"]
+    assert [Path(row["image"]).name for row in rows] == ["case_0.nii.gz", "case_1.nii.gz", "case_3.nii.gz"]
+    assert all((tmp_path / "msd" / row["label"]).is_file() for row in rows)
+    first = read_ref(data, data.cases[0].inputs["FLAIR"])  # type: ignore[arg-type]
+    ras = np.diag([-1.0, -1.0, 1.0, 1.0]) @ first.geometry.affine_lps_mm
+    joined = nibabel.load(tmp_path / "msd" / rows[0]["image"])
+    assert joined.shape == (5, 7, 11, 2)
+    assert np.array_equal(np.asarray(joined.dataobj)[..., 1], first.array)
+    assert np.allclose(joined.affine, ras, atol=1e-4)
+    for path in ("nnunet/imagesTr/case_0_0001.mha", "bids/sub-p0/ses-1/anat/sub-p0_ses-1_FLAIR.nii.gz"):
+        other = SimpleITK.ReadImage(str(tmp_path / path))
+        assert np.array_equal(SimpleITK.GetArrayFromImage(other).T, first.array)
+        assert np.allclose(
+            other.TransformContinuousIndexToPhysicalPoint((4, 6, 10)), first.geometry.to_world([[4, 6, 10]]), atol=1e-3
+        )
+
+
 # -- boxes -----------------------------------------------------------------------------------------------------------
 
 
@@ -323,6 +348,23 @@ def test_nothing_is_overwritten_and_nothing_left(tmp_path: Path, monkeypatch: py
             convert_dataset(data, tmp_path / "out", row)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["full", "source"]
     assert len(EXPORTS) == 4
+
+
+def test_a_mask_with_values_of_no_class_is_not_renumbered(tmp_path: Path) -> None:
+    data = rich(tmp_path / "source", missing=False)
+    (tmp_path / "source/m0_0.nii.gz").unlink()
+    examples.put(examples.mask(0, 4), tmp_path / "source/m0_0.nii.gz")
+    with quietly(), pytest.raises(DatasetError, match="values of no class: got 3"):
+        convert_dataset(data, tmp_path / "out", "nnunet")
+
+
+def test_what_is_no_image_is_not_copied(tmp_path: Path) -> None:
+    data = rich(tmp_path / "source", missing=False)
+    (tmp_path / "source/a0.nii.gz").unlink()
+    (tmp_path / "source/a0.nii.gz").symlink_to("/etc/passwd")
+    with quietly(), pytest.raises(ReadError, match="holds no nifti"):
+        convert_dataset(data, tmp_path / "out", "bids")
+    assert not (tmp_path / "out").exists()
 
 
 def test_links_share_their_bytes(tmp_path: Path) -> None:

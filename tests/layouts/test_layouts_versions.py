@@ -199,6 +199,21 @@ def test_records_of_hashes(tmp_path: Path) -> None:
         import_dataset(tmp_path / "source", tmp_path / "v2", replaces=tmp_path / "w")
 
 
+@pytest.mark.parametrize("copy", [False, True])
+def test_partial_labels_and_ignored_boxes_are_imported(tmp_path: Path, copy: bool) -> None:
+    examples.picture(tmp_path / "a.png")
+    truth = Truth(True, boxes=((BOX, 0),), known=(1,), ignored=((BOX, 1),))
+    case = Case("a", "p", {"image": Ref("a.png"), "t2": None}, truth)
+    inputs = {"image": InputSpec("US", ("x", "y")), "t2": InputSpec()}
+    data = Dataset("d", "detect", (case,), inputs, (Label("RBC"), Label("WBC")), root=tmp_path)
+    write_dataset(data, tmp_path / "described")
+    again = import_dataset(tmp_path / "described", tmp_path / "out", copy=copy)
+    assert (again.cases[0].truth, again.inputs) == (truth, inputs)
+    assert again.cases[0].inputs["t2"] is None
+    if not copy:
+        assert again.digest == data.digest
+
+
 def test_a_version_of_another_task(tmp_path: Path) -> None:
     examples.coco(tmp_path / "coco")
     examples.msd(tmp_path / "msd")

@@ -18,7 +18,7 @@ from medmap.config import write_atomically
 from medmap.dataset import Dataset, Ref
 from medmap.errors import DatasetError, UsageError
 from medmap.image import Image
-from medmap.read import forget_arrays, open_header, read_ref
+from medmap.read import forget_arrays, open_header, read_ref, recognise
 from medmap.read.door import SUFFIXES, suffix_of
 from medmap.write import write
 
@@ -106,11 +106,16 @@ class Placing:
         return found
 
     def fits(self, ref: Ref, ending: str) -> bool:
-        """Whether a file is already of the wanted format, judged by its name and its first bytes."""
+        """Whether a file is already of the wanted format, by its name and by its first bytes.
+
+        Raises:
+            ReadError: No image that can be read.
+        """
         path = self.dataset.resolve(ref)
         if ref.member is not None or path.suffix.lower() in DETACHED:
             return False
-        return suffix_of(path.name) == ending
+        row, _ = recognise(path)  # only images are copied, whatever a table says
+        return suffix_of(path.name) == ending and ending in row.suffixes
 
     def channels(self, ref: Ref, names: tuple[str, ...] = ()) -> tuple[str, ...]:
         """Names of the channels of a file, from its header; ``names`` where they are as many as the file has."""

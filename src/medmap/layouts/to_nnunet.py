@@ -102,6 +102,9 @@ def _place_mask(dataset: Dataset, ref: Ref, placing: Placing, target: str, endin
     mask = as_labels(placing.read(ref))
     if changed:
         array = mask.array.astype(np.uint16)
+        strangers = set(np.unique(array).tolist()) - {*range(top), dataset.ignore}
+        if strangers:
+            raise DatasetError("a mask holds values of no class", got=min(strangers), expected=f"0 to {top - 1}")
         # the ignore label is the highest one in nnU-Net
         array = np.where(array == dataset.ignore, top, array).astype(np.uint8 if top < 256 else np.uint16)
         mask = mask.with_array(array, "labels renumbered")
