@@ -436,3 +436,22 @@ def test_an_export_that_somebody_changed(tmp_path: Path) -> None:
         examples.say(tmp_path / "out/dataset.json", {**words, "medmap": block})
         with pytest.raises(LayoutError, match="medmap block"):
             open_dataset(tmp_path / "out")
+
+
+def test_real_ones_come_back(shared_data: Path, tmp_path: Path) -> None:
+    spine = shared_data / "spine"
+    pairs = {"t1": ("t1w", "t1w_seg-manual"), "t2": ("t2", "t2_seg-manual"), "t2s": ("t2s", "t2s_gmseg_manual")}
+    rows = [f"{n},{spine}/{n}/{a}.nii.gz,{spine}/{n}/{b}.nii.gz" for n, (a, b) in pairs.items()]
+    examples.say(tmp_path / "spine.csv", "\n".join(["case,image,mask", *rows]))
+    cord = replace(open_dataset(tmp_path / "spine.csv"), labels=(Label("background"), Label("cord")))
+    brain = open_dataset(shared_data / "hippocampus")
+    with quietly():
+        for layout in ("nnunet", "msd", "bids"):
+            require_same(cord, convert_dataset(cord, tmp_path / f"cord_{layout}", layout))
+            few = brain.with_cases(brain.cases[:5])
+            require_same(few, convert_dataset(few, tmp_path / f"brain_{layout}", layout))
+    cells = open_dataset(shared_data / "bccd")
+    cells = cells.with_cases(cells.cases[:40])
+    again = convert_dataset(cells, tmp_path / "cells", "coco")
+    assert [c.truth for c in again] == [c.truth for c in cells]
+    assert [c.split for c in again] == [c.split for c in cells]
