@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import io
+import struct
 import warnings
 import zlib
 from collections import Counter
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _DIRECTORY = "1.2.840.10008.1.3.10"
-_IMPLEMENTATION_UID = "2.25.245370914863487229302843106573221398121"
+_IMPLEMENTATION_UID = b"2.25.245370914863487229302843106573221398121"
+_UNDEFINED = 0xFFFFFFFF
+_LONG_LENGTH = frozenset(["OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV"])  # PS3.5 7.1.2
 _PIXELS = (0x7FE00008, 0x7FE00009, 0x7FE00010)
 _DERIVATION = "00082111"
 _METHOD = "medmap: DICOM PS3.15 2024b Annex E"
@@ -199,51 +201,58 @@ def _written(dataset: Dataset, implicit: bool, little: bool) -> tuple[bytes, byt
     return before, b"".join(_element(element, implicit, little, encoding) for _, element in held), after
 
 
+def _encoded(part: Dataset, implicit: bool, little: bool, encoding: Any) -> bytes:
+    """A data set as bytes (PS3.5 7.1): what was never decoded is copied, pydicom encodes the rest."""
+    parts = []
+    for tag in sorted(part.keys(), key=int):
+        parts.append(_element(part.get_item(tag), implicit, little, encoding))
+    return b"".join(parts)
+
+
 def _element(element: Any, implicit: bool, little: bool, encoding: Any) -> bytes:
     from pydicom.filebase import DicomBytesIO
     from pydicom.filewriter import write_data_element
 
+    if element.is_raw and element.value is not None and element.length != _UNDEFINED:
+        head = _head(int(element.tag), element.VR, len(element.value), implicit, little)
+        if head is not None:
+            return head + bytes(element.value)
     buffer = DicomBytesIO()
     buffer.is_implicit_VR, buffer.is_little_endian = implicit, little
     write_data_element(buffer, element, encoding)
     return bytes(buffer.getvalue())
 
 
-def _encoded(part: Dataset, implicit: bool, little: bool, encoding: Any) -> bytes:
-    from pydicom.filebase import DicomBytesIO
-    from pydicom.filewriter import write_dataset
-
-    if not part.keys():
-        return b""
-    buffer = DicomBytesIO()
-    buffer.is_implicit_VR, buffer.is_little_endian = implicit, little
-    write_dataset(buffer, part, encoding)
-    return bytes(buffer.getvalue())
+def _head(tag: int, vr: str | None, length: int, implicit: bool, little: bool) -> bytes | None:
+    """Tag, representation and length; None where the length does not fit."""
+    order = "<" if little else ">"
+    if implicit:
+        return struct.pack(order + "HHL", tag >> 16, tag & 0xFFFF, length)
+    if vr is None:
+        return None
+    if vr in _LONG_LENGTH:
+        return struct.pack(order + "HH2sHL", tag >> 16, tag & 0xFFFF, vr.encode("ascii"), 0, length)
+    if length > 0xFFFF:
+        return None
+    return struct.pack(order + "HH2sH", tag >> 16, tag & 0xFFFF, vr.encode("ascii"), length)
 
 
 def _file(dataset: Dataset, syntax: str, body: bytes) -> bytes:
-    """A file of PS3.10: a preamble of zeros, new meta information, the object."""
-    from pydicom.dataset import FileMetaDataset
-    from pydicom.filebase import DicomBytesIO
-    from pydicom.filewriter import write_file_meta_info
-
-    meta: Any = FileMetaDataset()
-    meta.FileMetaInformationVersion = b"\0\1"
-    meta.MediaStorageSOPClassUID = str(dataset.get("SOPClassUID") or "1.2.840.10008.5.1.4.1.1.66")
-    meta.MediaStorageSOPInstanceUID = str(dataset.get("SOPInstanceUID") or "2.25.0")
-    meta.TransferSyntaxUID = syntax
-    meta.ImplementationClassUID = _IMPLEMENTATION_UID
-    meta.ImplementationVersionName = "MEDMAP"
-    buffer = DicomBytesIO()
-    buffer.write(bytes(128) + b"DICM")
-    write_file_meta_info(buffer, meta, enforce_standard=True)
+    """A file of PS3.10 7.1: a preamble of zeros, new meta information, the object."""
+    meta = b""
+    for tag, vr, value in (
+        (0x00020001, "OB", b"\0\1"),
+        (0x00020002, "UI", str(dataset.get("SOPClassUID") or "1.2.840.10008.5.1.4.1.1.66").encode("ascii")),
+        (0x00020003, "UI", str(dataset.get("SOPInstanceUID") or "2.25.0").encode("ascii")),
+        (0x00020010, "UI", syntax.encode("ascii")),
+        (0x00020012, "UI", _IMPLEMENTATION_UID),
+        (0x00020013, "SH", b"MEDMAP"),
+    ):
+        padded = value + b"\0" * (len(value) % 2)
+        meta += (_head(tag, vr, len(padded), False, True) or b"") + padded
+    length = struct.pack("<HH2sHL", 2, 0, b"UL", 4, len(meta))
     if syntax == _DEFLATED:
         packer = zlib.compressobj(wbits=-zlib.MAX_WBITS)
         body = packer.compress(body) + packer.flush()
         body += bytes(len(body) % 2)
-    return bytes(buffer.getvalue()) + body
-
-
-def opened(data: bytes) -> BinaryIO:
-    """Bytes as a file."""
-    return io.BytesIO(data)
+    return bytes(128) + b"DICM" + length + meta + body

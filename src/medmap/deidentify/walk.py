@@ -336,8 +336,15 @@ def change_text(dataset: Dataset, tag: int, vr: str, change: Any) -> bool:
 
 def _put(dataset: Dataset, tag: int, vr: str, value: Any) -> None:
     from pydicom.config import IGNORE
-    from pydicom.dataelem import DataElement
+    from pydicom.dataelem import DataElement, RawDataElement
     from pydicom.sequence import Sequence
     from pydicom.tag import Tag
 
-    dataset[tag] = DataElement(Tag(tag), vr, Sequence() if vr == "SQ" else value, validation_mode=IGNORE)
+    if vr != "SQ" and (value is None or (isinstance(value, str) and value.isascii())):
+        data = (value or "").encode("ascii")
+        data += (b"\0" if vr == "UI" else b" ") * (len(data) % 2)
+        implicit, little = dataset.original_encoding
+        raw = RawDataElement(Tag(tag), vr, len(data), data, 0, bool(implicit), little is not False)
+        dataset[tag] = raw
+    else:
+        dataset[tag] = DataElement(Tag(tag), vr, Sequence() if vr == "SQ" else value, validation_mode=IGNORE)
