@@ -8,6 +8,7 @@ segment, and says so.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import copy
 from typing import Any, Literal
 
 import numpy as np
@@ -201,7 +202,9 @@ def _alike(images: list[Any]) -> list[Any]:
 def _shallow(header: Any) -> Any:
     from pydicom.dataset import Dataset
 
-    made = Dataset(header)
+    made = Dataset()
+    for element in header:
+        made.add(copy(element))  # a value set later must not reach the source
     made.file_meta = header.file_meta
     return made
 

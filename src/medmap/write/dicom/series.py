@@ -9,6 +9,7 @@ series; the largest error that makes, half a step of 1/65535 of their range, is 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,6 +90,8 @@ def storing(array: NDArray[Any], quantity: str) -> Stored:
             return Stored(1.0, low, False, 0.0)
     # both are rounded to what a decimal string holds, the slope upwards so that the largest value still fits
     intercept = float(decimal(low))
+    if intercept > low:
+        intercept = float(decimal(low - max(abs(low) * 1e-8, SMALLEST_SLOPE)))
     slope = float(decimal(max((high - intercept) / MOST * (1 + 1e-9), SMALLEST_SLOPE)))
     return Stored(slope, intercept, False, slope / 2)
 
@@ -220,7 +223,7 @@ def _header(origin: Origin, under: Laid | None, about: About, numbered: tuple[st
     header: Any = Dataset()
     for element in source:
         if not element.tag.is_private and element.keyword not in _DROPPED and not _foreign(element):
-            header.add(element)
+            header.add(copy(element))  # a value set later must not reach the source
     header.SOPClassUID = CLASSIC[str(source.Modality)]
     header.SOPInstanceUID, header.SeriesInstanceUID = new_uid(), numbered[0]
     header.SeriesNumber, header.InstanceNumber = about.series_number or SERIES_NUMBER, numbered[1]
