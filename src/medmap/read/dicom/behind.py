@@ -48,11 +48,13 @@ def scanned_by_pydicom(read_at: ReadAt, name: str) -> Scanned:
             values = {word: value for word in ATTRIBUTES if (value := _value(header, word)) is not None}
         except (InvalidDicomError, BytesLengthException) as error:
             raise ReadError(f"{name} is damaged DICOM", got=" ".join(str(error).split())[:200]) from error
+        meta = getattr(header, "file_meta", None) or {}
+        stored_class = str(meta.get("MediaStorageSOPClassUID", "") or "")
+        syntax = str(meta.get("TransferSyntaxUID", "") or "")
     if not values:
         raise ReadError(f"{name} holds no DICOM elements that sorting knows: it is damaged or no DICOM")
-    meta = getattr(header, "file_meta", None) or {}
-    values.setdefault("SOPClassUID", str(meta.get("MediaStorageSOPClassUID", "") or ""))
-    return Scanned(MappingProxyType(values), str(meta.get("TransferSyntaxUID", "") or ""), None, False)
+    values.setdefault("SOPClassUID", stored_class)
+    return Scanned(MappingProxyType(values), syntax, None, False)
 
 
 def _value(header: Any, word: str) -> Any:

@@ -66,8 +66,8 @@ def _says(*patterns: str) -> Test:
 
 _FLAIR = _says("flair", "dark.?fluid", "tirm.?dark", "t2.?flair")
 _CONTRAST = _says(
-    "c\\+", "\\+c", "gd", "gad[a-z]*", "post.?(contrast|gad|gd|km|cm|c)?", "ce", "with contrast", "contrast", "kontrast",
-    "mit km", "arterial", "venous", "portal", "portovenous", "t1c", "t1ce", "t1.?gd",
+    "c\\+", "\\+c", "gd", "gad[a-z]*", "post.?(contrast|gad|gd|km|cm|c)?", "ce", "with contrast", "contrast",
+    "kontrast", "mit km", "arterial", "venous", "portal", "portovenous", "t1c", "t1ce", "t1.?gd",
 )  # fmt: skip
 _NO_CONTRAST = _says(
     "without contrast", "non.?contrast", "pre.?contrast", "no contrast", "nativ[a-z]*", "pre", "w.?o contrast"

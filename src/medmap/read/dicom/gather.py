@@ -14,6 +14,7 @@ from medmap.errors import LimitError, MedmapError, ReadError
 from medmap.read.archive import opened
 from medmap.read.dicom.file import is_dicom
 from medmap.read.dicom.instances import Instance
+from medmap.read.dicom.kinds import kind_of_class
 from medmap.read.dicom.scan import Scanned, scan, scan_bytes
 from medmap.read.opened import at_the_door, heard
 
@@ -129,6 +130,17 @@ def _take(found: Gathered, name: str, result: Scanned | MedmapError | None, wher
     values = result.values
     if values.get("SOPClassUID") == DIRECTORY or not (values.get("SOPClassUID") or values.get("Rows")):
         found.others += 1
+        return
+    if (
+        result.own
+        and result.pixels is None
+        and "Rows" in values
+        and kind_of_class(values.get("SOPClassUID", "")) is None
+    ):
+        found.damaged.append((name, f"{name} is truncated: its pixels are missing"))
+        return
+    if "SOPInstanceUID" not in values and "Rows" not in values:
+        found.damaged.append((name, f"{name} is truncated, or no object: it has neither an identifier nor a picture"))
         return
     status = os.stat(where[0])
     found.instances.append(

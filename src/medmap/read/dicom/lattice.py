@@ -12,8 +12,8 @@ from medmap.geometry import Floats, angle_between_deg
 from medmap.read.dicom.sorting import SAME_MM, Frame
 
 EVEN = 0.01  # of the distance of slices: how far one may lie off its place
-ROUNDED_MM = 0.06  # positions are often written with one decimal …
-ROUNDED_EVEN = 0.1  # … which is accepted, and said, up to this part of the distance
+ROUNDED_MM = 0.11  # positions are often written with one decimal (half a digit at either end) …
+ROUNDED_EVEN = 0.2  # … which is accepted, and said, up to this part of the distance
 WHOLE = 0.05  # of the smallest distance: how near a gap must be to a whole multiple to be missing slices
 TILT_DEG = 0.1
 MENDS = ("duplicates", "missing-slices", "uneven-spacing", "gantry-tilt")

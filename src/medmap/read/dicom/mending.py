@@ -64,11 +64,12 @@ def straightened(array: NDArray[Any], geometry: Geometry) -> tuple[NDArray[Any],
     normal /= np.linalg.norm(normal)
     upright = normal * float(step @ normal)
     drift = np.linalg.lstsq(plane, step - upright, rcond=None)[0]  # voxels a slice, by which content runs away
+    drift[np.abs(drift) < 1e-9] = 0  # a trace of rounding would count the last column as outside
     low = float(array.min())
     out = np.empty(array.shape, np.float32 if array.dtype.itemsize <= 2 else np.float64)
     for number in range(array.shape[2]):
         move = (*(drift * number), *(0.0,) * (array.ndim - 3))
-        out[:, :, number] = shift(array[:, :, number].astype(out.dtype), move, order=1, mode="constant", cval=low)
+        out[:, :, number] = shift(array[:, :, number].astype(out.dtype), move, order=1, mode="grid-constant", cval=low)
     if array.dtype.kind in "iu":
         out = np.rint(out).astype(array.dtype)
     affine[:3, 2] = upright

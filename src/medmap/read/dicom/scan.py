@@ -125,18 +125,22 @@ def _own(read_at: ReadAt, name: str) -> Scanned:
         if not is_dicom(data):
             raise ReadError(f"{name} is no DICOM file")
         raise OddError("no preamble")
-    syntax, start = _meta(data)
+    syntax, stored_class, start = _meta(data)
     if syntax == DEFLATED:
         read_at = _inflated(read_at, start, name)
         data, start = read_at(0, FIRST_BYTES), 0
     values, pixels = _walk(read_at, data, start, syntax, name)
     _judge(values)
+    if stored_class:
+        values.setdefault("SOPClassUID", stored_class)
+    if not values:
+        raise ReadError(f"{name} holds no DICOM elements: it is damaged or truncated")
     return Scanned(MappingProxyType(values), syntax, pixels, True)
 
 
-def _meta(data: bytes) -> tuple[str, int]:
-    """The transfer syntax, and where the data set begins; the meta group is always explicit little endian."""
-    at, syntax = 132, ""
+def _meta(data: bytes) -> tuple[str, str, int]:
+    """The transfer syntax, the class of the object, and where the data set begins; the meta group is always explicit little endian."""
+    at, syntax, stored_class = 132, "", ""
     while data[at : at + 2] == b"\x02\x00":
         long = _LONG.get(data[at + 4 : at + 6])
         if long is None or at + 12 > len(data):
@@ -147,10 +151,12 @@ def _meta(data: bytes) -> tuple[str, int]:
             raise OddError("meta group")
         if data[at : at + 4] == b"\x02\x00\x10\x00":
             syntax = data[begin : begin + length].rstrip(b"\0 ").decode("ascii")
+        elif data[at : at + 4] == b"\x02\x00\x02\x00":
+            stored_class = data[begin : begin + length].rstrip(b"\0 ").decode("ascii")
         at = begin + length
     if not syntax:
         raise OddError("no transfer syntax")
-    return syntax, at
+    return syntax, stored_class, at
 
 
 def _inflated(read_at: ReadAt, start: int, name: str) -> ReadAt:
@@ -187,10 +193,11 @@ def _walk(read_at: ReadAt, data: bytes, at: int, syntax: str, name: str) -> tupl
     base, end, count = 0, len(data), 0
     while True:
         if at + 12 > end:  # the rest of the window is too short for an element's head
-            base, at = base + at, 0
-            data = read_at(base, NEXT_BYTES)
+            base, at, data = base + at, 0, read_at(base + at, NEXT_BYTES)
             end = len(data)
             if end < 8:
+                if any(data):
+                    raise ReadError(f"{name} is truncated in its header", remedy="copy the original file again")
                 break
         tag = data[at : at + 4]
         if implicit:
@@ -219,18 +226,22 @@ def _walk(read_at: ReadAt, data: bytes, at: int, syntax: str, name: str) -> tupl
             else:
                 if begin + length > end:
                     base, at, begin = base + at, 0, begin - at
-                    data = read_at(base, begin + length + NEXT_BYTES)
+                    data = _whole(read_at, base, begin + length, name)
                     end = len(data)
-                    if begin + length > end:
-                        raise ReadError(f"{name} is truncated in its header", remedy="copy the original file again")
                 raw.append((keyword, kind, data[begin : begin + length]))
         if length == UNDEFINED:
             unknown = not implicit and data[at + 4 : at + 6] == b"UN"  # then implicit inside (PS3.5, 6.2.2 note 2)
-            after = _after(read_at, base + begin, (implicit or unknown, byteorder), name)
-            base, at, end, data = after, 0, 0, b""
+            base, at, end = _after(read_at, base + begin, (implicit or unknown, byteorder), name), 0, 0
         else:
             at = begin + length
     return _values(raw, order), pixels
+
+
+def _whole(read_at: ReadAt, at: int, count: int, name: str) -> bytes:
+    data = read_at(at, count + NEXT_BYTES)
+    if len(data) < count:
+        raise ReadError(f"{name} is truncated in its header", remedy="copy the original file again")
+    return data
 
 
 def _after(read_at: ReadAt, at: int, how: tuple[bool, Any], name: str) -> int:
