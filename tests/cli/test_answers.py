@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 import pytest
 from PIL import Image as Pillow
 
+from medmap import phantom
 from medmap.cli import run as medmap
 from medmap.errors import LimitError, ReadError
 from medmap.read import archive
@@ -260,3 +262,42 @@ def test_memory_limits_the_batch_and_not_the_answers(world: Path, images: Path, 
         assert medmap(["predict", str(world / "run"), str(images), "-o", str(out), "--memory", memory]) == 0
         found.append(list(csv.reader((out / "scores.csv").read_text().splitlines())))
     assert found[0] == found[1]
+
+
+# ------------------------------------------------------------------------------------------------- DICOM in and out
+
+
+def dicom_studies(folder: Path, count: int = 2) -> Path:
+    cases = phantom.classification(count, seed=5, shape=(32, 32))
+    phantom.write_study(folder, cases, format="dicom")
+    return folder / "images"
+
+
+def test_a_folder_of_studies_gets_a_report_beside_each_answer(world: Path, tmp_path: Path) -> None:
+    studies = dicom_studies(tmp_path / "study")
+    out = tmp_path / "out"
+    words = ["predict", str(world / "run"), str(studies), "-o", str(out), "--format", "json,dicom-sr"]
+    assert medmap(words) == 0
+    rows = index_of(out)["cases"]
+    assert [row["case"] for row in rows] == ["P0001", "P0002"]
+    for row in rows:
+        (name,) = [name for name in row["files"] if name.endswith(".sr.dcm")]
+        report = pydicom.dcmread(out / name)
+        source = pydicom.dcmread(row["input"])
+        assert report.Modality == "SR"
+        assert report.PatientID == source.PatientID
+        assert report.StudyInstanceUID == source.StudyInstanceUID
+        evidence = report.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence[0]
+        assert evidence.ReferencedSOPSequence[0].ReferencedSOPInstanceUID == source.SOPInstanceUID
+    assert medmap([*words, "--resume"]) == 0
+    assert index_of(out)["cases"] == rows
+
+
+def test_a_format_that_does_not_fit_is_said_and_the_answer_stays(world: Path, images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert medmap(["predict", str(world / "run"), str(images), "-o", str(out), "--format", "json,dicom-sr"]) == 1
+    for row in index_of(out)["cases"]:
+        assert "dicom-sr was not written" in row["error"]
+        assert row["outputs"]
+        assert len(row["files"]) == 1
+    assert medmap(["predict", str(world / "run"), str(images), "-o", str(tmp_path / "x"), "--format", "bmp"]) == 2

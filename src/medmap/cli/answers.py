@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from medmap.cli.settings import require_folder
 from medmap.config import write_atomically
-from medmap.errors import InterruptedRun, LayoutError, UsageError
+from medmap.errors import DataError, InterruptedRun, LayoutError, UsageError
 from medmap.read.archive import unpacked
 
 if TYPE_CHECKING:
@@ -21,10 +21,22 @@ if TYPE_CHECKING:
     from medmap.dataset import Case, Dataset
     from medmap.results import Prediction
 
-FORMATS = ("json", "csv")
+# format → ending of a case's file; csv is one table of all cases
+FORMATS = {
+    "json": ".json",
+    "csv": "",
+    "dicom-sr": ".sr.dcm",
+    "dicom-seg": ".seg.dcm",
+    "dicom-rtstruct": ".rtstruct.dcm",
+    "dicom-gsps": ".gsps.dcm",
+    "nifti": ".nii.gz",
+}
 _ANSWER = re.compile(r"[0-9]{6,}\.json")
 # What a call leaves, whole or (the names with a point) as it was killed while writing.
-_OWN = re.compile(r"\.?([0-9]{6,}\.json|index\.json|scores\.csv)(\.[0-9a-f]{16})?")
+_OWN = re.compile(
+    r"\.?([0-9]{6,}\.(json|nii\.gz|(sr|seg|rtstruct|gsps)\.dcm)|index\.json|scores\.csv)(\.[0-9a-f]{16})?"
+    r"|\.[0-9a-f]{16}(\.[a-z0-9.]+)?"
+)
 _NO_CASES = (".csv", ".json", ".yaml", ".yml", ".txt", ".md", ".html", ".xml", ".raw", ".zraw")
 Row = dict[str, Any]
 
@@ -34,13 +46,14 @@ class Request:
     """How to answer.
 
     Args:
-        formats: ``json`` (a file a case), ``csv`` (one table).
+        formats: ``json`` (a file a case), ``csv`` (one table), and what ``medmap.write`` makes of an answer: a DICOM
+            report or object beside its source, a mask.
         engine, device: As in ``medmap.predict``.
         memory_bytes: Limits how many cases are answered together; None: medmap's own limit.
         resume: Go on in a folder that an earlier call of the same bundles left.
     """
 
-    formats: Sequence[str] = FORMATS
+    formats: Sequence[str] = ("json", "csv")
     engine: str = "auto"
     device: str = "auto"
     memory_bytes: int | None = None
@@ -56,7 +69,7 @@ def write_answers(
         UsageError: An unknown format; an output folder that is not empty or, to resume, not of these bundles.
         InterruptedRun: Ctrl-C; every finished case is there.
     """
-    if unknown := sorted(set(how.formats) - set(FORMATS)):
+    if unknown := sorted(set(how.formats) - FORMATS.keys()):
         raise UsageError("unknown format", got=", ".join(unknown), expected=", ".join(FORMATS))
     if how.resume and "json" not in how.formats:
         raise UsageError("--resume goes by the JSON of each case", got=",".join(how.formats), expected="--format json")
@@ -113,12 +126,38 @@ def _answered(
                 reason = reason.replace(path, name)
             rows[case.id] = {**row, "outputs": {}, "warnings": [], "error": reason}
             continue
-        if "json" in how.formats:
-            row["files"] = [names[case.id]]
-            document = {**answer.as_json(), "input": row["input"]}
+        refused: list[str] = []
+        row["files"] = _other_files(answer, data, case, output / names[case.id], how, refused)
+        if "json" in how.formats:  # last: it says that the case is finished
+            row["files"] = [names[case.id], *row["files"]]
+            document = {**answer.as_json(), "input": row["input"], "files": row["files"]}
             write_atomically(output / names[case.id], json.dumps(document, indent=1, ensure_ascii=False))
-        rows[case.id] = {**row, **_told(answer)}
+        rows[case.id] = {**row, **_told(answer), "error": "; ".join(refused) or None}
     return [rows[case.id] for case in data]
+
+
+def _other_files(
+    answer: Prediction, data: Dataset, case: Case, beside: Path, how: Request, refused: list[str]
+) -> list[str]:
+    """The names of a case's files of further formats; ``refused`` gets sentences on those that could not be written."""
+    from medmap.write import write
+
+    ref = next((ref for ref in case.inputs.values() if ref is not None), None)
+    written = []
+    for name in how.formats:
+        if name in ("json", "csv") or ref is None:
+            continue
+        path = beside.with_name(beside.name.removesuffix(".json") + FORMATS[name])
+        source = None
+        if name.startswith("dicom-"):
+            source = str(data.resolve(ref)) + ("" if ref.member is None else f"#{ref.member.partition('/')[0]}")
+        try:
+            write(answer, path, format=name, source=source, overwrite=True)
+        except (DataError, UsageError) as error:  # the answer stands; the others go on
+            refused.append(f"{name} was not written: {error}")
+        else:
+            written.append(path.name)
+    return written
 
 
 def _told(answer: Prediction) -> Row:
@@ -191,7 +230,8 @@ def _earlier(output: Path, resume: bool, digests: Sequence[str]) -> dict[tuple[s
         _require_same(output, found.get("bundle"), "+".join(digests))
         if {"case", "input", "outputs", "warnings"} <= found.keys():
             kept = {key: found[key] for key in ("outputs", "warnings")}
-            row = {"case": found["case"], "input": found["input"], "files": [name], **kept, "error": None}
+            files = found.get("files", [name])
+            row = {"case": found["case"], "input": found["input"], "files": files, **kept, "error": None}
             rows[str(found["case"]), str(found["input"])] = row
     return rows
 

@@ -233,7 +233,9 @@ def predict(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder of the answers; must be new or empty, unless --resume.")
     ],
-    formats: Annotated[str, typer.Option("--format", help="json, csv (comma-separated).")] = "json,csv",
+    formats: Annotated[
+        str, typer.Option("--format", help="json, csv, dicom-sr, dicom-seg, nifti … (comma-separated).")
+    ] = "json,csv",
     engine: Engine = "auto",
     device: Device = "auto",
     memory: Annotated[
