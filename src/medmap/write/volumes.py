@@ -25,6 +25,7 @@ NIFTI_1_MAX = 32767  # voxels along one axis
 LEVEL = 1  # of ISA-L: as small as zlib's first level in a fifth of its time; level 3 doubles the time for 5 %
 MAX_THREADS = 4
 _BLOCK_BYTES = 2**20
+_TILE = 32
 
 _NRRD_TYPES = {
     "i1": "int8", "u1": "uint8", "i2": "int16", "u2": "uint16", "i4": "int32", "u4": "uint32", "i8": "int64",
@@ -80,8 +81,17 @@ def blocks(array: NDArray[Any]) -> Iterator[memoryview]:
     # as copying all
     thick = max(1, min(32, 2**26 // max(1, array[..., 0].nbytes)))
     for start in range(0, array.shape[-1], thick):
-        slab = np.asarray(array[..., start : start + thick], dtype=little, order="F")
-        yield memoryview(slab.reshape(-1, order="F").view(np.uint8).data)
+        yield memoryview(_first_fastest(array[..., start : start + thick], little).view(np.uint8).data)
+
+
+def _first_fastest(array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """All values in ``dtype``, the first axis fastest; tile by tile, so that both orders stay in a core's cache."""
+    flat = np.empty(array.size, dtype)
+    turned = flat.reshape(array.shape, order="F")
+    for i in range(0, array.shape[0], _TILE):
+        for j in range(0, array.shape[1], _TILE):
+            turned[i : i + _TILE, j : j + _TILE] = array[i : i + _TILE, j : j + _TILE]
+    return flat
 
 
 def _even(head: bytes, array: NDArray[Any]) -> Iterator[bytearray]:
