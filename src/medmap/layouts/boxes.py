@@ -27,8 +27,13 @@ def corners_of_edges(low: Sequence[float], high: Sequence[float]) -> Corners:
         >>> corners_of_edges((-0.5, 9.5), (3.5, 10.5))
         (0.0, 10.0, 3.0, 10.0)
     """
-    pairs = [(a + 0.5, b - 0.5) if b - a >= 1 else ((a + b) / 2,) * 2 for a, b in zip(low, high, strict=True)]
-    return tuple(round(v, _EXACT) + 0.0 for v in (*(p[0] for p in pairs), *(p[1] for p in pairs)))
+    starts: list[float] = []
+    ends: list[float] = []
+    for a, b in zip(low, high, strict=True):
+        wide = b - a >= 1
+        starts.append(round(a + 0.5 if wide else (a + b) / 2, _EXACT) + 0.0)
+        ends.append(round(b - 0.5 if wide else (a + b) / 2, _EXACT) + 0.0)
+    return (*starts, *ends)
 
 
 def edges_of_corners(corners: Corners) -> tuple[Corners, Corners]:
@@ -54,6 +59,12 @@ class Fitting:
             DatasetError: Undefined, or wholly outside.
         """
         half = len(shape)
+        if len(corners) == 2 * half:
+            for a, b, n in zip(corners, corners[half:], shape, strict=False):
+                if not 0 <= a <= b <= n - 1:
+                    break
+            else:
+                return corners  # nearly every box lies inside
         if len(corners) != 2 * half or not all(math.isfinite(v) for v in corners):
             raise DatasetError(f"{where}: a box has undefined corners", got=corners)
         low, high = corners[:half], corners[half:]
