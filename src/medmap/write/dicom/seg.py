@@ -135,8 +135,8 @@ def _present(array: NDArray[Any], ndim: int, numbers: Mapping[int, int]) -> set[
     """The label values of which at least one voxel is marked."""
     if array.ndim > ndim:
         return {value for channel, value in enumerate(numbers) if array[..., channel].any()}
-    counts = np.bincount(array.reshape(-1), minlength=max(numbers.values()) + 1)
-    return {value for value, number in numbers.items() if counts[number]}
+    there = set(np.unique(array).tolist())
+    return {value for value, number in numbers.items() if number in there}
 
 
 def _segment(number: int, label: Label, origin: Origin, about: About, found: bool) -> Any:
