@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from medmap.errors import GeometryError, ReadError
 from medmap.geometry import Geometry, Step
 
-Quantity = Literal["HU", "SUVbw", "arbitrary", "colour", "label", "probability", "unknown"]
+Quantity = Literal["HU", "SUVbw", "activity", "arbitrary", "colour", "label", "probability", "unknown"]
 QUANTITIES: tuple[str, ...] = get_args(Quantity)
 
 
@@ -30,6 +30,7 @@ class Source:
         photometric: DICOM photometric interpretation, or the colour model of the file.
         bits_stored: Significant bits of the stored values.
         modality: DICOM modality (CT, MR, US …), when stated.
+        windows: (centre, width, explanation) in which the maker would show the values; never applied.
         warnings: What was odd on the way in, in sentences.
     """
 
@@ -41,6 +42,7 @@ class Source:
     photometric: str | None = None
     bits_stored: int | None = None
     modality: str | None = None
+    windows: tuple[tuple[float, float, str], ...] = ()
     warnings: tuple[str, ...] = ()
 
 
@@ -52,11 +54,12 @@ class Image:
         array: Read-only after construction. Spatial axes first, in the order of the affine's columns; then time,
             when ``time_s`` is given; then channels, when ``channels`` names more than one.
         geometry: Where the voxels are.
-        quantity: What the numbers are: HU, SUVbw, arbitrary, colour, label, probability or unknown.
+        quantity: What the numbers are: HU, SUVbw, activity (Bq/ml), arbitrary, colour, label, probability or unknown.
         channels: Names of the channels; one name (the default) means there is no channel axis.
         time_s: Times of the frames of a cine or dynamic series, in seconds.
         source: Where it came from.
         steps: What was done since it was read.
+        valid: Of the geometry's shape: False where the file says that nothing was measured (padding); None: all was.
 
     Raises:
         GeometryError: Array and geometry contradict each other.
@@ -74,6 +77,7 @@ class Image:
     time_s: tuple[float, ...] | None = None
     source: Source = Source()
     steps: tuple[str, ...] = ()
+    valid: NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
         array = np.asarray(self.array)
@@ -88,6 +92,15 @@ class Image:
             array = array.view()
             array.setflags(write=False)
         object.__setattr__(self, "array", array)
+        if self.valid is not None:
+            valid = np.asarray(self.valid)
+            if valid.dtype != np.bool_ or valid.shape != self.geometry.shape:
+                raise GeometryError("the mask of what was measured does not fit", got=(valid.dtype, valid.shape),
+                                    expected=("bool", self.geometry.shape))  # fmt: skip
+            if valid.flags.writeable:
+                valid = valid.view()
+                valid.setflags(write=False)
+            object.__setattr__(self, "valid", valid)
 
     def _trailing(self) -> tuple[int, ...]:
         if not self.channels:
@@ -119,18 +132,26 @@ class Image:
         return digest.hexdigest()
 
     def with_array(self, array: NDArray[Any], step: str, **changes: Any) -> Image:
-        """The same image with other voxels; ``step`` says in a few words what was done."""
+        """The same image with other voxels; ``step`` says in a few words what was done.
+
+        ``valid`` is kept where the grid is.
+        """
+        geometry = changes.get("geometry", self.geometry)
+        if self.valid is not None and geometry.shape != self.geometry.shape:
+            changes.setdefault("valid", None)
         return replace(self, array=array, steps=(*self.steps, step), **changes)
 
     def moved(self, *steps: Step, fill: float = 0, order: int = 1) -> Image:
         """The image after geometric steps; exact steps change no value, a resampling interpolates by ``order``."""
-        array, geometry = self.array, self.geometry
+        array, geometry, valid = self.array, self.geometry, self.valid
         for step in steps:
             after = step.apply(geometry)  # first: it refuses a step that does not fit
             array = step.on_array(array, geometry, fill=fill, order=order)
+            if valid is not None:
+                valid = step.on_array(valid.astype(np.uint8), geometry, fill=0, order=0).astype(np.bool_)
             geometry = after
         names = tuple(type(s).__name__.lower() for s in steps)
-        return replace(self, array=array, geometry=geometry, steps=(*self.steps, *names))
+        return replace(self, array=array, geometry=geometry, valid=valid, steps=(*self.steps, *names))
 
     def match(self, target: Geometry, *, fill: float = 0) -> Image:
         """The image on ``target``'s grid by exact steps only; what differs by more is refused."""

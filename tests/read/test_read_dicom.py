@@ -14,7 +14,7 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, JPEGBaseline8Bit
 
 from medmap.errors import LimitError, ReadError
 from medmap.read import header, info, read
-from medmap.read.dicom import file as dicom_module
+from medmap.read.dicom import elements as elements_module
 
 STORED = np.arange(6 * 4, dtype=np.uint16).reshape(6, 4) * 100
 # an oblique plane: direction along a row (columns grow), then down a column (rows grow)
@@ -78,7 +78,7 @@ def test_ct_is_in_hounsfield_units_at_its_place(tmp_path: Path) -> None:
         ({}, "arbitrary"),
         ({"Modality": "MR", "RescaleSlope": "2", "RescaleIntercept": "0"}, "arbitrary"),
         ({"Modality": "PT", "Units": "GML", "RescaleSlope": "2", "RescaleIntercept": "0"}, "SUVbw"),
-        ({"Modality": "PT", "Units": "BQML"}, "arbitrary"),
+        ({"Modality": "PT", "Units": "BQML"}, "activity"),
     ],
 )
 def test_the_quantity_is_what_the_file_says(tmp_path: Path, changes: dict[str, object], quantity: str) -> None:
@@ -313,9 +313,11 @@ def test_a_deflated_bomb_is_refused_before_it_unpacks(tmp_path: Path, monkeypatc
     data.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.1.99"
     path = saved(tmp_path, data)
     np.testing.assert_array_equal(read(path).array, STORED)
-    monkeypatch.setattr(dicom_module, "DEFAULT_LIMIT_BYTES", 100)
-    with pytest.raises(LimitError, match="unpacks to more"):
-        read(path)
+    monkeypatch.setattr(elements_module, "MAX_HEADER_BYTES", 100)
+    data.add_new(0x00091010, "OB", bytes(2**20))
+    data.add_new(0x00090010, "LO", "MEDMAP")
+    with pytest.raises(LimitError, match="larger than any object"):
+        read(saved(tmp_path, data))
 
 
 def test_a_frame_larger_than_declared_is_refused(tmp_path: Path) -> None:

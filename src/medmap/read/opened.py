@@ -67,6 +67,8 @@ class Opened:
         time_s: Times of the frames, in seconds, or None.
         source: Where it came from.
         working_bytes: Memory that decoding needs beyond the array itself.
+        measured: Of the array that ``pixels`` gave, where something was measured (a mask of the geometry's shape), or
+            None where everything was.
     """
 
     geometry: Geometry
@@ -77,6 +79,7 @@ class Opened:
     time_s: tuple[float, ...] | None = None
     source: Source = field(default_factory=Source)
     working_bytes: int = 0
+    measured: Callable[[NDArray[Any]], NDArray[np.bool_] | None] | None = None
 
     @property
     def array_shape(self) -> tuple[int, ...]:

@@ -39,7 +39,11 @@ def rescaled(stored: NDArray[Any], slope: float, intercept: float, dtype: np.dty
     if slope == 1 and intercept == 0:
         return stored
     if dtype.kind in "iu":
-        wide = stored.astype(np.int64 if max(stored.itemsize, dtype.itemsize) >= 4 else np.int32)
-        return (wide * int(slope) + int(intercept)).astype(dtype)
+        # arithmetic that wraps around is exact where the result fits, and `rescaled_type` made it fit
+        out = stored.astype(dtype)
+        if slope != 1:
+            out *= np.array(int(slope)).astype(dtype)
+        out += np.array(int(intercept)).astype(dtype)
+        return out
     with np.errstate(over="ignore"):  # what is beyond the type becomes infinity, which `check` and `read` name
         return (stored * np.float64(slope) + np.float64(intercept)).astype(dtype)

@@ -1,8 +1,8 @@
 """One frame of pixel data, in any transfer syntax, as an array: a decoder for each syntax, chosen by measurement.
 
 ``benchmarks/decoders.py`` times the permissively licensed candidates. imagecodecs' libraries (libjpeg-turbo, CharLS,
-OpenJPEG, OpenJPH) were the fastest, or as fast as any, for each compressed syntax, and they let other threads work
-meanwhile. Before a decoder sees a frame, the frame's own markers are compared with the header.
+OpenJPEG) were the fastest that damaged streams did not crash, and they let other threads work meanwhile. Before a
+decoder sees a frame, the frame's own markers are compared with the header.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ RLE = "1.2.840.10008.1.2.5"
 DEFLATED_FRAMES = "1.2.840.10008.1.2.8.1"
 NATIVE = frozenset({"", IMPLICIT_LITTLE, EXPLICIT_LITTLE, EXPLICIT_BIG, DEFLATED})
 _JPEG = "1.2.840.10008.1.2.4."
-HIGH_THROUGHPUT = frozenset({f"{_JPEG}201", f"{_JPEG}202", f"{_JPEG}203"})
 # A frame this small is decoded whatever it claims; a larger one must have bytes for its pixels: a blank picture packs
 # well in JPEG-LS and JPEG 2000, but a JPEG takes two bits a block, and a lossless one a bit a sample.
 FREE_PIXELS = 2**24
@@ -340,16 +339,8 @@ def _jpeg_ls(stream: bytes, spec: PixelSpec, colours: str) -> NDArray[Any]:
 def _jpeg_2000(stream: bytes, spec: PixelSpec, colours: str) -> NDArray[Any]:
     import imagecodecs
 
-    # OpenJPH takes half of OpenJPEG's time, but where a lossy wavelet overshoots it wraps around
-    if spec.transfer_syntax in HIGH_THROUGHPUT and _reversible(stream):
-        return np.asarray(imagecodecs.htj2k_decode(stream))
+    # also for HTJ2K: OpenJPH takes half the time, but damaged streams crash it and hold it for ever
     return np.asarray(imagecodecs.jpeg2k_decode(stream, numthreads=1))
-
-
-def _reversible(stream: bytes) -> bool:
-    """Whether the wavelet is the whole-numbered one (ITU-T T.800, A.6.1: COD, the last of its fixed bytes)."""
-    at = stream.find(b"\xff\x52", 0, stream.find(b"\xff\x90"))
-    return at > 0 and stream[at + 13 : at + 14] == b"\x01"
 
 
 def _deflated_frame(data: bytes | memoryview, spec: PixelSpec) -> NDArray[Any]:
