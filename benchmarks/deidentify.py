@@ -54,13 +54,14 @@ def archive(folder: Path, count: int) -> Path:
     from objects import ct_slice, file_of
 
     folder.mkdir()
+    ds = ct_slice(999999, PatientID="ID9999999")
+    block = ds.private_block(0x0019, "SOME VENDOR", create=True)
+    for element in range(40):
+        block.add_new(element, "LO", f"private {element}")
+    content = file_of(ds)
     for number in range(count):
-        patient = number % 10
-        ds = ct_slice(number, PatientID=f"ID{patient:07}", StudyInstanceUID=f"1.2.826.0.1.{patient + 1}")
-        block = ds.private_block(0x0019, "SOME VENDOR", create=True)
-        for element in range(40):
-            block.add_new(element, "LO", f"private {element}")
-        (folder / f"{number:06}.dcm").write_bytes(file_of(ds))
+        own = content.replace(b".999999", b".%06d" % (100000 + number)).replace(b"ID9999999", b"ID%07d" % (number % 10))
+        (folder / f"{number:06}.dcm").write_bytes(own)
     return folder
 
 
