@@ -346,6 +346,20 @@ def test_the_source_may_be_said_in_many_ways(series: Path, picture: Image, tmp_p
     assert len(origin_of(other).planes) == 11
 
 
+def test_the_volume_that_was_read_is_its_own_source_though_its_slices_run_the_other_way(
+    series: Path, picture: Image, tmp_path: Path
+) -> None:
+    volume = read(series)
+    assert volume.geometry.orientation != picture.geometry.orientation
+    mask = a_mask(volume.geometry)
+    path = write(mask, tmp_path / "s.dcm", "dicom-seg", source=volume)
+    same_places(read_segmentation(path), mask)
+    by_uid = {str(h.SOPInstanceUID): h for h in map(pydicom.dcmread, series.iterdir())}
+    for group in pydicom.dcmread(path).PerFrameFunctionalGroupsSequence:
+        uid = group.DerivationImageSequence[0].SourceImageSequence[0].ReferencedSOPInstanceUID
+        assert by_uid[str(uid)].ImagePositionPatient == group.PlanePositionSequence[0].ImagePositionPatient
+
+
 def test_a_file_of_the_source_is_enough_for_a_picture(series: Path, picture: Image, tmp_path: Path) -> None:
     path = sorted(series.iterdir())[0]
     one = read(path)
