@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from medmap.errors import LayoutError, ReadError
+
+if TYPE_CHECKING:
+    from medmap.read import Series
 
 
 def is_model(path: Path) -> bool:
@@ -27,12 +30,24 @@ def about(path: Path, header_only: bool) -> dict[str, Any]:
     Raises:
         ReadError: It does not exist, or is nothing medmap knows.
     """
+    from medmap.read import is_collection
+
     if not path.exists() and "#" not in path.name:
         raise ReadError(f"{path} does not exist")
     if is_model(path) or is_run(path):
         return _bundle(path)
     if path.is_dir() or path.suffix.lower() in (".csv", ".yaml", ".yml"):
-        return _dataset(path)
+        try:
+            facts = _dataset(path)
+        except LayoutError:
+            if not is_collection(path):
+                raise
+        else:
+            # DICOM without any label is a study (or several) before it is a dataset
+            if facts["annotated"] or not is_collection(path):
+                return facts
+    if is_collection(path):
+        return _studies(path)
     if path.suffix.lower() == ".npz":
         try:
             return _dataset(path)
@@ -87,6 +102,54 @@ def _dataset(path: Path) -> dict[str, Any]:
         "source": data.source,
         "warnings": [] if data.patients_known else ["no patient identifier: every case counts as a patient of its own"],
     }
+
+
+def _studies(path: Path) -> dict[str, Any]:
+    """A folder, zip or DICOMDIR of DICOM objects: a line a series, and what is wrong with it."""
+    from medmap.read import studies
+
+    found = list(studies(path))
+    several = len(found) > 1
+    return {
+        "kind": "study" if not several else "studies",
+        "studies": len(found),
+        "patients": len({study.patient_id for study in found}),
+        "dates": ", ".join(sorted({study.date for study in found if study.date})),
+        "description": "; ".join(sorted({study.description for study in found if study.description})),
+        "series": [_series(series) for study in found for series in study.series],
+        "warnings": sorted({p.message for study in found for p in study.problems}),
+    }
+
+
+def _series(series: Series) -> dict[str, Any]:
+    first = series.parts[0] if series.parts else None
+    return {
+        "uid": series.uid,
+        "number": series.number,
+        "modality": series.modality,
+        "kind": series.kind,
+        "description": series.description,
+        "objects": len(series.instances),
+        "rows": series.headers.get("Rows"),
+        "columns": series.headers.get("Columns"),
+        "slices": first.slices if first else 0,
+        "parts": [part.name for part in series.parts],
+        "problems": [
+            {"code": p.code, "message": p.message}
+            for p in dict.fromkeys((*series.problems, *(p for part in series.parts for p in part.problems)))
+        ],
+    }
+
+
+def series_line(series: dict[str, Any]) -> str:
+    """One series as one line for people; its problems follow in words."""
+    size = f"{series['rows']} × {series['columns']} × {series['slices']}" if series["rows"] else ""
+    parts = f"{len(series['parts'])} parts" if len(series["parts"]) > 1 else ""
+    objects = f"{series['objects']} object" + ("s" if series["objects"] != 1 else "")
+    number = "–" if series["number"] is None else str(series["number"])
+    words = [number, series["modality"], series["kind"], size, objects, parts, series["description"], series["uid"]]
+    problems = "".join(f"\n    {p['code']}: {p['message']}" for p in series["problems"])
+    return "  ".join(word for word in words if word) + problems
 
 
 def _image(path: Path, header_only: bool) -> dict[str, Any]:

@@ -22,22 +22,25 @@ if TYPE_CHECKING:
 
 
 def info(
-    path: Annotated[Path, typer.Argument(help="An image file, a dataset, a run or a bundle.")],
+    path: Annotated[Path, typer.Argument(help="An image file, a DICOM study, a dataset, a run or a bundle.")],
     header: Annotated[bool, typer.Option("--header", help="Do not read the pixels.")] = False,
     json: Json = False,
 ) -> None:
     """Say what something is: geometry, channels, value range, what is odd about it."""
-    from medmap.cli.about import about
+    from medmap.cli.about import about, series_line
 
     screen = Screen(json=json)
     facts = about(path, header)
     if json:
         screen.document(facts)
         return
+    lines = facts.pop("series", [])
     width = max(len(k) for k in facts)
     for key, value in facts.items():
         if value not in (None, [], ""):
             screen.result(f"{key.ljust(width)}  {_plain(value)}")
+    for series in lines:
+        screen.result(series_line(series))
 
 
 def _plain(value: Any) -> str:

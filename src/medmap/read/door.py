@@ -69,7 +69,7 @@ FORMATS: tuple[Format, ...] = (
     Format("npz", (".npz",), _starts(b"PK\x03\x04", b"PK\x05\x06"), open_array, members=True),
     Format("tiff", (".tif", ".tiff"), _starts(b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), open_tiff, members=True),
     Format("nrrd", (".nrrd", ".nhdr"), _starts(b"NRRD000"), open_nrrd),
-    Format("nifti", (".nii", ".nii.gz"), _is_nifti, open_nifti),
+    Format("nifti", (".nii", ".nii.gz", ".hdr", ".hdr.gz"), _is_nifti, open_nifti),
     Format("mha", (".mha", ".mhd"), is_metaimage, open_metaimage),
     Format("bmp", (".bmp", ".dib"), lambda head: head[:2] == b"BM" and head[6:10] == bytes(4), open_bmp),
 )
@@ -125,7 +125,7 @@ def recognise(path: Path) -> tuple[Format, tuple[str, ...]]:
     )
 
 
-def _is_collection(path: Path) -> bool:
+def is_collection(path: Path) -> bool:
     """Whether a path may hold DICOM series rather than one image: a folder, a DICOMDIR, a zip that is no array."""
     with at_the_door(path, "image"):
         if path.is_dir():
@@ -178,7 +178,7 @@ def open_header(path: str | Path, member: str | None = None) -> Opened:
         GeometryError: A header that describes no grid.
     """
     path = Path(path)
-    if _is_collection(path):
+    if is_collection(path):
         from medmap.read.dicom.studies import open_series
 
         with at_the_door(path, "DICOM"):
@@ -252,6 +252,7 @@ def _image(path: Path, opened: Opened, limit_bytes: int) -> Image:
         channels=opened.channels,
         time_s=opened.time_s,
         source=replace(opened.source, warnings=tuple(dict.fromkeys(notes))),
+        valid=None if opened.measured is None else opened.measured(array),
     )
 
 

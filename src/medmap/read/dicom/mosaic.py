@@ -64,7 +64,7 @@ def _private(instance: Instance) -> tuple[int, np.ndarray | None]:
         owner = str(header.get((0x0029, 0x0010), "") and header[0x0029, 0x0010].value)
         raw = header[0x0029, 0x1010].value if (0x0029, 0x1010) in header and "SIEMENS CSA" in owner else b""
         csa = csa_values(bytes(raw))
-    count = int(instance.header.get("SiemensMosaicImages", 0) or (csa.get("NumberOfImagesInMosaic") or [0])[0])
+    count = int(instance.header.get("SiemensMosaicImages", 0) or (csa.get("NumberOfImagesInMosaic") or ["0"])[0])
     vector = np.array([float(v) for v in csa.get("SliceNormalVector", [])[:3]])
     if vector.shape != (3,) or not np.isfinite(vector).all() or abs(float(np.linalg.norm(vector)) - 1) > 0.01:
         return count, None

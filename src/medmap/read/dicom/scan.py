@@ -139,7 +139,7 @@ def _own(read_at: ReadAt, name: str) -> Scanned:
 
 
 def _meta(data: bytes) -> tuple[str, str, int]:
-    """The transfer syntax, the class of the object, and where the data set begins; the meta group is always explicit little endian."""
+    """Transfer syntax, class, and where the data set begins; the meta group is always explicit little endian."""
     at, syntax, stored_class = 132, "", ""
     while data[at : at + 2] == b"\x02\x00":
         long = _LONG.get(data[at + 4 : at + 6])
@@ -196,8 +196,7 @@ def _walk(read_at: ReadAt, data: bytes, at: int, syntax: str, name: str) -> tupl
             base, at, data = base + at, 0, read_at(base + at, NEXT_BYTES)
             end = len(data)
             if end < 8:
-                if any(data):
-                    raise ReadError(f"{name} is truncated in its header", remedy="copy the original file again")
+                _require_end(data, name)
                 break
         tag = data[at : at + 4]
         if implicit:
@@ -235,6 +234,12 @@ def _walk(read_at: ReadAt, data: bytes, at: int, syntax: str, name: str) -> tupl
         else:
             at = begin + length
     return _values(raw, order), pixels
+
+
+def _require_end(data: bytes, name: str) -> None:
+    """What follows the last element is nothing, or zeros that fill a block."""
+    if any(data):
+        raise ReadError(f"{name} is truncated in its header", remedy="copy the original file again")
 
 
 def _whole(read_at: ReadAt, at: int, count: int, name: str) -> bytes:
