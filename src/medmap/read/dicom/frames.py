@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from medmap.errors import ReadError
 from medmap.read.dicom.codecs import PixelSpec
@@ -128,3 +129,19 @@ def _fragments(elements: Elements) -> tuple[tuple[int, ...], list[tuple[int, int
     if not found:
         raise ReadError("the file is truncated: no fragment of its pixels is there")
     return table or (), found
+
+
+def stored_words(elements: Elements, header: Any, count: int) -> NDArray[Any]:
+    """The first ``count`` words of uncompressed pixels with all their bits, also those beyond the stored ones.
+
+    Raises:
+        ReadError: Compressed pixels, or fewer words.
+    """
+    spec = PixelSpec.of(header, elements.syntax)
+    if spec.compressed or spec.bits_allocated not in (8, 16) or not elements.pixels:
+        raise ReadError("an overlay lies in the unused bits of pixels that have none", got=elements.syntax)
+    width = spec.bits_allocated // 8
+    data = elements.read_at(elements.offset, count * width)
+    if len(data) < count * width:
+        raise ReadError("an overlay is truncated", got=f"{len(data)} bytes", expected=f"{count * width} bytes")
+    return np.frombuffer(data, f"{'>' if elements.big_endian else '<'}u{width}")

@@ -121,6 +121,8 @@ def _transforms(header: Any) -> tuple[tuple[Pair, ...], str]:
     if "RescaleSlope" in header or "RescaleIntercept" in header:
         slope, intercept = header.get("RescaleSlope"), header.get("RescaleIntercept")
         return ((_decimal(slope, 1.0), _decimal(intercept, 0.0)),), str(header.get("RescaleType", "") or "")
+    if header.get("DoseGridScaling") is not None:  # PS3.3, C.8.8.3: to Gy, or relative
+        return ((_decimal(header.get("DoseGridScaling"), 1.0), 0.0),), ""
     found: list[Pair] = []
     kind = ""
     shared, own = groups(header, "SharedFunctionalGroupsSequence"), per_frame(header)

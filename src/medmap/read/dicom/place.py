@@ -57,6 +57,12 @@ def place_of(
     positions = [floats(within(header, f, "PlanePositionSequence", "ImagePositionPatient"), 3) for f in picked]
     if len(picked) == 1:
         return _flat(header, size, plane, positions[0], notes), None
+    offsets = _dose_offsets(header, picked)
+    if plane is not None and offsets is not None and positions[0] is not None:
+        normal = np.cross(plane[:, 1], plane[:, 0])
+        normal /= np.linalg.norm(normal)
+        places = positions[0] + offsets[:, None] * normal
+        return _volume(path, header, size, picked, (plane, places), notes), None
     has_places = bool(per_frame(header)) and all(p is not None for p in positions)
     if plane is not None and has_places and len({tuple(p) for p in positions if p is not None}) == len(picked):
         return _volume(path, header, size, picked, (plane, np.array(positions)), notes), None
@@ -68,6 +74,17 @@ def place_of(
             remedy=f"read one of them: {path.name}#0",
         )
     return _flat(header, size, plane, positions[0], notes), times
+
+
+def _dose_offsets(header: Any, picked: range) -> Floats | None:
+    """Distances of a dose grid's planes along the normal, in mm (PS3.3, C.8.8.3.2)."""
+    given = header.get("GridFrameOffsetVector")
+    if given is None or not hasattr(given, "__len__") or len(given) <= picked[-1]:
+        return None
+    offsets = floats([given[frame] for frame in picked], len(picked))
+    if offsets is None or len(set(offsets)) < len(picked):
+        return None
+    return offsets - float(given[0])  # relative to the first plane, or the patient's z where that is not zero
 
 
 def _plane(header: Any, frame: int, notes: list[str]) -> Floats | None:
