@@ -8,15 +8,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from grids import oblique_geometry
 from medmap.cli import run as medmap
 from medmap.errors import DatasetError, LayoutError
 from medmap.geometry import Geometry
 from medmap.image import Image, Source
 from medmap.layouts import dicom_dataset, import_dataset, open_dataset
 from medmap.layouts.dicom import recognise_dicom
+from medmap.layouts.dicom_truth import _box
 from medmap.read import read, read_ref
-from medmap.results import Label, Mask
+from medmap.results import Boxes, Label, Mask, Scores
 from medmap.write import write
 from medmap.write.dicom import uid, write_dicom_slice
 
@@ -196,3 +200,70 @@ def test_an_import_gives_the_same_dataset_as_opening_in_place(archive, tmp_path)
         first = read_ref(here, case.inputs["image"])
         second = read_ref(there, there[case.id].inputs["image"])
         assert first.content_sha256() == second.content_sha256()
+
+
+def test_a_segmentation_that_describes_some_structures_is_a_partial_label(archive):
+    for patient, names in (("ANN12", ("liver", "spleen")), ("BOB34", ("liver",))):
+        image = read(archive / patient / "s" / "AXIAL")
+        array = np.zeros(image.geometry.shape, np.uint8)
+        for value, _ in enumerate(names, start=1):
+            array[value, 2:5, 1] = value
+        mask = Mask(array, image.geometry, {v: Label(name) for v, name in enumerate(names, start=1)})
+        write(mask, archive / patient / "s" / "seg.dcm", format="dicom-seg", source=archive / patient / "s" / "AXIAL")
+    data = open_dataset(archive)
+    assert data.label_names == ("background", "liver", "spleen")
+    assert data["P0001"].truth.known is None
+    assert data["P0002"].truth.known == (0, 1)
+
+
+def test_several_objects_with_different_structures_are_no_observers(archive):
+    folder = archive / "ANN12" / "s" / "AXIAL"
+    image = read(folder)
+    array = np.zeros(image.geometry.shape, np.uint8)
+    array[2:4, 2:4, 1] = 1
+    for name in ("liver", "spleen"):
+        mask = Mask(array, image.geometry, {1: Label(name)})
+        write(mask, archive / "ANN12" / f"{name}.dcm", format="dicom-seg", source=folder)
+    with pytest.raises(DatasetError, match="no observers"):
+        open_dataset(archive)
+
+
+def test_regions_of_a_report_are_boxes(archive):
+    folder = archive / "ANN12" / "s" / "AXIAL"
+    image = read(folder)
+    corners = np.array([[1.0, 2, 0, 3, 5, 2], [6, 1, 3, 7, 2, 3]])
+    boxes = Boxes(corners, np.array([0, 1]), np.array([0.9, 0.4]), (Label("nodule"), Label("cyst")), image.geometry)
+    write(boxes, archive / "ANN12" / "s" / "report.dcm", format="dicom-sr", source=folder)
+    data = open_dataset(archive)
+    assert data.task == "detect"
+    assert data.label_names == ("Cyst", "Nodule")  # by the codes they were written with
+    found = {data.label_names[label]: corners for corners, label in data["P0001"].truth.boxes}
+    np.testing.assert_array_equal(found["Nodule"], corners[0])
+    np.testing.assert_array_equal(found["Cyst"], corners[1])
+    assert data["P0002"].truth.boxes is None  # nobody has looked
+
+
+def test_findings_of_reports_are_classes(archive):
+    for patient, values in (("ANN12", (0.1, 0.9)), ("BOB34", (0.8, 0.2))):
+        labels = (Label("benign"), Label("malignant"))
+        decided = labels[int(np.argmax(values))].name
+        scores = Scores(labels, np.array(values), "binary", decided=(decided,))
+        folder = archive / patient / "s" / "AXIAL"
+        write(scores, archive / patient / "s" / "report.dcm", format="dicom-sr", source=folder)
+    data = open_dataset(archive)
+    assert data.task == "classify"
+    named = {case.patient: case.truth.label for case in data if case.truth.annotated}
+    assert {p: data.label_names[i] for p, i in named.items()} == {"P0001": "malignant", "P0002": "benign"}
+    assert not data["P0003"].truth.annotated
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_a_box_comes_back_from_the_points_around_it(seed):
+    rng = np.random.default_rng(seed)
+    grid = oblique_geometry()
+    low = rng.integers(0, grid.shape)
+    high = low + rng.integers(0, np.array(grid.shape) - low)
+    edges = np.array(np.meshgrid(*zip(low - 0.45, high + 0.45, strict=True))).reshape(3, -1).T
+    assert _box(grid.to_world(edges), grid.frame_of_reference, grid) == (*map(float, low), *map(float, high))
+    assert _box(grid.to_world(edges), "9.9.9", grid) is None
+    assert _box(grid.to_world(edges + 100), grid.frame_of_reference, grid) is None

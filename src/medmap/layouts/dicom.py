@@ -12,25 +12,22 @@ import io
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from medmap.dataset import COLUMN_TYPES, Case, Dataset, InputSpec, Ref, TaskName, Truth
+from medmap.dataset import COLUMN_TYPES, Case, Dataset, InputSpec, Ref, TaskName
 from medmap.errors import DatasetError, LayoutError
 from medmap.layouts.cases import Vocabulary, guess_vocabulary, is_truth_column, typed_column
-from medmap.layouts.described import BACKGROUND
+from medmap.layouts.dicom_truth import Truths, relative, truths_of
 from medmap.layouts.join import KEY_COLUMNS, Joined, Keys, join, label_column, plain_name
-from medmap.layouts.naming import natural_key, positive_index
+from medmap.layouts.naming import positive_index
 from medmap.layouts.spreadsheet import read_spreadsheet
 from medmap.layouts.table import Table
 from medmap.read.dicom.choose import choose
 from medmap.read.dicom.file import is_dicom
-from medmap.read.dicom.segmentation import segments_of, source_series_of
-from medmap.read.dicom.structures import read_structures
 from medmap.read.dicom.studies import Series, Study, studies
-from medmap.results import Label
 
 PICTURES = ("volume", "picture", "cine")
 LOOKED_AT = 400  # files of a folder from which it is told what it is
@@ -135,21 +132,6 @@ class _Sheet:
         return [self.table.rows[self.row_of[uid]][at] for uid in series]
 
 
-@dataclass
-class _Truths:
-    """Masks by series, and what their segments are called over the whole archive."""
-
-    labels: dict[str, Label] = field(default_factory=dict)
-    of: dict[str, list[tuple[Path, dict[int, str]]]] = field(default_factory=lambda: defaultdict(list))
-
-    def add(self, series: Iterable[str], path: Path, regions: Mapping[int, Label]) -> None:
-        """Regions of one object: number → what it is called, for each series that they were drawn on."""
-        for label in regions.values():
-            self.labels.setdefault(label.name, label)
-        for uid in series:
-            self.of[uid].append((path, {number: label.name for number, label in regions.items()}))
-
-
 def recognise_dicom(path: Path) -> bool:
     """Whether a path is a folder of DICOM studies: one patient in each of its folders, not one class."""
     if not path.is_dir():
@@ -243,9 +225,10 @@ def dicom_dataset(
             got=", ".join(f"{n} {kind}" for kind, n in what.most_common()) or "no DICOM object",
             expected="series of images" + (f" that match {series!r}" if series else ""),
         )
-    truths = _truths(found)
+    truths = truths_of(found)
     if labels is None:
-        return Archive(_dataset(path, candidates, truths, task, ids=_ids(found, candidates)))
+        data = _dataset(path, candidates, truths, task, ids=_ids(found, candidates))
+        return Archive(data, notes=tuple(truths.notes))
     table = read_spreadsheet(Path(labels))
     joined = join(table, [one.keys for one in candidates], on)
     chosen, left = _one_a_study(candidates, joined, found)
@@ -262,7 +245,7 @@ def dicom_dataset(
     dataset = _dataset(path, picked, truths, task, ids=ids, sheet=sheet)
     keys = table.column(joined.column)
     left += [Left("table", keys[n], "no image of this key") for n in joined.rows_left]
-    return Archive(dataset, tuple(left), f"{joined.level} ({joined.column})", _notes(joined, dataset))
+    return Archive(dataset, tuple(left), f"{joined.level} ({joined.column})", (*_notes(joined, dataset), *truths.notes))
 
 
 def _notes(joined: Joined, dataset: Dataset) -> tuple[str, ...]:
@@ -347,55 +330,51 @@ def _ids(found: Sequence[Study], chosen: Sequence[_Found]) -> dict[str, tuple[st
 def _dataset(
     path: Path,
     chosen: Sequence[_Found],
-    truths: _Truths,
+    truths: Truths,
     task: TaskName | None,
     *,
     ids: Mapping[str, tuple[str, str]],
     sheet: _Sheet | None = None,
 ) -> Dataset:
     root = path if path.is_dir() else path.parent
-    with_masks = any(one.series.uid in truths.of for one in chosen)
-    labelled = sheet is not None and sheet.label is not None
-    kind: TaskName = task or ("classify" if labelled or not with_masks else "segment")
-    words = _words(sheet) if sheet is not None and labelled and kind == "classify" else None
-    order = sorted(truths.labels, key=natural_key)  # whatever order the archive has its studies in
+    series = [one.series.uid for one in chosen]
+    kind, words, by_sheet = _meant(truths, task, series, sheet)
     cases = []
     for one in sorted(chosen, key=lambda o: ids[o.series.uid]):
         case, patient = ids[one.series.uid]
-        masks = () if kind == "classify" else _masks(truths, one.series.uid, order, root)
-        truth = Truth(annotated=True, masks=masks) if masks else Truth()
-        if words is not None and sheet is not None:
-            (cell,) = sheet.cells(str(sheet.label), [one.series.uid])
-            truth = words.truth(cell, sheet.table.where(sheet.row_of[one.series.uid]))
+        if by_sheet is not None:
+            (cell,) = by_sheet.cells(str(by_sheet.label), [one.series.uid])
+            truth = words.truth(cell, by_sheet.table.where(by_sheet.row_of[one.series.uid]))
+        else:
+            truth = truths.of(one.series.uid, kind, words, root)
         cases.append(
             Case(case, patient, {INPUT: _ref(one.series, root)}, truth, None, _site(one.series), _columns(one.series))
         )
     if sheet is not None:
         cases = _with_table_columns(cases, chosen, ids, sheet)
     modalities = {one.series.modality for one in chosen}
-    labels = (
-        words.labels
-        if words
-        else (Label(BACKGROUND), *(truths.labels[name] for name in order))
-        if kind == "segment"
-        else ()
-    )
-    kinds = words.kind if words else "multiclass"
     return Dataset(
         name=path.stem or path.resolve().name,
         task=kind,
         cases=tuple(cases),
         inputs={INPUT: InputSpec(modalities.pop() if len(modalities) == 1 else None)},
-        labels=labels,
-        kind=kinds,
+        labels=words.labels,
+        kind=words.kind,
         root=root,
-        positive=positive_index([x.name for x in labels]) if kinds == "binary" else None,
+        positive=positive_index([x.name for x in words.labels]) if words.kind == "binary" else None,
         patients_known=all(one.study.patient_id for one in chosen),
     )
 
 
-def _words(sheet: _Sheet) -> Vocabulary:
-    return guess_vocabulary(sheet.cells(str(sheet.label), sheet.row_of))
+def _meant(
+    truths: Truths, task: TaskName | None, series: Sequence[str], sheet: _Sheet | None
+) -> tuple[TaskName, Vocabulary, _Sheet | None]:
+    """The task, its classes, and the spreadsheet where that is where the truth stands."""
+    labelled = sheet is not None and sheet.label is not None
+    kind: TaskName = task or ("classify" if labelled else truths.task(series) or "classify")
+    if sheet is not None and labelled and kind == "classify":
+        return kind, guess_vocabulary(sheet.cells(str(sheet.label), sheet.row_of)), sheet
+    return kind, truths.vocabulary(kind, series), None
 
 
 def _ref(series: Series, root: Path) -> Ref:
@@ -403,16 +382,9 @@ def _ref(series: Series, root: Path) -> Ref:
     paths = {instance.path for instance in series.instances}
     zipped = any(instance.member is not None for instance in series.instances)
     if len(paths) == 1 and not zipped:
-        return Ref(_relative(next(iter(paths)), root))
+        return Ref(relative(next(iter(paths)), root))
     where = next(iter(paths)) if zipped else Path(os.path.commonpath([p.parent for p in paths]))
-    return Ref(_relative(where, root), series.uid)
-
-
-def _relative(path: Path, root: Path) -> str:
-    try:
-        return path.resolve().relative_to(root.resolve()).as_posix()
-    except ValueError:
-        return path.resolve().as_posix()
+    return Ref(relative(where, root), series.uid)
 
 
 def _site(series: Series) -> str | None:
@@ -461,46 +433,3 @@ def _with_table_columns(
         replace(case, columns={**case.columns, **{name: cells[n] for name, cells in values.items()}})
         for n, case in enumerate(cases)
     ]
-
-
-# -- truth in the archive ---------------------------------------------------------------------------------------------
-
-
-def _truths(found: Sequence[Study]) -> _Truths:
-    truths = _Truths()
-    for study in found:
-        for series in study.series:
-            if series.kind not in ("segmentation", "structures"):
-                continue
-            for instance in series.instances:
-                if instance.member is not None:
-                    continue  # in a zip: the pixels are read, masks need a file of their own
-                if series.kind == "segmentation":
-                    regions = {segment.number: segment.label for segment in segments_of(instance.path)}
-                    truths.add(source_series_of(instance.path), instance.path, regions)
-                else:
-                    structures = read_structures(instance.path)
-                    regions = {roi.number: roi.label for roi in structures.rois}
-                    truths.add(structures.series_uids, instance.path, regions)
-    return truths
-
-
-def _masks(truths: _Truths, series: str, order: Sequence[str], root: Path) -> tuple[Ref, ...]:
-    """One reference an object: ``seg.dcm#1>2`` makes its segment 1 the dataset's label 2.
-
-    Raises:
-        DatasetError: Objects that hold different structures of one series: they are parts, not observers.
-    """
-    refs = []
-    drawn = {frozenset(regions.values()) for _, regions in truths.of.get(series, ())}
-    if len(drawn) > 1:
-        names = "; ".join(", ".join(sorted(names)) for names in sorted(drawn, key=sorted))
-        raise DatasetError(
-            "a series has several objects with different structures, which are no observers of the same",
-            got=names[:200],
-            remedy="put the structures of a series into one segmentation or structure set",
-        )
-    for path, regions in truths.of.get(series, ()):
-        member = ",".join(f"{number}>{order.index(name) + 1}" for number, name in sorted(regions.items()))
-        refs.append(Ref(_relative(path, root), member or None))
-    return tuple(refs)
