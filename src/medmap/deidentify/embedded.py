@@ -8,6 +8,7 @@ segments of JPEG 2000 (T.800 A.9.2). Values may carry drawings in bits above the
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -219,7 +220,7 @@ def cleaned_codestreams(dataset: Any) -> tuple[Removed, ...]:
     try:
         count = int(dataset.get("NumberOfFrames", 1) or 1)
         frames = list(generate_frames(dataset.PixelData, number_of_frames=count))
-    except (ValueError, TypeError, IndexError) as error:
+    except (ValueError, TypeError, IndexError, struct.error) as error:
         raise ReadError("encapsulated pixels are damaged", got=" ".join(str(error).split())[:160]) from error
     removed: list[Removed] = []
     made = []

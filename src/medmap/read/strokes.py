@@ -90,7 +90,7 @@ def text_like(picture: NDArray[Any]) -> tuple[Block, ...]:
         ink = plane.astype(np.float32) if plane.dtype.itemsize > 2 else plane
         ink = ink if bright else ink.max() - ink
         for scale in SCALES:
-            if min(plane.shape) >= 16 * scale:
+            if scale == 1 or min(plane.shape) >= 100 * scale:  # large letters need a large picture
                 found += _at_scale(np.ascontiguousarray(ink[::scale, ::scale]), extent, scale, bright)
     return _without_doubles(found)
 

@@ -23,11 +23,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medmap.errors import DataError, MissingToolError, ReadError, UsageError
-from medmap.read.strokes import Block, planes, span, text_like
+from medmap.read.strokes import LEAST_CONTRAST, Block, planes, span, text_like
 
 Pixels = NDArray[Any]
 MINIMUM_CONFIDENCE = 0.6
 KNOWN_CONFIDENCE = 0.1  # a word that looks like a known identifier is believed sooner
+SHORT_CONFIDENCE = 0.85  # anatomy resembles two or three letters more often than four
 TIME_LIMIT_S = 60.0
 READ_SHARE, LEAST_EVEN = 0.6, 0.6  # of a line: letters read with confidence, letters on one line in one ink
 LINE_PX = 40  # lines are read at this height: tesseract was taught letters of about 30 pixels
@@ -104,8 +105,7 @@ def find_text(
     if thorough and min(picture.shape[:2]) >= 8 and span(picture.reshape(picture.shape[0], -1)) > 0:
         for word in _words_of_whole(picture, languages):
             matches = resembles(word.text or "", known)
-            enough = KNOWN_CONFIDENCE if matches else max(minimum_confidence, 0.5)
-            if word.confidence >= enough and (matches or _painted(picture, word)):
+            if _believed(word, minimum_confidence, known) and (matches or _painted(picture, word)):
                 boxes.append(_with_margin(word, picture.shape, word.row1 - word.row0))
     return _joined(boxes)
 
@@ -204,7 +204,7 @@ def _lines_read(
             confidence = max(w.confidence for w in good)
             said = " ".join(w.text or "" for w in mine)
             found.append(replace(whole, text=said, confidence=confidence))
-        elif block.certain:
+        elif block.certain and _painted(picture, whole, least_contrast=0):
             found.append(whole)
     return [_with_margin(box, picture.shape, box.row1 - box.row0) for box in found]
 
@@ -213,7 +213,9 @@ def _believed(word: TextBox, minimum_confidence: float, known: Sequence[str]) ->
     text = word.text or ""
     if not _WORD.search(text):
         return False
-    return word.confidence >= (KNOWN_CONFIDENCE if resembles(text, known) else minimum_confidence)
+    if resembles(text, known):
+        return word.confidence >= KNOWN_CONFIDENCE
+    return word.confidence >= max(minimum_confidence, SHORT_CONFIDENCE if len(plain(text)) <= 3 else 0.5)
 
 
 def _strip(picture: Pixels, block: Block) -> NDArray[np.uint8]:
@@ -295,7 +297,7 @@ def _words_of_tile(tile: NDArray[np.uint8], at: tuple[int, int], languages: str)
     return words
 
 
-def _painted(picture: Pixels, word: TextBox) -> bool:
+def _painted(picture: Pixels, word: TextBox, least_contrast: float = LEAST_CONTRAST) -> bool:
     """Whether a word's strokes have one ink that stands out: anatomy that resembles a letter is shaded."""
     part = picture[word.row0 : word.row1, word.column0 : word.column1]
     extent = span(picture)
@@ -303,10 +305,10 @@ def _painted(picture: Pixels, word: TextBox) -> bool:
         values = plane.astype(np.float64)
         values = values if bright else -values
         paper, top = float(np.percentile(values, 30)), float(values.max())
-        if top - paper < 0.12 * extent:
+        if top - paper <= least_contrast * extent:
             continue
         strokes = values[values > paper + 0.5 * (top - paper)]
-        if (strokes >= top - 0.08 * extent).mean() >= 0.5 and strokes.size <= 0.7 * values.size:
+        if (strokes >= top - 0.08 * min(extent, 3 * (top - paper))).mean() >= 0.5 and strokes.size <= 0.7 * values.size:
             return True
     return False
 
