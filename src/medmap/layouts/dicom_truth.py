@@ -172,18 +172,22 @@ def _found(group: MeasurementGroup) -> list[str]:
 
 
 def _add_boxes(truths: Truths, series: Series, report: MeasurementReport) -> None:
+    """One box a group: its regions are the outlines of one thing on several slices."""
     geometry = series.open().geometry
-    for group in report.groups:
+    for group in (group for group in report.groups if group.regions):
+        frames = {region.frame_of_reference for region in group.regions}
+        widths = {region.points.shape[1] for region in group.regions}
+        corners = None
+        if len(frames) == len(widths) == 1:
+            corners = _box(np.concatenate([region.points for region in group.regions]), frames.pop(), geometry)
+        if corners is None:
+            truths.notes.append(
+                f"a region of a report on series {series.uid} was not used: it does not lie in the series' space"
+            )
+            continue
         label = group.finding or Label(UNNAMED)
-        for region in group.regions:
-            corners = _box(region.points, region.frame_of_reference, geometry)
-            if corners is None:
-                truths.notes.append(
-                    f"a region of a report on series {series.uid} was not used: it does not lie in the series' space"
-                )
-                continue
-            truths.labels.setdefault(label.name, label)
-            truths.boxes[series.uid].append((corners, label.name))
+        truths.labels.setdefault(label.name, label)
+        truths.boxes[series.uid].append((corners, label.name))
 
 
 def _box(points: np.ndarray, frame_of_reference: str, geometry: Geometry) -> tuple[float, ...] | None:
