@@ -1,0 +1,99 @@
+"""Every file of the collection is read or refused in one sentence; the table of them ends the test run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medmap.errors import MedmapError
+from medmap.read import read
+
+# the same image in several lossless transfer syntaxes: (folder, names)
+LOSSLESS = {
+    "CT slice": (
+        "cornerstone3d",
+        [
+            f"CTImage.dcm_{name}.dcm"
+            for name in (
+                "LittleEndianExplicitTransferSyntax_1.2.840.10008.1.2.1",
+                "LittleEndianImplicitTransferSyntax_1.2.840.10008.1.2",
+                "BigEndianExplicitTransferSyntax_1.2.840.10008.1.2.2",
+                "DeflatedExplicitVRLittleEndianTransferSyntax_1.2.840.10008.1.2.1.99",
+                "RLELosslessTransferSyntax_1.2.840.10008.1.2.5",
+                "JPEGProcess14TransferSyntax_1.2.840.10008.1.2.4.57",
+                "JPEGProcess14SV1TransferSyntax_1.2.840.10008.1.2.4.70",
+                "JPEGLSLosslessTransferSyntax_1.2.840.10008.1.2.4.80",
+                "JPEG2000LosslessOnlyTransferSyntax_1.2.840.10008.1.2.4.90",
+            )
+        ],
+    ),
+    "MR": ("pydicom_test_files/test_files", ["MR_small.dcm", "MR_small_RLE.dcm", "MR_small_bigendian.dcm",
+                                             "MR_small_implicit.dcm", "MR_small_expb.dcm"]),
+    "MR 2": ("pydicom-data", ["MR2_UNCR.dcm", "MR2_J2KR.dcm"]),
+    "693": ("pydicom-data", ["693_UNCR.dcm", "693_J2KR.dcm"]),
+    "US": ("pydicom-data", ["US1_UNCR.dcm", "US1_J2KR.dcm"]),
+    "enhanced MR, frame 3": ("pydicom-data", [f"{name}#3" for name in (
+        "emri_small.dcm", "emri_small_RLE.dcm", "emri_small_big_endian.dcm", "emri_small_jpeg_ls_lossless.dcm",
+        "emri_small_jpeg_2k_lossless.dcm")]),
+    "secondary capture": ("pydicom-data", ["SC_rgb.dcm", "SC_rgb_expb.dcm", "SC_rgb_gdcm2k_uncompressed.dcm"]),
+    "dose": ("pydicom_test_files/test_files", ["rtdose.dcm", "rtdose_expb.dcm", "rtdose_rle.dcm"]),
+    "segmentation": ("pydicom-data", ["liver.dcm", "liver_expb.dcm", "liver_deflate.dcm"]),
+    "segmentation, 510 columns": ("pydicom-data", ["liver_nonbyte_aligned.dcm", "liver_nonbyte_aligned_deflate.dcm"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("group", LOSSLESS)
+def test_lossless_transfer_syntaxes_agree_bit_for_bit(shared_data: Path, group: str) -> None:
+    folder, names = LOSSLESS[group]
+    there = [name for name in names if (shared_data / "dicom" / folder / name.partition("#")[0]).is_file()]
+    assert len(there) >= 2
+    images = [read(str(shared_data / "dicom" / folder / name)) for name in there]
+    assert len({image.source.transfer_syntax for image in images}) >= 2 or group == "secondary capture"
+    for image in images[1:]:
+        np.testing.assert_array_equal(image.array, images[0].array)
+        assert image.quantity == images[0].quantity
+
+
+def test_every_file_is_an_image_or_a_sentence(shared_data: Path, request: pytest.FixtureRequest) -> None:
+    folder = shared_data / "dicom"
+    rows, counts = [], {"image": 0, "frames": 0, "refused": 0}
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        name = str(path.relative_to(folder))
+        kind = "image"
+        try:
+            image = read(path)
+        except MedmapError as error:
+            sentence = str(error).replace(f"{folder}/", "")
+            kind = "refused"
+            assert "\n" not in sentence
+            if "#0" in sentence:  # frames that are no volume: each is an image
+                image, kind = read(path, member="0"), "frames"
+        counts[kind] += 1
+        if kind == "refused":
+            rows.append(f"{name}\t{sentence}")
+        else:
+            syntax = image.source.transfer_syntax or image.source.format
+            frame = "#0" if kind == "frames" else ""
+            rows.append(f"{name}{frame}\t{syntax}\t{image.array.shape}\t{image.array.dtype}\t{image.quantity}")
+    request.config.stash[TABLE] = rows
+    assert counts["image"] > 240
+    assert counts["frames"] > 20
+    assert len(rows) == sum(counts.values())
+
+
+TABLE = pytest.StashKey[list[str]]()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _shown(request: pytest.FixtureRequest):
+    """The table in the report at the end, whatever the verbosity."""
+    yield
+    rows = request.config.stash.get(TABLE, None)
+    reporter = request.config.pluginmanager.get_plugin("terminalreporter")
+    if rows and reporter is not None:
+        reporter.write_line("")
+        reporter.write_sep("-", f"{len(rows)} files of the DICOM collection: syntax, shape, type, quantity, or why not")
+        for row in rows:
+            reporter.write_line("  ".join(row.split("\t")))
