@@ -240,7 +240,7 @@ def _cut(values: NDArray[Any], spec: PixelSpec) -> NDArray[Any]:
     right = spec.bits_allocated - spec.bits_stored
     if left == right and not spec.signed and values.size and int(values.max()) < 2**spec.bits_stored:
         return values  # right-aligned and nothing beyond: most files
-    return np.right_shift(np.left_shift(values, left), right)  # arithmetic for signed values
+    return np.asarray(np.right_shift(np.left_shift(values, left), right))  # arithmetic for signed values
 
 
 def _rle(data: bytes | memoryview, spec: PixelSpec) -> NDArray[Any]:
@@ -258,7 +258,7 @@ def _rle(data: bytes | memoryview, spec: PixelSpec) -> NDArray[Any]:
     if (len(data) - 64) * 128 < need:  # two bytes give at most 128
         raise ReadError("an RLE frame is truncated", got=f"{len(data)} bytes", expected=f"enough for {need}")
     out = memoryview(np.empty(need, np.uint8).data)
-    done = imagecodecs.dicomrle_decode(data, spec.dtype.newbyteorder("<"), out=out)
+    done = imagecodecs.dicomrle_decode(bytes(data), spec.dtype.newbyteorder("<"), out=out)
     if len(done) != need:
         raise ReadError("an RLE frame is truncated or damaged", got=f"{len(done)} bytes", expected=f"{need} bytes")
     return _in_colour(np.frombuffer(done, spec.dtype), spec)
@@ -308,9 +308,9 @@ def _as_declared(array: NDArray[Any], spec: PixelSpec) -> NDArray[Any]:
         return array
     if spec.dtype.kind == "i" and array.dtype.kind == "u":
         left = spec.bits_allocated - spec.bits_stored
-        return np.right_shift(np.left_shift(array.astype(spec.dtype), left), left)
+        return np.asarray(np.right_shift(np.left_shift(array.astype(spec.dtype), left), left))
     if spec.dtype.kind == "u" and array.dtype.kind == "i":
-        return (array.astype(spec.dtype) & spec.dtype.type(2**spec.bits_stored - 1)).astype(spec.dtype)
+        return np.asarray(array.astype(spec.dtype) & spec.dtype.type(2**spec.bits_stored - 1))
     return array.astype(spec.dtype)
 
 

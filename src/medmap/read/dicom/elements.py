@@ -21,7 +21,7 @@ BIG_ENDIAN = "1.2.840.10008.1.2.2"
 DEFLATED = "1.2.840.10008.1.2.1.99"
 MAX_DEPTH = 64  # nested sequences; a structured report has some fifteen
 MAX_ELEMENTS = 300_000
-MAX_HEADER_BYTES = 2**28
+MAX_HEADER_BYTES = 2**26
 UNDEFINED = 0xFFFFFFFF
 _LONG = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"))
 _PIXELS = frozenset((0x7FE00008, 0x7FE00009, 0x7FE00010))
@@ -85,7 +85,7 @@ def walked(read_at: ReadAt, size: int) -> Elements:
         try:
             tag, words, offset, length, end = _walk(head, meta_end, (implicit, big), whole)
         except _ShortError as error:
-            if count > MAX_HEADER_BYTES:
+            if count >= MAX_HEADER_BYTES:
                 raise LimitError("the header is larger than any object's", expected=f"{MAX_HEADER_BYTES} B") from error
             count *= 4
             head = read_at(0, count)

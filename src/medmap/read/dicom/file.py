@@ -129,6 +129,7 @@ def header_of(path: Path) -> tuple[Any, Elements]:
     import pydicom
     from pydicom.dataset import FileMetaDataset
     from pydicom.filereader import read_dataset
+    from pydicom.uid import UID
 
     def read_at(offset: int, count: int) -> bytes:
         descriptor = os.open(path, os.O_RDONLY)
@@ -144,7 +145,7 @@ def header_of(path: Path) -> tuple[Any, Elements]:
     if elements.syntax == DEFLATED:
         header = read_dataset(io.BytesIO(elements.head), elements.implicit, not elements.big_endian)
         header.file_meta = FileMetaDataset()
-        header.file_meta.TransferSyntaxUID = DEFLATED
+        header.file_meta.TransferSyntaxUID = UID(DEFLATED)
     else:
         header = pydicom.dcmread(io.BytesIO(elements.head), force=True)
     if not len(header):

@@ -105,7 +105,8 @@ def _grouped(elements: Elements, header: Any, count: int) -> tuple[tuple[tuple[i
 
 def _fragments(elements: Elements) -> tuple[tuple[int, ...], list[tuple[int, int]]]:
     """The basic offset table, and (offset, length) of each fragment."""
-    at, found = elements.offset, []
+    at = elements.offset
+    found: list[tuple[int, int]] = []
     table: tuple[int, ...] | None = None
     while True:
         head = elements.read_at(at, 8)
