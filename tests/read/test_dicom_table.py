@@ -38,6 +38,8 @@ LOSSLESS = {
         "emri_small.dcm", "emri_small_RLE.dcm", "emri_small_big_endian.dcm", "emri_small_jpeg_ls_lossless.dcm",
         "emri_small_jpeg_2k_lossless.dcm")]),
     "secondary capture": ("pydicom-data", ["SC_rgb.dcm", "SC_rgb_expb.dcm", "SC_rgb_gdcm2k_uncompressed.dcm"]),
+    "palette": ("pydicom-data", ["OBXXXX1A.dcm", "OBXXXX1A_expb.dcm", "OBXXXX1A_rle.dcm"]),
+    "segmented palette": ("pydicom-data", ["gdcm-US-ALOKA-16.dcm", "gdcm-US-ALOKA-16_big.dcm"]),
     "dose": ("pydicom_test_files/test_files", ["rtdose.dcm", "rtdose_expb.dcm", "rtdose_rle.dcm"]),
     "segmentation": ("pydicom-data", ["liver.dcm", "liver_expb.dcm", "liver_deflate.dcm"]),
     "segmentation, 510 columns": ("pydicom-data", ["liver_nonbyte_aligned.dcm", "liver_nonbyte_aligned_deflate.dcm"]),
