@@ -73,3 +73,14 @@ def tool() -> Callable[[str], str]:
         return path
 
     return found
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    """Tables that tests recorded (``record_property("table of …", rows)``) end the run, with workers too."""
+    for outcome in ("passed", "failed"):
+        for report in terminalreporter.getreports(outcome):
+            for name, rows in report.user_properties:
+                if name.startswith("table of "):
+                    terminalreporter.write_sep("-", f"{len(rows)} files: {name}")
+                    for row in rows:
+                        terminalreporter.write_line(row)

@@ -13,14 +13,14 @@ import sys
 import tempfile
 from pathlib import Path
 
-from medmap.errors import MedmapError
-from medmap.read import read
-
 LIMIT_BYTES = 2**26
 
 
 def one_input(data: bytes) -> bool:
     """Whether the bytes are read as an image; anything but an image or a ``MedmapError`` escapes."""
+    from medmap.errors import MedmapError
+    from medmap.read import read
+
     with tempfile.NamedTemporaryFile(suffix=".dcm") as file:
         file.write(data)
         file.flush()
@@ -35,7 +35,10 @@ def main() -> None:
     """Hand the target to atheris."""
     import atheris
 
-    atheris.instrument_all()
+    with atheris.instrument_imports(include=["medmap.read", "pydicom"]):
+        import pydicom.filereader  # noqa: F401
+
+        import medmap.read  # noqa: F401
     atheris.Setup(sys.argv, one_input)
     atheris.Fuzz()
 

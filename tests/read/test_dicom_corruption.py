@@ -136,18 +136,18 @@ import resource, sys, time
 import pydicom, imagecodecs
 from medmap.errors import MedmapError
 from medmap.read import read
-start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+start, before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try:
     read(sys.argv[1])
     said = "image"
 except MedmapError as error:
     said = f"{type(error).__name__}: {error}"
-print(time.perf_counter() - start, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024, said)
+print(time.process_time() - start, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024, said)
 """
 
 
 def measured(path: Path) -> tuple[float, float, str]:
-    """(seconds, MiB beyond the start, what was said) of reading in a process of its own, under a limit of memory."""
+    """(seconds of the processor, MiB beyond the start, what was said) of reading in a process of its own, under a limit of memory."""
     limit = lambda: resource.setrlimit(resource.RLIMIT_AS, (6 * 2**30, 6 * 2**30))  # noqa: E731
     command = [sys.executable, "-c", HARNESS, str(path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, preexec_fn=limit)

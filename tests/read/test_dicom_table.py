@@ -58,7 +58,7 @@ def test_lossless_transfer_syntaxes_agree_bit_for_bit(shared_data: Path, group: 
         assert image.quantity == images[0].quantity
 
 
-def test_every_file_is_an_image_or_a_sentence(shared_data: Path, request: pytest.FixtureRequest) -> None:
+def test_every_file_is_an_image_or_a_sentence(shared_data: Path, record_property) -> None:
     folder = shared_data / "dicom"
     rows, counts = [], {"image": 0, "frames": 0, "refused": 0}
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
@@ -74,28 +74,12 @@ def test_every_file_is_an_image_or_a_sentence(shared_data: Path, request: pytest
                 image, kind = read(path, member="0"), "frames"
         counts[kind] += 1
         if kind == "refused":
-            rows.append(f"{name}\t{sentence}")
+            rows.append(f"{name}  {sentence}")
         else:
             syntax = image.source.transfer_syntax or image.source.format
             frame = "#0" if kind == "frames" else ""
-            rows.append(f"{name}{frame}\t{syntax}\t{image.array.shape}\t{image.array.dtype}\t{image.quantity}")
-    request.config.stash[TABLE] = rows
+            rows.append(f"{name}{frame}  {syntax}  {image.array.shape}  {image.array.dtype}  {image.quantity}")
+    record_property("table of the DICOM collection: syntax, shape, type, quantity, or why not", rows)
     assert counts["image"] > 240
     assert counts["frames"] > 20
     assert len(rows) == sum(counts.values())
-
-
-TABLE = pytest.StashKey[list[str]]()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _shown(request: pytest.FixtureRequest):
-    """The table in the report at the end, whatever the verbosity."""
-    yield
-    rows = request.config.stash.get(TABLE, None)
-    reporter = request.config.pluginmanager.get_plugin("terminalreporter")
-    if rows and reporter is not None:
-        reporter.write_line("")
-        reporter.write_sep("-", f"{len(rows)} files of the DICOM collection: syntax, shape, type, quantity, or why not")
-        for row in rows:
-            reporter.write_line("  ".join(row.split("\t")))
