@@ -147,7 +147,7 @@ print(time.process_time() - start, (resource.getrusage(resource.RUSAGE_SELF).ru_
 
 
 def measured(path: Path) -> tuple[float, float, str]:
-    """(seconds of the processor, MiB beyond the start, what was said) of reading in a process of its own, under a limit of memory."""
+    """(processor seconds, MiB beyond the start, what was said) of a read in a process of its own, memory limited."""
     limit = lambda: resource.setrlimit(resource.RLIMIT_AS, (6 * 2**30, 6 * 2**30))  # noqa: E731
     command = [sys.executable, "-c", HARNESS, str(path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, preexec_fn=limit)
