@@ -28,7 +28,7 @@ def test_only_what_leaves_is_shown(tmp_path: Path) -> None:
     path = sample_sheet([ITEM, Sample("P2", np.zeros((8, 8, 3), np.uint16))], tmp_path / "a.html")
     page = path.read_text()
     first, second = pictures(page)
-    assert first.shape == (300, 200)
+    assert first.shape == (450, 300)
     assert (first == 40).all()
     assert second.shape == (8, 8, 3)
     assert "DOE" not in page

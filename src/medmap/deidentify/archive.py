@@ -199,6 +199,10 @@ def _outcome(found: Found) -> dict[str, object]:
         line["r"] = [[r.place, r.kind] for r in result.residuals]
     if result.notes:
         line["n"] = list(result.notes)
+    if result.modality:
+        line["p"] = result.modality
+    if result.boxes:
+        line["b"] = result.boxes
     return line
 
 

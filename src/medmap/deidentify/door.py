@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medmap.deidentify.archive import Progress, Work, begin_journal, run
+from medmap.deidentify.drawn import write_samples
 from medmap.deidentify.profile import Profile
 from medmap.deidentify.report import Verification, verification, write_report
 from medmap.deidentify.secrets import Key, create_key, load_key
@@ -23,6 +24,7 @@ class Deidentified:
         journal: What was done file by file, and the names of files that were not copied.
         report: The page, or None where none was asked for.
         verification: What was done to every attribute, and what is left.
+        samples: A sheet of finished pictures beside the report, readable by its owner alone; None without one.
     """
 
     output: Path
@@ -30,6 +32,7 @@ class Deidentified:
     journal: Path
     report: Path | None
     verification: Verification
+    samples: Path | None = None
 
 
 def deidentify(  # noqa: PLR0913  (the options of one command)
@@ -55,7 +58,7 @@ def deidentify(  # noqa: PLR0913  (the options of one command)
         clean: Options that clean instead of removing: ``descriptors``, ``graphics``, ``structured``, ``pixels``,
             ``face``.
         key: The project's key file, made where it does not exist; ``OUTPUT.key`` beside the output by default.
-        report: Where to write the report (HTML, and JSON beside it).
+        report: Where to write the report (HTML; beside it JSON and, where there are pictures, ``…-samples.html``).
         workers: Number of processes.
         resume: Go on with a run that was stopped.
         profile: ``basic``.
@@ -92,10 +95,13 @@ def deidentify(  # noqa: PLR0913  (the options of one command)
     found = verification(journal, asked)
     if not found.written and not found.refused:
         raise DataError(f"{source} holds no DICOM file", got=f"{found.skipped} other files")
-    page = None
+    page = sheet = None
     if report is not None:
-        page, _ = write_report(found, Path(report))
-    return Deidentified(output, key_path, journal, page, found)
+        page = Path(report)
+        page.parent.mkdir(parents=True, exist_ok=True)
+        sheet = write_samples(output, journal, page.with_name(f"{page.stem}-samples.html"))
+        page, _ = write_report(found, page, sheet.name if sheet else None)
+    return Deidentified(output, key_path, journal, page, found, sheet)
 
 
 def _key(path: Path, *, resume: bool) -> Key:

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from medmap.deidentify.archive import journal_lines
-from medmap.errors import DataError, GeometryError, MedmapError
+from medmap.deidentify.stored import Compressed, Undecodable, open_pixels
+from medmap.errors import DataError, GeometryError, LimitError, MedmapError
 
 _HEAD = ("HEAD", "BRAIN", "SKULL", "FACE", "NECK", "HEADNECK", "SINUS", "ORBIT", "EYE", "EAR", "JAW", "CSPINE", "IAC")
 FEWEST_SLICES = 8
 LEFT = "face"
-_NATIVE = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.1.99")
+_LIMIT_BYTES = 2**28  # one slice
 
 
 def take_out_faces(output: Path, journal: Path) -> None:
@@ -95,11 +96,12 @@ def _make_native(ds: Any) -> None:
         or "PixelData" not in ds
     ):
         raise _UnusualPixels("no plain grey slice")
-    if str(ds.file_meta.TransferSyntaxUID) not in _NATIVE:
-        try:
-            ds.decompress(generate_instance_uid=False)
-        except (ValueError, RuntimeError, AttributeError, NotImplementedError) as error:
-            raise _UnusualPixels("no decodable slice") from error
+    try:
+        pixels = open_pixels(ds, _LIMIT_BYTES)
+        if isinstance(pixels, Compressed):
+            pixels.unpack()
+    except (Undecodable, LimitError) as error:
+        raise _UnusualPixels("no decodable slice") from error
 
 
 def may_show_a_head(header: Any) -> bool:

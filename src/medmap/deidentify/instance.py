@@ -10,8 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from medmap.deidentify.identity import Identity
 from medmap.deidentify.profile import Profile
 from medmap.deidentify.secrets import Key
+from medmap.deidentify.texts import cleaned
 from medmap.deidentify.verify import Residual, cleaned_where_found, examined, found_in, found_in_pixels
 from medmap.deidentify.walk import patient_of, walked
 from medmap.errors import MedmapError, ReadError
@@ -28,6 +30,16 @@ _PIXELS = (0x7FE00008, 0x7FE00009, 0x7FE00010)
 _DERIVATION = "00082111"
 _METHOD = "medmap: DICOM PS3.15 2024b Annex E"
 _WITHOUT_PATIENT = "no object of a patient"
+MOST_BOXES = 100
+# PS3.3 C.7.3.1.1.1, those with pictures: a word that is none of them may be anything, a name too
+_MODALITIES = frozenset(
+    [
+        *("BDUS", "BI", "BMD", "CD", "CR", "CT", "DD", "DG", "DX", "ECHO", "ES", "FLUOR", "FS", "GM"),
+        *("IO", "IVOCT", "IVUS", "LS", "MG", "MR", "NM", "OP", "OPM", "OPT", "OPV", "OT", "PT", "PX"),
+        *("RF", "RG", "RTDOSE", "RTIMAGE", "SC", "SEG", "SM", "TG", "US", "VL", "XA", "XC"),
+    ]
+)  # fmt: skip
+Box = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
@@ -41,6 +53,8 @@ class Made:
         actions: ``(tag or pattern, action)`` and how often.
         residuals: What is left that should be gone.
         notes: What else happened, e.g. ``pixels cleaned``.
+        modality: Of an object with pixels, a defined term; ``other`` for any other word, empty without pixels.
+        boxes: What was blacked out, as (row0, column0, row1, column1), half open; the first ``MOST_BOXES``.
     """
 
     content: bytes
@@ -49,6 +63,8 @@ class Made:
     actions: Mapping[tuple[str, str], int]
     residuals: tuple[Residual, ...]
     notes: tuple[str, ...]
+    modality: str = ""
+    boxes: tuple[Box, ...] = ()
 
 
 def made(file: BinaryIO, profile: Profile, key: Key) -> Made | None:
@@ -96,9 +112,9 @@ def _made(file: BinaryIO, profile: Profile, key: Key) -> Made | None:
     _require_whole(dataset)
     identity_of_file = _place_of(dataset, key)
     walk = walked(dataset, profile, key)
-    notes, unseen = _pixels(dataset, profile, walk.identity.words())
+    notes, unseen, boxes = _pixels(dataset, profile, walk.identity.words())
     syntax = str(dataset.file_meta.get("TransferSyntaxUID", syntax)) if notes else syntax
-    _mark(dataset, profile)
+    _mark(dataset, profile, walk.identity)
     implicit, little = (bool(flag) for flag in dataset.original_encoding)
     actions = Counter(walk.actions)
 
@@ -117,7 +133,15 @@ def _made(file: BinaryIO, profile: Profile, key: Key) -> Made | None:
     residuals += wrong + unseen + found_in_pixels(pixels, walk.identity)
     folder, name = identity_of_file
     content = _file(dataset, syntax, before + pixels + after)
-    return Made(content, folder, name, actions, tuple(dict.fromkeys(residuals)), tuple(notes))
+    left = tuple(dict.fromkeys(residuals))
+    return Made(content, folder, name, actions, left, tuple(notes), _modality(dataset), boxes)
+
+
+def _modality(dataset: Dataset) -> str:
+    if not any(tag in dataset for tag in _PIXELS):
+        return ""
+    word = str(dataset.get("Modality") or "").strip().upper()
+    return word if word in _MODALITIES else "other"
 
 
 def _still_there(again: Dataset, header: bytes, walk: Any, profile: Profile) -> list[Residual]:
@@ -144,7 +168,7 @@ def _place_of(dataset: Dataset, key: Key) -> tuple[str, str]:
     return folder, key.short("instance", instance)
 
 
-def _pixels(dataset: Dataset, profile: Profile, known: list[str]) -> tuple[list[str], list[Residual]]:
+def _pixels(dataset: Dataset, profile: Profile, known: list[str]) -> tuple[list[str], list[Residual], tuple[Box, ...]]:
     """What hides in or beside the pixels: words in codestreams always, drawings and painted text where asked."""
     from medmap.deidentify.embedded import cleaned_codestreams, cleaned_overlays, document_kind, without_document
     from medmap.deidentify.pixels import cleaned_pixels
@@ -158,22 +182,24 @@ def _pixels(dataset: Dataset, profile: Profile, known: list[str]) -> tuple[list[
         notes += sorted({f"taken out: {r.what}" for r in removed})
         notes += ["text in overlays blacked out"] if blackened else []
     left: list[Residual] = []
+    boxes: tuple[Box, ...] = ()
     if "pixels" in profile.clean:
         cleaning = cleaned_pixels(dataset, known=known)
         notes += ["text in pixels blacked out"] if cleaning.changed else []
         notes += ["pixels looked at"] if cleaning.looked and not cleaning.changed else []
         left = [Residual("pixels", "picture that could not be looked at")] if cleaning.residual else []
-    return notes, left
+        boxes = tuple((b.row0, b.column0, b.row1, b.column1) for b in cleaning.boxes[:MOST_BOXES])
+    return notes, left, boxes
 
 
-def _mark(dataset: Dataset, profile: Profile) -> None:
+def _mark(dataset: Dataset, profile: Profile, known: Identity) -> None:
     """Say in the object what was done to it (PS3.3 C.12.1.1.1 and C.7.1.1, CID 7050)."""
     from pydicom.dataset import Dataset as Item
     from pydicom.sequence import Sequence
 
     dataset.PatientIdentityRemoved = "YES"
     before = dataset.get("DeidentificationMethod")
-    methods = [str(m) for m in ([before] if isinstance(before, str) else before or ()) if str(m)]
+    methods = [cleaned(str(m), known) for m in ([before] if isinstance(before, str) else before or ()) if str(m)]
     dataset.DeidentificationMethod = [*methods, _METHOD] if methods else _METHOD
     codes = list(dataset.get("DeidentificationMethodCodeSequence") or ())
     for value, meaning in profile.method_codes:

@@ -8,6 +8,7 @@ import os
 import struct
 import zlib
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,16 +19,18 @@ from numpy.typing import NDArray
 from medmap.errors import DataError, UsageError
 from medmap.read.text import TextBox
 
-LARGEST = 420  # pixels of a picture's longer side on the sheet: large enough to read what was overlooked
+LARGEST = 700  # pixels of a picture's longer side on the sheet: large enough to read what was overlooked
 _STYLE = """
-body{font:15px/1.4 system-ui,sans-serif;margin:2rem;background:#f4f5f6;color:#1c2126}
-h1{font-size:1.4rem;margin:0 0 .3rem}p{margin:.2rem 0 1.2rem;max-width:70ch}
-main{display:grid;grid-template-columns:repeat(auto-fill,minmax(320px,1fr));gap:1rem;align-items:start}
-figure{margin:0;padding:.8rem;background:#fff;border:1px solid #d5d9dd;border-radius:6px}
+:root{color-scheme:light dark;--line:#8885;--soft:#8881;--mark:#ff5b2e}
+body{font:15px/1.45 system-ui,sans-serif;margin:2rem auto;max-width:90rem;padding:0 1.5rem}
+h1{margin:0 0 .3rem}p{margin:.2rem 0 1.2rem;max-width:70ch}
+main{display:grid;grid-template-columns:repeat(auto-fill,minmax(20rem,1fr));gap:1rem;align-items:start}
+figure{margin:0;padding:.7rem;background:var(--soft);border:1px solid var(--line);border-radius:6px}
 figure.wide{grid-column:span 2}figure div{display:flex;gap:.6rem}
 span{position:relative;display:block;flex:1 1 0;min-width:0}img{width:100%;display:block;background:#000}
-i{position:absolute;box-sizing:border-box;border:2px solid #ff5b2e}
-figcaption{margin-top:.5rem;overflow-wrap:anywhere}small{color:#58626b;display:block}
+i{position:absolute;box-sizing:border-box;border:1.5px solid var(--mark)}
+figcaption{margin-top:.5rem;overflow-wrap:anywhere;font:12px/1.4 ui-monospace,monospace}
+small{font:14px/1.4 system-ui,sans-serif;display:block;margin-bottom:.1rem}
 """
 
 
@@ -50,12 +53,15 @@ class Sample:
     before: NDArray[Any] | None = None
 
 
-def sample_sheet(items: Iterable[Sample], path: str | Path, *, show_before: bool = False) -> Path:
+def sample_sheet(
+    items: Iterable[Sample], path: str | Path, *, show_before: bool = False, replace: bool = False
+) -> Path:
     """Write an HTML page that needs nothing but itself: thumbnails with frames around what was blacked out.
 
     Args:
         items: Pictures, in the order of the sheet.
         path: A new ``.html`` file, readable by its owner alone.
+        replace: Take the place of an earlier sheet.
         show_before: Show the pictures before cleaning too; then the sheet itself identifies, and says so.
 
     Raises:
@@ -70,10 +76,15 @@ def sample_sheet(items: Iterable[Sample], path: str | Path, *, show_before: bool
     )
     page = (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Sample sheet</title><style>{_STYLE}</style>'
-        f"<h1>Sample sheet</h1><p>{len(figures)} pictures as they leave. Orange frames show what was blacked out. "
-        f"Look for names, numbers and dates that are still there.</p>{warning}<main>{''.join(figures)}</main></html>"
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<h1>Sample sheet</h1><p>{_counted(len(figures), 'picture')} as they leave. Orange frames show what was "
+        "blacked out. Look for names, numbers, dates and faces that are still there.</p>"
+        f"{warning}<main>{''.join(figures)}</main></html>"
     )
     path = Path(path)
+    if replace:
+        with suppress(FileNotFoundError):
+            path.unlink()
     try:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError as error:
@@ -91,12 +102,16 @@ def _figure(item: Sample, show_before: bool) -> str:
     if both and item.before is not None:
         pictures.insert(0, _framed(item.before, item.boxes))
     count = len(item.boxes)
-    done = "nothing blacked out" if not count else f"{count} {'place' if count == 1 else 'places'} blacked out"
-    said = html.escape(f"{done}; {item.note}" if item.note else done)
+    done = "nothing blacked out" if not count else f"{_counted(count, 'place')} blacked out"
+    said = html.escape(f"{item.note}; {done}" if item.note else done)
     return (
         f"<figure{' class=wide' if both else ''}><div>{''.join(pictures)}</div>"
-        f"<figcaption>{html.escape(item.name)}<small>{said}</small></figcaption></figure>"
+        f"<figcaption><small>{said}</small>{html.escape(item.name)}</figcaption></figure>"
     )
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def _framed(picture: NDArray[Any], boxes: Sequence[TextBox]) -> str:
@@ -120,8 +135,11 @@ def _thumbnail(picture: NDArray[Any]) -> NDArray[np.uint8]:
     small = values.reshape(rows // step, step, columns // step, step, *values.shape[2:]).mean(axis=(1, 3))
     if picture.dtype == np.uint8:
         return np.asarray(np.rint(small), np.uint8)
-    low, high = float(small.min()), float(small.max())
-    return np.asarray((small - low) * (255 / max(high - low, 1e-6)), np.uint8)
+    # a few outliers would leave a CT grey on grey; painted ink lies at the ends and stays there
+    low, high = (float(v) for v in np.percentile(small, (0.5, 99.5)))
+    if not high > low:
+        low, high = float(small.min()), float(small.max())
+    return np.asarray(np.clip((small - low) * (255 / max(high - low, 1e-6)), 0, 255), np.uint8)
 
 
 def _png(picture: NDArray[np.uint8]) -> bytes:

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medmap.errors import LimitError, ReadError
+from medmap.read.dicom.codecs import PixelSpec, decode_frame
+from medmap.read.opened import FOREIGN_ERRORS
 
 NATIVE = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2")
 BIG_ENDIAN = "1.2.840.10008.1.2.2"
@@ -245,17 +247,27 @@ class Compressed:
         return self.form.frames
 
     def _decoded(self, frame: int) -> tuple[NDArray[Any], str]:
-        """Stored values (colours as RGB) and their photometric interpretation."""
-        from pydicom.pixels.decoders.base import get_decoder
+        """Stored values (colours as RGB) and their photometric interpretation.
+
+        Raises:
+            Undecodable: Damaged, or another picture than the header declares; a decoder never sees it then.
+        """
+        from pydicom.encaps import get_frame
 
         try:
-            array, meta = get_decoder(self.syntax).as_array(self.dataset, index=frame)
-        except (NotImplementedError, RuntimeError, ValueError, AttributeError, TypeError, KeyError) as error:
+            spec = PixelSpec.of(self.dataset, self.syntax)
+            tables = [self.dataset.get(k) for k in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths")]
+            data = get_frame(
+                self.dataset.PixelData,
+                frame,
+                number_of_frames=self.form.frames,
+                extended_offsets=(tables[0], tables[1]) if all(tables) else None,
+            )
+            array = decode_frame(data, spec)
+        except (ReadError, LimitError, *FOREIGN_ERRORS) as error:
             reason = " ".join(str(error).split())[:160]
             raise Undecodable("no decoder reads these pixels", got=reason) from error
-        if array.shape[:2] != (self.form.rows, self.form.columns):
-            raise Undecodable("the pixels have another size than their header says", got=array.shape)
-        return array, str(meta["photometric_interpretation"])
+        return array, "RGB" if self.form.samples == 3 else self.form.photometric
 
     def shown(self, frame: int) -> NDArray[Any]:
         """One frame as a viewer shows it."""
@@ -268,11 +280,7 @@ class Compressed:
 
     def black_out(self, boxes: Sequence[Box]) -> str | None:
         """Decode all frames, overwrite boxes, write without loss."""
-        frames, photometric = [], ""
-        for index in range(self.form.frames):
-            array, photometric = self._decoded(index)
-            frames.append(array)
-        values = np.stack(frames)
+        values, photometric = self._all()
         if photometric == "PALETTE COLOR":
             black = _darkest_index(self.dataset, values.dtype.itemsize * 8)
         elif values.ndim == 4:
@@ -282,8 +290,20 @@ class Compressed:
         for row0, column0, row1, column1 in boxes:
             values[:, row0:row1, column0:column1] = black
         self._write(values, photometric)
+        self._compress()
         now = str(self.dataset.file_meta.TransferSyntaxUID)
         return None if now == self.syntax else f"{self.syntax} → {now}"
+
+    def unpack(self) -> None:
+        """Write all frames as plain numbers."""
+        self._write(*self._all())
+
+    def _all(self) -> tuple[NDArray[Any], str]:
+        frames, photometric = [], ""
+        for index in range(self.form.frames):
+            array, photometric = self._decoded(index)
+            frames.append(array)
+        return np.stack(frames), photometric
 
     def _write(self, values: NDArray[Any], photometric: str) -> None:
         data = self.dataset
@@ -301,9 +321,11 @@ class Compressed:
                 del data[keyword]
         if self.syntax in LOSSY:
             data.LossyImageCompression = "01"  # once lossy, for ever lossy
+
+    def _compress(self) -> None:
         if self.syntax in KEPT:
             try:
-                data.compress(_uid(self.syntax), generate_instance_uid=False)
+                self.dataset.compress(_uid(self.syntax), generate_instance_uid=False)
             except (NotImplementedError, RuntimeError, ValueError, AttributeError, TypeError):
                 return  # no encoder for this form of pixels: plain numbers lose nothing either
 
