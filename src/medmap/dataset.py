@@ -303,12 +303,15 @@ class Dataset:
     def files_digest(self) -> str:
         """``sha256:…`` of the table and of every referenced file's bytes, each file read once.
 
+        Of a folder that holds a series, every file in it counts.
+
         Raises:
             DatasetError: A file is absent or unreadable.
         """
         running = hashlib.sha256(self.digest.encode())
         paths = {self.resolve(r) for c in self.cases for r in (*c.inputs.values(), *c.truth.masks, c.truth.target) if r}
-        for path in sorted(paths):
+        inside = (p.rglob("*") if p.is_dir() else (p,) for p in paths)
+        for path in sorted({p for files in inside for p in files if not p.is_dir()}):
             try:
                 with path.open("rb") as file:
                     running.update(hashlib.file_digest(file, "sha256").digest())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +15,10 @@ from hypothesis import strategies as st
 
 from grids import oblique_geometry
 from medmap.cli import run as medmap
-from medmap.errors import DatasetError, LayoutError
+from medmap.errors import DatasetError, LayoutError, QualityWarning
 from medmap.geometry import Geometry
 from medmap.image import Image, Source
-from medmap.layouts import dicom_dataset, import_dataset, open_dataset
+from medmap.layouts import convert_dataset, dicom_dataset, import_dataset, open_dataset
 from medmap.layouts.dicom import recognise_dicom
 from medmap.layouts.dicom_truth import _box
 from medmap.read import read, read_ref
@@ -267,3 +269,73 @@ def test_a_box_comes_back_from_the_points_around_it(seed):
     assert _box(grid.to_world(edges), grid.frame_of_reference, grid) == (*map(float, low), *map(float, high))
     assert _box(grid.to_world(edges), "9.9.9", grid) is None
     assert _box(grid.to_world(edges + 100), grid.frame_of_reference, grid) is None
+
+
+def test_an_export_puts_a_segmentation_on_the_grid_of_its_image(archive, tmp_path):
+    marked = {}
+    for patient in ("ANN12", "BOB34", "ZED77"):
+        image = read(archive / patient / "s" / "AXIAL")
+        array = np.zeros(image.geometry.shape, np.uint8)
+        array[2:6, 1:4, 1:3] = 1
+        marked[patient] = array
+        mask = Mask(array, image.geometry, {1: Label("liver")})
+        write(mask, archive / patient / "s" / "seg.dcm", format="dicom-seg", source=archive / patient / "s" / "AXIAL")
+    data = open_dataset(archive)
+    case = data["P0001"]
+    assert read_ref(data, case.truth.masks[0]).geometry.shape == (*SHAPE, 2)  # the planes that hold something
+    for layout in ("nnunet", "msd", "bids"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", QualityWarning)
+            made = convert_dataset(data, tmp_path / layout, layout)
+        case = made["P0001"]
+        (ref,) = case.inputs.values()
+        found = read_ref(made, case.truth.masks[0])
+        assert found.geometry.same_grid(read_ref(made, ref).geometry), layout
+        assert np.array_equal(found.match(read(archive / "ANN12" / "s" / "AXIAL").geometry).array, marked["ANN12"])
+
+
+@pytest.mark.parametrize(("shift_mm", "words"), [(0.9, "does not lie on the grid"), (2.9 * 3, "beside its image")])
+def test_a_mask_that_is_not_on_its_image_is_not_exported(tmp_path, shift_mm, words):
+    image = volume(3, 4)
+    write(image, tmp_path / "image.nii.gz")
+    affine = image.geometry.affine_lps_mm.copy()
+    affine[2, 3] += shift_mm
+    mask = Image(np.ones(image.geometry.shape, np.uint8), Geometry(image.geometry.shape, affine), "label")
+    write(mask, tmp_path / "mask.nrrd")
+    (tmp_path / "cases.csv").write_text("case,image,mask\nc1,image.nii.gz,mask.nrrd\n")
+    with pytest.raises(DatasetError, match=words):
+        convert_dataset(open_dataset(tmp_path / "cases.csv"), tmp_path / "out", "msd")
+    assert not (tmp_path / "out").exists()
+
+
+def test_copying_takes_the_files_of_the_series_that_are_cases(archive, tmp_path):
+    for n, patient in enumerate(("ZED77", "ANN12", "BOB34")):
+        study(archive, patient, f"00{n}5", series="CORONAL", slices=6, seed=9 + n)
+    (archive / "BOB34" / "s" / "AXIAL" / "remark.txt").write_text("not an image")
+    here = dicom_dataset(archive, series=">= 6 slices").dataset
+    there = import_dataset(here, tmp_path / "data", copy=True)
+    files = [
+        path.relative_to(tmp_path / "data") for path in (tmp_path / "data" / "images").rglob("*") if path.is_file()
+    ]
+    assert len(files) == 3 * 6
+    shutil.rmtree(archive)
+    for case in here:
+        assert read_ref(there, there[case.id].inputs["image"]).geometry.shape == (*SHAPE, 6)
+    before = there.files_digest()
+    (tmp_path / "data" / files[0]).write_bytes(b"another")
+    assert there.files_digest() != before
+
+
+def test_copying_follows_no_link_out_of_a_series(archive, tmp_path):
+    data = open_dataset(archive)
+    slice_ = archive / "ANN12" / "s" / "AXIAL" / "2.dcm"
+    slice_.rename(tmp_path / "elsewhere.dcm")
+    slice_.symlink_to(tmp_path / "elsewhere.dcm")
+    with pytest.raises(DatasetError, match="link out of the dataset's folder"):
+        import_dataset(data, tmp_path / "data", copy=True)
+    slice_.unlink()
+    shutil.rmtree(archive / "ANN12")
+    (archive / "ANN12" / "s" / "AXIAL").mkdir(parents=True)
+    with pytest.raises(DatasetError, match="no series can be read there"):
+        import_dataset(data, tmp_path / "data", copy=True)
+    assert not (tmp_path / "data").exists()

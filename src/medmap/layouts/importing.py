@@ -16,6 +16,7 @@ from medmap.layouts.door import open_dataset
 from medmap.layouts.hashes import HASHES, hashed, hashes_text, truth_files
 from medmap.layouts.placing import DETACHED, require_free, whole_folder
 from medmap.read import forget_arrays, recognise
+from medmap.read.dicom.studies import series_in
 
 COPIED = "images"
 
@@ -36,7 +37,8 @@ def import_dataset(
         dest: A folder that does not exist yet, or is empty.
         layout: A name from ``LAYOUTS``, or ``auto``.
         task: Where the layout leaves it open.
-        copy: Copy the images into the folder; else they are referenced where they are.
+        copy: Copy the images into the folder (of a DICOM series all its files); else they are referenced where they
+            are.
         replaces: The dataset of which this is the corrected one: the new ``dataset.yaml`` counts one version more and
             names the old one's digest. Masks are hashed in either case, so that a changed one is seen.
 
@@ -68,11 +70,19 @@ def import_dataset(
 def _copied(dataset: Dataset, folder: Path) -> Dataset:
     """The dataset with every referenced file copied below ``folder/images``."""
     places: dict[str, str] = {}
+    folders: set[str] = set()
     root = dataset.root.resolve()
     for case in dataset:
         for ref in (*case.inputs.values(), *case.truth.masks, case.truth.target):
-            if ref is not None and ref.path not in places:
-                places[ref.path] = _copy(dataset.resolve(ref), ref, root, folder, len(places))
+            if ref is None or (ref.path in places and ref.path not in folders):
+                continue
+            path = dataset.resolve(ref)
+            place = places.setdefault(ref.path, _place(path, ref, len(places)))
+            if path.is_dir():
+                folders.add(ref.path)  # it may hold other series, which other cases name
+                _copy_series(path, ref, root, folder / place)
+            else:
+                _copy(path, ref, root, folder / place)
     forget_arrays()
 
     def moved(ref: Ref | None) -> Ref | None:
@@ -81,27 +91,48 @@ def _copied(dataset: Dataset, folder: Path) -> Dataset:
     return replace(dataset, root=folder, cases=tuple(_with_refs(case, moved) for case in dataset))
 
 
-def _copy(path: Path, ref: Ref, root: Path, folder: Path, number: int) -> str:
-    real = path.resolve()
-    inside = root in real.parents
-    if not inside and not Path(ref.path).is_absolute():
-        raise DatasetError(
-            f"{path} is a link out of the dataset's folder and is not copied", remedy="import without copying"
-        )
+def _place(path: Path, ref: Ref, number: int) -> str:
+    """Where a copy lies in the dataset's folder."""
+    if Path(ref.path).is_absolute():
+        return f"{COPIED}/outside/{number:06d}_{path.resolve().name}"
+    return f"{COPIED}/{Path(os.path.normpath(ref.path)).as_posix()}"
+
+
+def _copy(path: Path, ref: Ref, root: Path, target: Path) -> None:
     if path.suffix.lower() in DETACHED:
         raise DatasetError(
             f"{path} keeps its voxels in another file and is not copied",
             remedy="import without copying, or convert it to one file (.mha, .nrrd, .nii.gz)",
         )
+    real = _inside(path, ref, root)
     try:
         recognise(path)  # only images are copied, whatever the table says
     except ReadError as error:
         raise DatasetError(f"{path} is not copied: it is no image that can be read", got=str(error)) from error
-    relative = f"outside/{number:06d}_{real.name}" if Path(ref.path).is_absolute() else os.path.normpath(ref.path)
-    target = folder / COPIED / relative
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(real, target)
-    return f"{COPIED}/{Path(relative).as_posix()}"
+
+
+def _copy_series(path: Path, ref: Ref, root: Path, target: Path) -> None:
+    """The files of one DICOM series, as they lie in its folder; nothing else that lies there."""
+    try:
+        series, _ = series_in(path, ref.member)
+    except ReadError as error:
+        raise DatasetError(f"{path} is not copied: no series can be read there", got=str(error)) from error
+    for file in dict.fromkeys(instance.path for instance in series.instances):
+        place = target / file.relative_to(path)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(_inside(file, ref, root), place)
+
+
+def _inside(path: Path, ref: Ref, root: Path) -> Path:
+    """The file itself, which a relative reference finds below the dataset's folder."""
+    real = path.resolve()
+    if root not in real.parents and not Path(ref.path).is_absolute():
+        raise DatasetError(
+            f"{path} is a link out of the dataset's folder and is not copied", remedy="import without copying"
+        )
+    return real
 
 
 def _with_refs(case: Case, moved: Callable[[Ref | None], Ref | None]) -> Case:

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medmap.config import write_atomically
-from medmap.dataset import Dataset, Ref
-from medmap.errors import DatasetError, UsageError
+from medmap.dataset import Case, Dataset, Ref
+from medmap.errors import DatasetError, GeometryError, UsageError
 from medmap.image import Image
 from medmap.read import forget_arrays, open_header, read_ref, recognise
 from medmap.read.door import SUFFIXES, suffix_of
@@ -104,6 +104,45 @@ class Placing:
         found = read_ref(self.dataset, ref)
         forget_arrays()
         return found
+
+    def mask(self, case: Case, ref: Ref, relative: str, ending: str) -> None:
+        """A label map: the file as it is where it fits, else written anew on the grid of its image.
+
+        Raises:
+            DatasetError: As ``label_map``.
+        """
+        if self.fits(ref, ending):
+            self.same(ref, relative)
+        else:
+            self.image(self.label_map(case, ref), relative)
+
+    def label_map(self, case: Case, ref: Ref) -> Image:
+        """A mask as whole numbers, on the grid of the case's first image.
+
+        A DICOM segmentation holds the planes on which something is marked, and only those; a layout of files that lie
+        beside each other wants a voxel of the mask for each of the image.
+
+        Raises:
+            DatasetError: Values that are no class numbers; a mask that no exact step brings onto its image.
+        """
+        mask = as_labels(self.read(ref))
+        first = next((r for name in self.dataset.inputs if (r := case.inputs.get(name)) is not None), None)
+        if first is None:
+            return mask
+        grid = open_header(self.dataset.resolve(first), first.member).geometry
+        if not (grid.has_size and mask.geometry.has_size) or mask.geometry.same_grid(grid):
+            return mask
+        try:
+            placed = mask.match(grid)
+        except GeometryError as error:
+            raise DatasetError(
+                "a mask does not lie on the grid of its image", got=str(error), case=case.id,
+                remedy="medmap check says how they differ; --fix geometry mends headers that were lost",
+            ) from error  # fmt: skip
+        lost = int(np.count_nonzero(mask.array)) - int(np.count_nonzero(placed.array))
+        if lost:
+            raise DatasetError("a mask marks something beside its image", got=f"{lost} voxels", case=case.id)
+        return placed
 
     def fits(self, ref: Ref, ending: str) -> bool:
         """Whether a file is already of the wanted format, by its name and by its first bytes.

@@ -15,7 +15,7 @@ from medmap.errors import DatasetError
 from medmap.layouts.bids import DERIVATIVES, DESCRIPTION, PARTICIPANTS
 from medmap.layouts.cases import column_cell, known_cell
 from medmap.layouts.kept import kept_block, vocabulary
-from medmap.layouts.placing import Placing, as_labels
+from medmap.layouts.placing import Placing
 
 ENDING = ".nii.gz"
 BIDS_VERSION = "1.9.0"
@@ -130,10 +130,7 @@ def _place(case: Case, subject: str, session: str | None, placing: Placing) -> N
     for n, ref in enumerate(case.truth.masks, 1):
         observer = f"_desc-observer{n}" if len(case.truth.masks) > 1 else ""
         target = f"{DERIVATIVES}/{PIPELINE}/{folder}/anat/{stem}{observer}_dseg{ENDING}"
-        if placing.fits(ref, ENDING):
-            placing.same(ref, target)
-        else:
-            placing.image(as_labels(placing.read(ref)), target)
+        placing.mask(case, ref, target, ENDING)
 
 
 def _description(dataset: Dataset) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from medmap.errors import DatasetError
 from medmap.image import Image
 from medmap.layouts.datalist import DATASET_JSON
 from medmap.layouts.kept import KEPT_TABLE, kept_block, kept_table
-from medmap.layouts.placing import Placing, as_labels, safe_name
+from medmap.layouts.placing import Placing, safe_name
 from medmap.layouts.to_nnunet import partial_notes
 
 ENDING = ".nii.gz"
@@ -35,11 +35,7 @@ def write_msd(dataset: Dataset, placing: Placing) -> list[str]:
         _place_image(dataset, case, placing, f"images{part}/{name}")
         image, label = f"./images{part}/{name}", f"./labels{part}/{name}"
         if case.truth.masks:
-            ref = case.truth.masks[0]
-            if placing.fits(ref, ENDING):
-                placing.same(ref, label.removeprefix("./"))
-            else:
-                placing.image(as_labels(placing.read(ref)), label.removeprefix("./"))
+            placing.mask(case, case.truth.masks[0], label.removeprefix("./"), ENDING)
             rows["test" if test else "training"].append({"image": image, "label": label})
         else:
             rows["test"].append(image)

@@ -11,7 +11,7 @@ from medmap.dataset import Case, Dataset, Ref
 from medmap.errors import DatasetError
 from medmap.layouts.kept import KEPT_TABLE, kept_block, kept_table
 from medmap.layouts.nnunet import DATASET_JSON, FOLD, IGNORE, SPLITS_JSON
-from medmap.layouts.placing import Placing, as_labels, common_ending, safe_name, with_channels
+from medmap.layouts.placing import Placing, common_ending, safe_name, with_channels
 
 ENDINGS = (".nii.gz", ".nrrd", ".mha", ".png", ".tif")
 _WORDS = {"MR": "MRI", "PT": "PET"}
@@ -34,7 +34,7 @@ def write_nnunet(dataset: Dataset, placing: Placing) -> list[str]:
         test = _is_test(case)
         _place_inputs(case, placing, f"images{'Ts' if test else 'Tr'}/{name}", ending, split_up)
         if case.truth.masks:
-            _place_mask(dataset, case.truth.masks[0], placing, f"labels{'Ts' if test else 'Tr'}/{name}{ending}", ending)
+            _place_mask(dataset, case, placing, f"labels{'Ts' if test else 'Tr'}/{name}{ending}", ending)
     placing.text(DATASET_JSON, json.dumps(_described(dataset, widths, ending), indent=1, ensure_ascii=False) + "\n")
     splits = _splits(dataset)
     if splits:
@@ -93,22 +93,19 @@ def _place_channels(ref: Ref | None, names: tuple[str, ...], placing: Placing, t
         placing.image(image.select([channel]), target.format(at + i))
 
 
-def _place_mask(dataset: Dataset, ref: Ref, placing: Placing, target: str, ending: str) -> None:
-    top = len(dataset.labels)
-    changed = dataset.ignore is not None and dataset.ignore != top
-    if placing.fits(ref, ending) and not changed:
-        placing.same(ref, target)
+def _place_mask(dataset: Dataset, case: Case, placing: Placing, target: str, ending: str) -> None:
+    top, ref = len(dataset.labels), case.truth.masks[0]
+    if dataset.ignore is None or dataset.ignore == top:
+        placing.mask(case, ref, target, ending)
         return
-    mask = as_labels(placing.read(ref))
-    if changed:
-        array = mask.array.astype(np.uint16)
-        strangers = set(np.unique(array).tolist()) - {*range(top), dataset.ignore}
-        if strangers:
-            raise DatasetError("a mask holds values of no class", got=min(strangers), expected=f"0 to {top - 1}")
-        # the ignore label is the highest one in nnU-Net
-        array = np.where(array == dataset.ignore, top, array).astype(np.uint8 if top < 256 else np.uint16)
-        mask = mask.with_array(array, "labels renumbered")
-    placing.image(mask, target)
+    mask = placing.label_map(case, ref)
+    array = mask.array.astype(np.uint16)
+    strangers = set(np.unique(array).tolist()) - {*range(top), dataset.ignore}
+    if strangers:
+        raise DatasetError("a mask holds values of no class", got=min(strangers), expected=f"0 to {top - 1}")
+    # the ignore label is the highest one in nnU-Net
+    array = np.where(array == dataset.ignore, top, array).astype(np.uint8 if top < 256 else np.uint16)
+    placing.image(mask.with_array(array, "labels renumbered"), target)
 
 
 def _described(dataset: Dataset, widths: dict[str, list[str]], ending: str) -> dict[str, Any]:
