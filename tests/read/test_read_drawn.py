@@ -63,7 +63,13 @@ def test_overlapping_regions(study: Path) -> None:
 
 @pytest.mark.parametrize(
     ("member", "sentence"),
-    [("9>1", "no region of this number"), ("1>1,1>2", "named twice"), ("liver", "no member"), ("1,2", "no member")],
+    [
+        ("9>1", "no region 9"),
+        ("1>70000", "beyond what a label map holds"),
+        ("1>1,1>2", "named twice"),
+        ("liver", "no member"),
+        ("1,2", "no member"),
+    ],
 )
 def test_members_that_are_none(study: Path, member: str, sentence: str) -> None:
     with pytest.raises(ReadError, match=sentence):

@@ -7,8 +7,12 @@
 
 from medmap.read.arrays import Arrays, forget_arrays, open_arrays
 from medmap.read.dicom.choose import choose
+from medmap.read.dicom.contours import rasterised
 from medmap.read.dicom.instances import Instance
 from medmap.read.dicom.lattice import Problem
+from medmap.read.dicom.report import MeasurementReport, read_report
+from medmap.read.dicom.segmentation import read_segmentation, segments_of
+from medmap.read.dicom.structures import StructureSet, read_structures
 from medmap.read.dicom.studies import Part, Series, Study, studies
 from medmap.read.door import (
     FORMATS,
@@ -34,10 +38,12 @@ __all__ = [
     "Format",
     "Info",
     "Instance",
+    "MeasurementReport",
     "Opened",
     "Part",
     "Problem",
     "Series",
+    "StructureSet",
     "Study",
     "choose",
     "forget_arrays",
@@ -46,9 +52,14 @@ __all__ = [
     "is_collection",
     "open_arrays",
     "open_header",
+    "rasterised",
     "read",
     "read_ref",
+    "read_report",
+    "read_segmentation",
+    "read_structures",
     "recognise",
+    "segments_of",
     "studies",
     "suffix_of",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,8 @@ from medmap.read.opened import at_the_door, heard
 
 # A structure set of a whole body with fine contours has some 100 MB; the parsed form takes several times the file.
 LIMIT_BYTES = 2**30
+MOST_VALUE = 65535  # of a label map of two bytes
+MEMBER_CHARACTERS = 16  # of one number>value: numbers that fit into a DICOM integer string, not a text without end
 
 
 @contextmanager
@@ -77,3 +79,37 @@ def code_of(data: Any, keyword: str) -> str | None:
             code = f"{item.get('CodingSchemeDesignator') or ''}:{value}"
             return f"{code}|{meaning}" if meaning else code
     return None
+
+
+def chosen_values(path: Path, member: str, known: Collection[int], what: str) -> dict[int, int]:
+    """Which of an object's numbered parts becomes which value of a label map: the one home of ``seg.dcm#1>2,3>1``.
+
+    Args:
+        path: The file, for messages.
+        member: ``number>value`` for each part, or one number alone, which becomes 1.
+        known: Numbers that the object has.
+        what: What a part is called: segment, region.
+
+    Raises:
+        ReadError: Another form, a part that is not there or is named twice, a value beyond 65535.
+
+    Example:
+        >>> chosen_values(Path("seg.dcm"), "1>2,3>1", (1, 2, 3), "segment")
+        {1: 2, 3: 1}
+    """
+    chosen: dict[int, int] = {}
+    for part in member.split(","):
+        number, arrow, value = part.strip().partition(">")
+        plain = number.isascii() and number.isdigit() and (not arrow or (value.isascii() and value.isdigit()))
+        if not plain or len(part) > MEMBER_CHARACTERS or (not arrow and "," in member):
+            raise ReadError(
+                f"{path} has no member {member!r}", expected=f"a {what}'s number, or number>value for each: 1>2,3>1"
+            )
+        if int(number) not in known:
+            raise ReadError(f"{path} has no {what} {number}", expected=", ".join(map(str, sorted(known))))
+        if int(number) in chosen:
+            raise ReadError(f"{path}: a {what} is named twice", got=member)
+        if int(value or 1) > MOST_VALUE:
+            raise ReadError(f"{path}: a value beyond what a label map holds", got=member, expected=f"≤ {MOST_VALUE}")
+        chosen[int(number)] = int(value or 1)
+    return chosen

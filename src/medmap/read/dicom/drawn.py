@@ -13,6 +13,7 @@ from medmap.errors import ReadError
 from medmap.geometry import Geometry
 from medmap.image import Source
 from medmap.read.dicom.contours import rasterised
+from medmap.read.dicom.document import chosen_values
 from medmap.read.dicom.structures import StructureSet, read_structures
 from medmap.read.opened import DEFAULT_LIMIT_BYTES, Opened, bytes_of, require_room
 from medmap.results import Mask
@@ -29,7 +30,8 @@ def open_structures(path: Path, member: str | None, notes: list[str]) -> Opened:
     """
     structures = read_structures(path)
     notes.extend(structures.warnings)
-    values = None if member is None else _chosen(path, member, structures)
+    numbers = [roi.number for roi in structures.rois]
+    values = None if member is None else chosen_values(path, member, numbers, "region")
     geometry = grid_beside(path, structures)
     count = len(structures.rois) if values is None else len(set(values.values()))
     working = bytes_of((*geometry.shape, 2 * count), np.uint8)
@@ -78,23 +80,6 @@ def _names(mask: Mask) -> tuple[str, ...]:
     """Names of channels: the regions' names, with their numbers where two are called alike."""
     names = [label.name for label in mask.labels.values()]
     return tuple(n if names.count(n) == 1 else f"{n} {v}" for v, n in zip(mask.labels, names, strict=True))
-
-
-def _chosen(path: Path, member: str, structures: StructureSet) -> dict[int, int]:
-    """Region number → value, from ``1>2,3>1`` or ``3``."""
-    chosen: dict[int, int] = {}
-    for part in member.split(","):
-        number, arrow, value = part.strip().partition(">")
-        plain = number.isascii() and number.isdigit() and (not arrow or (value.isascii() and value.isdigit()))
-        if not plain or len(part) > 16 or (not arrow and "," in member):
-            raise ReadError(
-                f"{path} has no member {member!r}", expected="a region's number, or number>value for each: 1>2,3>1"
-            )
-        structures.roi(int(number))
-        if int(number) in chosen:
-            raise ReadError(f"{path}: a region is named twice", got=member)
-        chosen[int(number)] = int(value or 1)
-    return chosen
 
 
 def grid_beside(path: Path, structures: StructureSet) -> Geometry:

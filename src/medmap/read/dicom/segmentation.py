@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from medmap.errors import DataError, ReadError
 from medmap.geometry import Geometry
 from medmap.image import Image, Source
-from medmap.read.dicom.document import code_of, document, items
+from medmap.read.dicom.document import chosen_values, code_of, document, items
 from medmap.read.dicom.place import groups, per_frame
 from medmap.read.dicom.planes import Stacked, placed, stacked, stored_frames
 from medmap.read.opened import DEFAULT_LIMIT_BYTES, Opened, require_room
@@ -282,7 +282,7 @@ def open_segmentation(path: Path, member: str | None, header: Any, notes: list[s
         ReadError: Damaged, or a member that names no segment.
     """
     plan = _plan(path, header, notes)
-    chosen = None if member is None else _chosen(path, member, plan)
+    chosen = None if member is None else chosen_values(path, member, [s.number for s in plan.segments], "segment")
     values = chosen or {s.number: s.number for s in plan.segments}
     picked = [s for s in plan.segments if s.number in values]
     small = np.dtype(np.uint8 if max(values.values(), default=0) < 256 else np.uint16)
@@ -389,20 +389,3 @@ def _may_overlap(header: Any, plan: _Plan) -> bool:
         return False
     keys = np.concatenate([plan.where.slices[:, None], plan.where.corners], axis=1)
     return len(np.unique(keys, axis=0)) < len(keys)
-
-
-def _chosen(path: Path, member: str, plan: _Plan) -> dict[int, int]:
-    """Segment number → value, from ``1>2,3>1`` or ``3``."""
-    known = {s.number for s in plan.segments}
-    chosen: dict[int, int] = {}
-    for part in member.split(","):
-        number, arrow, value = part.strip().partition(">")
-        plain = number.isascii() and number.isdigit() and (not arrow or (value.isascii() and value.isdigit()))
-        if not plain or len(part) > 12 or (not arrow and "," in member):
-            raise ReadError(
-                f"{path} has no member {member!r}", expected="a segment's number, or number>value for each: 1>2,3>1"
-            )
-        if int(number) not in known or int(number) in chosen or not int(value or 1) <= 65535:
-            raise ReadError(f"{path} has no such segment", got=member, expected=", ".join(map(str, sorted(known))))
-        chosen[int(number)] = int(value or 1)
-    return chosen
