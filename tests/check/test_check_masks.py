@@ -259,3 +259,14 @@ def test_nothing_to_mend_is_said(chests, capsys):
     write_dataset(chests.write(), chests.folder)
     assert medmap(["check", str(chests.folder), "--fix", "geometry", "--quiet"]) == 0
     assert "No header had to be mended" in capsys.readouterr().out
+
+
+def test_hashes_of_masks_that_stay_go_with_them(chests, tmp_path):
+    chests.masks[2] = relocated((0, 0, 40))
+    dataset = chests.write()
+    refs = {case.id: case.truth.masks[0].path for case in dataset}
+    dataset = replace(dataset, hashes={path: f"hash of {case}" for case, path in refs.items()})
+    mended = mend_geometry(dataset, tmp_path / "mended").dataset
+    now = {case.truth.masks[0].path: f"hash of {case.id}" for case in mended if case.id != "c02"}
+    assert dict(mended.hashes) == now
+    assert now.keys() != dataset.hashes.keys()  # paths are told from another root

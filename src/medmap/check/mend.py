@@ -168,4 +168,8 @@ def _with_masks(dataset: Dataset, folder: Path, chosen: Mapping[tuple[str, int],
         )
         for case in dataset
     ]
-    return replace(dataset, root=common, cases=tuple(cases))
+    # what is recorded of the old masks goes with those that stay; `diff` reads the others
+    kept = {ref.path for case in cases for ref in (*case.truth.masks, case.truth.target) if ref is not None}
+    hashes = {moved(Ref(path)).path: digest for path, digest in dataset.hashes.items()}
+    hashes = {path: digest for path, digest in hashes.items() if path in kept}
+    return replace(dataset, root=common, cases=tuple(cases), hashes=hashes)
