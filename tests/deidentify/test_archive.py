@@ -297,3 +297,37 @@ def test_outputs_are_no_worse_than_inputs(name: str, tool: Callable[[str], str],
 
     assert errors(output) - errors(source) == set()
     assert len(pydicom.dcmread(output)) > 20
+
+
+def test_a_broken_zip_among_files_stops_nothing(tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    (source / "a.dcm").write_bytes(file_of(ct_slice()))
+    with zipfile.ZipFile(source / "b.zip", "w") as packed:
+        packed.writestr("b.dcm", file_of(ct_slice(2)))
+    content = (source / "b.zip").read_bytes()
+    (source / "b.zip").write_bytes(content.replace(b"PK\1\2", b"xx\1\2"))
+    found = mm.deidentify(source, tmp_path / "out").verification
+    assert found.written == 1
+    assert [row["reason"] for row in found.problems] == ["a file in the zip is damaged or encrypted: got BadZipFile."]
+
+
+def test_a_deflated_bomb_is_refused_unopened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("medmap.deidentify.instance._DEFLATED_BYTES", 1 << 20)
+    ds = ct_slice()
+    ds.add_new(0x00420011, "OB", bytes(1 << 23))
+    (tmp_path / "a.dcm").write_bytes(file_of(ds, "1.2.840.10008.1.2.1.99"))
+    found = mm.deidentify(tmp_path / "a.dcm", tmp_path / "out").verification
+    assert found.written == 0
+    assert "unpacks to far more than images do" in str(found.problems[0]["reason"])
+
+
+def test_a_report_overwrites_no_image(archive: Path, tmp_path: Path) -> None:
+    picture = tmp_path / "precious.dcm"
+    picture.write_bytes(file_of(ct_slice()))
+    before = picture.read_bytes()
+    with pytest.raises(UsageError, match="is no report"):
+        mm.deidentify(archive, tmp_path / "out", report=picture)
+    with pytest.raises(UsageError, match="in the source"):
+        mm.deidentify(archive, tmp_path / "out", report=archive / "r.html")
+    assert picture.read_bytes() == before

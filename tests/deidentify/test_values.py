@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import datetime
 import io
-import random
-from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
+import midi_b
 import pydicom
 import pytest
 from hypothesis import given
@@ -230,116 +230,10 @@ def test_a_value_is_found_as_a_word_alone() -> None:
 
 # -- MIDI-B ----------------------------------------------------------------------------------------------------------
 
-WORDS = ("thorax", "lung", "contrast", "axial", "follow up", "low dose", "arterial", "knee", "with and without")
 
-
-def midi_b_object(draw: random.Random, number: int) -> tuple[Dataset, list[tuple[str, str, Any]]]:
-    """An object of the challenge's kind, and what should become of it: (kind, keyword, expected)."""
-    family = draw.choice(["Vandermolen", "Okonkwo", "Lindqvist", "Szymanski", "Abernathy"])
-    given_name = draw.choice(["Philippa", "Thaddeus", "Marguerite", "Leopold"])
-    mrn = f"{draw.randrange(10**6, 10**7)}"
-    date = f"20{draw.randrange(10, 22)}{draw.randrange(1, 13):02}{draw.randrange(1, 29):02}"
-    spelled = draw.choice([date, f"{date[:4]}-{date[4:6]}-{date[6:]}", f"{date[4:6]}/{date[6:]}/{date[:4]}"])
-    text = draw.choice(WORDS)
-    identifier = draw.choice(
-        [f"{given_name} {family}", f"MRN {mrn}", spelled, f"Dr. {family}", "555-201-3344", f"{family}, {given_name}"]
-    )
-    ds = ct_slice(
-        number,
-        PatientName=f"{family}^{given_name}",
-        PatientID=mrn,
-        StudyDate=date,
-        ContentDate=date,
-        SeriesDate=date,
-        AcquisitionDate=date,
-        SeriesDescription=f"{text} {identifier}",
-        StudyDescription=text,
-        PatientAge="055Y",
-        ImageComments=f"{identifier} {text}",
-        PatientAddress="1 Some Street",
-        OtherPatientIDs=mrn,
-        OperatorsName=f"{family}^A",
-        ProtocolName=text,
-        ManufacturerModelName="Scanner 9",
-        StudyInstanceUID=f"1.2.840.99999.{mrn}",
-        SOPInstanceUID=f"1.2.840.99999.{mrn}.{number}",
-    )
-    answers: list[tuple[str, str, Any]] = [
-        ("text removed", "SeriesDescription", identifier),
-        ("text removed", "ImageComments", identifier),
-        ("text retained", "SeriesDescription", text),
-        ("text retained", "ImageComments", text),
-        ("text retained", "StudyDescription", text),
-        ("text retained", "ProtocolName", text),
-        ("text not null", "PatientID", None),
-        ("text not null", "PatientName", None),
-        ("text not null", "SeriesDescription", None),
-        ("tag removed", "PatientAddress", None),
-        ("tag removed", "OtherPatientIDs", None),
-        *(("date shifted", k, date) for k in ("StudyDate", "SeriesDate", "ContentDate", "AcquisitionDate")),
-        *(("uid changed", k, str(ds[k].value)) for k in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")),
-        *(("uid consistent", k, str(ds[k].value)) for k in ("StudyInstanceUID", "SeriesInstanceUID")),
-        ("patient id consistent", "PatientID", mrn),
-        ("pixels retained", "PixelData", ds.PixelData),
-        *(
-            ("tag retained", k, ds[k].value)
-            for k in (
-                "Modality",
-                "Manufacturer",
-                "ManufacturerModelName",
-                "Rows",
-                "Columns",
-                "PixelSpacing",
-                "KVP",
-                "SliceThickness",
-                "ImagePositionPatient",
-                "ImageOrientationPatient",
-                "BodyPartExamined",
-                "PatientSex",
-                "PatientAge",
-                "PatientWeight",
-                "RescaleSlope",
-                "RescaleIntercept",
-                "SeriesNumber",
-                "InstanceNumber",
-                "ImageType",
-                "SOPClassUID",
-                "StudyTime",
-            )
-        ),
-    ]
-    return ds, answers
-
-
-def is_right(kind: str, keyword: str, answer: Any, found: Dataset, seen: dict[tuple[str, str], str]) -> bool:
-    value = found.get(keyword)
-    if kind == "tag removed":
-        return keyword not in found
-    if kind in ("tag retained", "pixels retained"):
-        return bool(value == answer)
-    if kind == "text not null":
-        return bool(str(value))
-    if kind == "text removed":
-        return not any(word in str(value) for word in str(answer).replace(",", "").split() if len(word) > 3)
-    if kind == "text retained":
-        return str(answer) in str(value)
-    if kind == "date shifted":
-        return len(str(value)) == 8 and str(value) != answer
-    if kind == "uid changed":
-        return str(value) != answer and pydicom.uid.UID(str(value)).is_valid
-    return seen.setdefault((kind, answer), str(value)) == str(value) != answer
-
-
-def test_the_kinds_of_action_of_midi_b() -> None:
-    """All but hidden pixels, which are test_pixels' matter; the challenge's best score was 99.93 %."""
-    draw, seen, kinds, wrong = random.Random(7), {}, Counter(), []
-    for number in range(120):
-        ds, answers = midi_b_object(draw, number)
-        found = deidentified(ds, keep=["dates-modified", "patient", "device"], clean=["descriptors", "structured"])
-        for kind, keyword, answer in answers:
-            kinds[kind] += 1
-            if not is_right(kind, keyword, answer, found, seen):
-                wrong.append((kind, keyword, answer, str(found.get(keyword))))
-    assert len(kinds) == 10
-    share = 1 - len(wrong) / kinds.total()
-    assert share >= 0.9993, wrong[:10]
+def test_the_kinds_of_action_of_midi_b(tool: Callable) -> None:
+    """The challenge's best score was 99.93 %; ``benchmarks/deidentify.py --midi`` prints that of a larger set."""
+    tool("tesseract")
+    kinds, wrong = midi_b.score(objects=90, pictures=6, seed=7)
+    assert set(kinds) == set(midi_b.KINDS)
+    assert 1 - len(wrong) / kinds.total() >= 0.9993, wrong[:10]

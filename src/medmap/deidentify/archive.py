@@ -90,10 +90,14 @@ def _one(path: Path, name: str) -> Iterator[Found]:
     status = path.stat()
     stamp = f"{status.st_size} {status.st_mtime_ns}"
     if path.suffix.lower() == ".zip" and zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as packed:
-            for member in packed.infolist():
-                if not member.is_dir():
-                    yield Found(path, member.filename, f"{name}#{member.filename}", f"{stamp} {member.header_offset}")
+        try:
+            with zipfile.ZipFile(path) as packed:
+                members = [m for m in packed.infolist() if not m.is_dir()]
+        except (zipfile.BadZipFile, NotImplementedError, ValueError, UnicodeDecodeError):
+            yield Found(path, "", name, stamp)  # opening it says that it is damaged
+            return
+        for member in members:
+            yield Found(path, member.filename, f"{name}#{member.filename}", f"{stamp} {member.header_offset}")
     else:
         yield Found(path, None, name, stamp)
 
@@ -213,13 +217,13 @@ def _opened(found: Found) -> BinaryIO:
                 "the file is too large", got=f"{found.path.stat().st_size} bytes", expected=f"{LIMIT_BYTES}"
             )
         return found.path.open("rb")
-    packed = _zip(found.path)
     try:
+        packed = _zip(found.path)
         member = packed.getinfo(found.member)
         if member.file_size > LIMIT_BYTES or member.file_size > max(member.compress_size, 1 << 16) * _RATIO:
             raise LimitError("the packed file is too large", got=f"{member.file_size} bytes unpacked")
         return io.BytesIO(packed.read(member))
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, KeyError, ValueError) as error:
         raise ReadError("a file in the zip is damaged or encrypted", got=type(error).__name__) from None
 
 

@@ -78,6 +78,8 @@ def deidentify(  # noqa: PLR0913  (the options of one command)
     key_path = Path(key) if key is not None else output.with_name(output.name + ".key")
     journal = output.with_name(output.name + ".journal")
     _require_apart(source, output, key_path)
+    if report is not None:
+        _require_report(source, Path(report))
     if workers < 1:
         raise UsageError("too few workers", got=workers, expected="1 or more")
     if output.exists() and any(output.iterdir()) and not journal.exists():
@@ -110,6 +112,14 @@ def _key(path: Path, *, resume: bool) -> Key:
     if resume:
         raise UsageError(f"the key file {path} of the stopped run is not there", remedy="name it with --key")
     return create_key(path)
+
+
+def _require_report(source: Path, report: Path) -> None:
+    whole, page = source.resolve(), report.resolve()
+    if page == whole or whole in page.parents:
+        raise UsageError("the report would lie in the source", got=report, remedy="name a file outside it")
+    if page.exists() and page.suffix.lower() not in (".html", ".htm"):
+        raise UsageError(f"{report} exists and is no report", remedy="name a file that ends in .html")
 
 
 def _require_apart(source: Path, output: Path, key: Path) -> None:

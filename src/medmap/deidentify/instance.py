@@ -16,12 +16,14 @@ from medmap.deidentify.secrets import Key
 from medmap.deidentify.texts import cleaned
 from medmap.deidentify.verify import Residual, cleaned_where_found, examined, found_in, found_in_pixels
 from medmap.deidentify.walk import patient_of, walked
-from medmap.errors import MedmapError, ReadError
+from medmap.errors import LimitError, MedmapError, ReadError
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
 _DEFLATED = "1.2.840.10008.1.2.1.99"
+_MOST_DEFLATED = 200  # beyond this, and beyond what a large mask of zeros takes, it is a bomb
+_DEFLATED_BYTES = 1 << 28
 _DIRECTORY = "1.2.840.10008.1.3.10"
 _IMPLEMENTATION_UID = b"2.25.245370914863487229302843106573221398121"
 _UNDEFINED = 0xFFFFFFFF
@@ -99,6 +101,7 @@ def made(file: BinaryIO, profile: Profile, key: Key) -> Made | None:
 def _made(file: BinaryIO, profile: Profile, key: Key) -> Made | None:
     from pydicom import dcmread
 
+    _require_no_bomb(file)
     dataset = dcmread(file, force=True)
     meta = dataset.file_meta
     syntax = str(
@@ -149,6 +152,22 @@ def _still_there(again: Dataset, header: bytes, walk: Any, profile: Profile) -> 
 
     found = found_in(header, walk.identity)
     return [Residual(path, kind) for _, _, _, path, kind in located(again, found, profile)] if found else []
+
+
+def _require_no_bomb(file: BinaryIO) -> None:
+    """A deflated object unpacks to no more than images do; pydicom would unpack it whole before anyone can look."""
+    head = file.read(2048)
+    if _DEFLATED.encode("ascii") in head and head[132:140] == b"\x02\0\0\0UL\4\0":
+        file.seek(144 + int.from_bytes(head[140:144], "little"))
+        unpacker, size, packed = zlib.decompressobj(-zlib.MAX_WBITS), 0, 0
+        while not unpacker.eof and (chunk := unpacker.unconsumed_tail or file.read(1 << 16)):
+            packed += len(chunk) - len(unpacker.unconsumed_tail)
+            size += len(unpacker.decompress(chunk, 1 << 20))
+            if size > max(packed * _MOST_DEFLATED, _DEFLATED_BYTES):
+                raise LimitError(
+                    "the deflated object unpacks to far more than images do", expected=f"{_MOST_DEFLATED} to 1"
+                )
+    file.seek(0)
 
 
 def _require_whole(dataset: Dataset) -> None:

@@ -43,7 +43,7 @@ class Key:
 
     def uid(self, original: str) -> str:
         """The UID that stands for another: ``2.25.`` and a UUID as a number (PS3.5 B.2); the standard's own stay."""
-        return original if not original or original.startswith(WELL_KNOWN) else _mapped(self, original)
+        return original if not original or is_standard(original) else _mapped(self, original)
 
     def pseudonym(self, patient: str) -> str:
         """The patient's name in the output, e.g. ``P4F0C1A2B3D4E5F60``."""
@@ -58,7 +58,20 @@ class Key:
         return self.digest(purpose, text).hex()[:digits]
 
 
-@lru_cache(maxsize=65536)
+@lru_cache(maxsize=4096)
+def is_standard(uid: str) -> bool:
+    """Whether a UID is registered in PS3.6; one that only begins like those may have been made of anything.
+
+    Example:
+        >>> is_standard("1.2.840.10008.1.2"), is_standard("1.2.840.10008.19500612.774411")
+        (True, False)
+    """
+    from pydicom._uid_dict import UID_dictionary
+
+    return uid.startswith(WELL_KNOWN) and uid in UID_dictionary
+
+
+@lru_cache(maxsize=4096)  # those of a study come back; those of single images do not
 def _mapped(key: Key, original: str) -> str:
     number = bytearray(key.digest("uid", original)[:16])
     number[6] = (number[6] & 0x0F) | 0x80  # version 8 of RFC 9562: made by a rule of one's own

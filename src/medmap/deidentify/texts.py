@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable
 from functools import lru_cache
 
-from medmap.deidentify.identity import Identity, spellings
+from medmap.deidentify.identity import MONTHS, Identity, has_letters_and_digits
 
 NOTHING = "ANONYMIZED"
 
@@ -101,12 +101,44 @@ def tidied(text: str) -> str:
 @lru_cache(maxsize=64)
 def _known(names: frozenset[str], values: frozenset[str], dates: frozenset[str]) -> re.Pattern[str] | None:
     words = _longest_first(values)
-    words += _longest_first(s for date in dates for s in spellings(date))
     words += _longest_first(names)
-    if not words:
+    if not words and not dates:
         return None
-    choice = "|".join(re.escape(word).replace(r"\ ", r"\s+") for word in words)
-    return re.compile(rf"(?<![^\W_])(?:{choice})(?:['’]s)?(?![^\W_])", re.IGNORECASE)
+    choice = "|".join([*(date_expression(d) for d in sorted(dates)), *(_expression(w, w in values) for w in words)])
+    return re.compile(rf"(?:{choice})", re.IGNORECASE)
+
+
+def date_expression(date: str) -> str:
+    """What matches every way of ``spellings`` to write a date, and some more; a time of day may follow it.
+
+    Example:
+        >>> from medmap.deidentify.identity import spellings
+        >>> all(re.search(date_expression("19500612"), word, re.IGNORECASE) for word in spellings("19500612"))
+        True
+    """
+    year, month, day = date[:4], f"0?{int(date[4:6])}", f"0?{int(date[6:8])}"
+    short, between = f"(?:{year[:2]})?{year[2:]}", r"[\s_./:-]?"
+    time = r"(?:(?:[01]\d|2[0-3])[0-5]\d(?:[0-5]\d(?:\.\d+)?)?)?(?!\d)"
+    found = [f"{short}{between}{month}{between}{day}{time}", f"{day}{between}{month}{between}{short}{time}"]
+    found += [f"{month}{between}{day}{between}{short}{time}"]
+    if 1 <= int(date[4:6]) <= 12:
+        name, apart = "(?:" + "|".join(sorted(MONTHS[int(date[4:6]) - 1], key=len, reverse=True)) + ")", r"[\s_.,/-]*"
+        number = rf"{day}(?:st|nd|rd|th)?"
+        found += [rf"{number}{apart}(?:de\s|of\s)?{name}{apart}(?:de\s)?{short}(?!\d)"]
+        found += [rf"{name}{apart}{number}{apart}{short}(?!\d)", rf"{year}{apart}{name}{apart}{number}(?!\d)"]
+        return rf"(?:(?<!\d)(?:{'|'.join(found)})|(?<![^\W\d_]){found[4]})"
+    return rf"(?<!\d)(?:{'|'.join(found)})"
+
+
+def _expression(word: str, is_value: bool) -> str:
+    """A word bounded as the search for what is left bounds it: letters by no letter, digits by no digit."""
+    mixed = is_value and has_letters_and_digits(word.encode("utf-8", "replace"))
+    sides = []
+    for edge in (word[0], word[-1]):
+        sides.append(r"\d" if edge.isdigit() else r"[^\W\d_]" if edge.isalpha() and not mixed else "")
+    before, after = (f"(?<!{sides[0]})" if sides[0] else ""), (f"(?!{sides[1]})" if sides[1] else "")
+    body = re.escape(word).replace(r"\ ", r"\s+")
+    return rf"{before}{body}(?:['’]s(?!\w))?{after}" if word[-1].isalpha() else f"{before}{body}{after}"
 
 
 def _longest_first(words: Iterable[str]) -> list[str]:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from medmap.deidentify.identity import LONG, Identity, hits, is_weak, lowered
+from medmap.deidentify.identity import LONG, Identity, hits, is_weak, lowered, stand_in
 from medmap.deidentify.profile import Profile
 from medmap.deidentify.table import PRIVATE, pattern
 from medmap.deidentify.walk import MOST_NESTED, TEXT, change_text
@@ -50,8 +50,8 @@ class Residual:
 
 
 def found_in(header: bytes, identity: Identity) -> list[tuple[str, bytes]]:
-    """The identifying values that stand in the bytes of an object's header."""
-    return hits(lowered(header), identity.needles())
+    """The identifying values that stand in the bytes of an object's header, or that seem to."""
+    return stand_in(lowered(header), identity.needles())
 
 
 def found_in_pixels(data: bytes, identity: Identity) -> list[Residual]:

@@ -286,7 +286,10 @@ def _remember_below(items: Any, identity: Identity, depth: int) -> None:
 
 
 def _remember_value(dataset: Dataset, tag: int, vr: str, identity: Identity) -> None:
-    if vr == "PN":
+    from pydicom.datadict import dictionary_has_tag, dictionary_VR
+
+    # a name is a name, whatever the file says its representation is
+    if vr == "PN" or (vr in TEXT and dictionary_has_tag(tag) and dictionary_VR(tag) == "PN"):
         raw = dataset.get_item(tag)
         identity.add_name(_decoded(dataset, tag))
         if raw is not None and raw.is_raw and isinstance(raw.value, bytes) and not raw.value.isascii():
