@@ -134,7 +134,8 @@ def validate(model: type[S], data: Mapping[str, Any], where: str) -> S:
 def _explain(model: type[BaseModel], item: dict[str, Any]) -> str:
     path = ".".join(str(p) for p in item["loc"])
     if item["type"] == "extra_forbidden":
-        close = difflib.get_close_matches(str(item["loc"][-1]), sorted(_known_keys(model)), n=1)
+        wrong = str(item["loc"][-1])
+        close = difflib.get_close_matches(wrong, sorted(_known_keys(model) - {wrong}), n=1)
         hint = f" (did you mean {close[0]}?)" if close else ""
         return f"unknown key {path}{hint}"
     if item["type"] == "missing":

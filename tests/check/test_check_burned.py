@@ -10,8 +10,8 @@ from PIL import Image as Pillow
 from PIL import ImageDraw
 
 from medmap import phantom
-from medmap.check import burned, check, facts
-from medmap.check.burned import text_lines
+from medmap.check import burned, check
+from medmap.check.burned import MOST_IN_VAIN, TextLook
 from medmap.dataset import Case, Dataset, InputSpec, Ref, Truth
 from medmap.geometry import Geometry
 from medmap.image import Image
@@ -41,6 +41,10 @@ def test_the_picture_with_a_name_is_found_and_the_name_is_not_repeated(tmp_path,
     assert "DOE" not in json.dumps([issue.as_json() for issue in issues])
 
 
+def text_lines(image: Image) -> int | None:
+    return TextLook(1).lines(image)
+
+
 def test_without_tesseract_only_what_is_text_beyond_doubt_counts(monkeypatch):
     monkeypatch.setattr(text, "tesseract_present", lambda: False)
     array = np.full((120, 300), 30, np.uint8)
@@ -63,10 +67,21 @@ def test_fractions_and_frames_are_looked_at_too(tool):
     assert text_lines(Image(cine, Geometry.without_size(plain.shape), time_s=(0.0, 0.1)))
 
 
-def test_a_large_data_set_is_looked_at_in_part(plan, monkeypatch):
-    monkeypatch.setattr(facts, "MOST_IMAGES", 30)
-    seen = []
-    monkeypatch.setattr(facts, "text_lines", lambda image: seen.append(1))
-    check(plan.write())
-    assert len(seen) == 30
-    assert burned.MOST_IMAGES == 1000
+def test_a_large_data_set_is_looked_at_in_part():
+    picture_ = Image(picture(0), Geometry.without_size((240, 320)))
+    look = TextLook(3 * burned.MOST_IMAGES)
+    found = [look.lines(picture_) for _ in range(9)]
+    assert [lines is not None for lines in found] == [True, False, False] * 3
+
+
+def test_where_strokes_are_anatomy_nobody_reads_on(monkeypatch):
+    monkeypatch.setattr(burned, "_can_read", lambda: True)
+    monkeypatch.setattr(burned, "_strokes", lambda array: 2)
+    answers = iter([0] * 100)
+    monkeypatch.setattr(burned, "_readable", lambda array: next(answers))
+    image = Image(np.zeros((80, 80), np.uint8), Geometry.without_size((80, 80)))
+    look = TextLook(20)
+    assert [look.lines(image) for _ in range(20)] == [0] * MOST_IN_VAIN + [None] * (20 - MOST_IN_VAIN)
+    answers = iter([0, 3] + [0] * 100)
+    look = TextLook(20)
+    assert [look.lines(image) for _ in range(20)] == [0, 3] + [0] * 18

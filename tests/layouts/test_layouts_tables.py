@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from medmap.dataset import Case, Dataset, InputSpec, Ref, Truth
 from medmap.errors import ConfigError, DatasetError, LayoutError, LimitError, MedmapError, ReadError, UsageError
-from medmap.layouts import Description, dataset_schema, open_dataset, write_dataset
+from medmap.layouts import Description, dataset_schema, import_dataset, open_dataset, write_dataset
 from medmap.results import Label
 
 YAML = """
@@ -505,3 +505,18 @@ def test_a_hundred_thousand_cases_open_in_seconds(tmp_path: Path) -> None:
     data = open_dataset(folder(tmp_path, YAML, "\n".join(rows)))
     assert len(data) == 100_000
     assert not np.any([c.split != "train" for c in data.cases[::1000]])
+
+
+def test_a_class_that_nobody_looked_for_is_neither_present_nor_absent(tmp_path):
+    (tmp_path / "dataset.yaml").write_text(
+        "medmap_dataset: 1\nname: d\ntask: classify\ninputs: {image: {}}\nkind: multilabel\nlabels: {0: a, 1: b, 2: c}\n"
+    )
+    (tmp_path / "cases.csv").write_text("case,image,label,annotated\n1,1.png,a,a;b\n2,2.png,a;c,\n")
+    first, second = open_dataset(tmp_path)
+    assert first.truth.known == (0, 1)
+    assert first.truth.values[:2] == (1.0, 0.0)
+    assert math.isnan(first.truth.values[2])
+    assert second.truth.values == (1.0, 0.0, 1.0)
+    again = import_dataset(tmp_path, tmp_path / "again")
+    assert again.cases[0].truth.known == (0, 1)
+    assert math.isnan(again.cases[0].truth.values[2])

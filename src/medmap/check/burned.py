@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from medmap.check.issue import Issue, counted, named
 from medmap.image import Image
@@ -14,30 +15,69 @@ if TYPE_CHECKING:
     from medmap.check.facts import Facts
 
 LEAST_SIDE = 64  # pixels below which nobody could read a line
-MOST_IMAGES = 1000  # looked at in a dataset, evenly drawn: reading text is the slowest look of all
+MOST_IMAGES = 200  # looked at in a dataset, evenly drawn: looking for text is the slowest look of all
+MOST_IN_VAIN = 8  # pictures whose strokes could not be read, after which a dataset's strokes count as anatomy
 LEAST_LETTERS = 3
 
 
-def text_lines(image: Image) -> int | None:
-    """How many lines of text stand in a picture, or in the first frame of a cine; None where it was not looked at.
+class TextLook:
+    """Looks for text in some pictures of a dataset, and gives up where strokes turn out to be anatomy time and again.
 
     Strokes that look like text are found first, in milliseconds; where tesseract is installed only what it can read
     counts, else what looks like text beyond doubt.
-    """
-    from medmap.read.strokes import text_like
-    from medmap.read.text import find_text, tesseract_present
 
+    Args:
+        pictures: How many the dataset has.
+    """
+
+    def __init__(self, pictures: int) -> None:
+        self._every = max(1, -(-pictures // MOST_IMAGES))
+        self._seen = self._in_vain = 0
+        self._any = False
+
+    def lines(self, image: Image) -> int | None:
+        """Lines of text in the next picture, or in the first frame of a cine; None where it is not looked at."""
+        self._seen += 1
+        array = _picture(image) if (self._seen - 1) % self._every == 0 else None
+        if array is None or (self._in_vain >= MOST_IN_VAIN and not self._any):
+            return None
+        found = _strokes(array)
+        if found and _can_read():
+            found = _readable(array)
+            self._in_vain += not found
+        self._any |= found > 0
+        return found
+
+
+def _picture(image: Image) -> NDArray[Any] | None:
+    """The picture as whole numbers; None for volumes and for what is too small to read."""
     if image.ndim != 2 or min(image.geometry.shape) < LEAST_SIDE or len(image.channels) not in (1, 3):
         return None
     array = image.array if image.time_s is None else image.array[:, :, 0]
-    if array.dtype.kind not in "ui":
-        values = np.nan_to_num(array.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
-        low, high = float(values.min()), float(values.max())
-        array = np.rint(65535 * (values - low) / (high - low if high > low else 1.0)).astype(np.uint16)
-    if not any(block.certain for block in text_like(array)):
-        return 0
-    if not tesseract_present():
-        return sum(block.certain for block in text_like(array))
+    if array.dtype.kind in "ui":
+        return array
+    values = np.nan_to_num(array.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+    low, high = float(values.min()), float(values.max())
+    return np.rint(65535 * (values - low) / (high - low if high > low else 1.0)).astype(np.uint16)
+
+
+def _can_read() -> bool:
+    from medmap.read.text import tesseract_present
+
+    return tesseract_present()
+
+
+def _strokes(array: NDArray[Any]) -> int:
+    """Lines of strokes that are text beyond doubt."""
+    from medmap.read.strokes import text_like
+
+    return sum(block.certain for block in text_like(array))
+
+
+def _readable(array: NDArray[Any]) -> int:
+    """Lines that tesseract can read."""
+    from medmap.read.text import find_text
+
     found = find_text(array, thorough=False)
     return sum(sum(c.isalnum() for c in box.text or "") >= LEAST_LETTERS for box in found)
 

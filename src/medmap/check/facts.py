@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medmap.check.burned import MOST_IMAGES, text_lines
+from medmap.check.burned import TextLook
 from medmap.check.duplicates import equal_groups, groups_of, near_pairs
 from medmap.check.masks import MaskFacts, mask_facts
 from medmap.check.quality import UNSCORED, Quality, quality_of
@@ -153,7 +153,7 @@ class Facts:
 # -- one image --------------------------------------------------------------------------------------------------------
 
 
-def facts_of(case: str, name: str, image: Image, *, look_for_text: bool = False) -> ImageFacts:
+def facts_of(case: str, name: str, image: Image, *, text_lines: int | None = None) -> ImageFacts:
     """The facts of one image: a pure function."""
     array = image.array
     values = array.reshape(-1)
@@ -196,7 +196,7 @@ def facts_of(case: str, name: str, image: Image, *, look_for_text: bool = False)
         warnings=source.warnings,
         volume=volume_facts(image) if image.ndim == 3 else None,
         quality=quality_of(image),
-        text_lines=text_lines(image) if look_for_text else None,
+        text_lines=text_lines,
     )
 
 
@@ -223,7 +223,7 @@ def collect(dataset: Dataset, progress: Progress | None = None) -> Facts:
     masks: list[MaskFacts] = []
     pictures = sum(r is not None for c in dataset for r in c.inputs.values())
     total = pictures + sum(len(c.truth.masks) for c in dataset)
-    every = max(1, -(-pictures // MOST_IMAGES))
+    text = TextLook(pictures)
     done = 0
 
     def told() -> None:
@@ -237,7 +237,7 @@ def collect(dataset: Dataset, progress: Progress | None = None) -> Facts:
         for _, name, ref in _inputs(dataset, case):
             image = _read(dataset, case, name, ref, unreadable)
             if image is not None:
-                images.append(facts_of(case.id, name, image, look_for_text=len(images) % every == 0))
+                images.append(facts_of(case.id, name, image, text_lines=text.lines(image)))
                 first = image if first is None else first
             told()
         for observer, ref in enumerate(case.truth.masks):

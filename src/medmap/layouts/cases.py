@@ -308,6 +308,9 @@ def _truth(table: Table, n: int, columns: Columns, words: Vocabulary, memo: dict
         return truth
     if not truth.annotated:
         raise DatasetError(f"{where}: classes were looked at but there is no truth", got=row[columns.annotated or 0])
+    if truth.values is not None and words.kind == "multilabel":  # nobody looked: neither present nor absent
+        values = (math.nan if i not in looked_at and v == 0 else v for i, v in enumerate(truth.values))
+        truth = replace(truth, values=tuple(values))
     return replace(truth, known=looked_at)
 
 
