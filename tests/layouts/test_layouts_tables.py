@@ -509,7 +509,8 @@ def test_a_hundred_thousand_cases_open_in_seconds(tmp_path: Path) -> None:
 
 def test_a_class_that_nobody_looked_for_is_neither_present_nor_absent(tmp_path):
     (tmp_path / "dataset.yaml").write_text(
-        "medmap_dataset: 1\nname: d\ntask: classify\ninputs: {image: {}}\nkind: multilabel\nlabels: {0: a, 1: b, 2: c}\n"
+        "medmap_dataset: 1\nname: d\ntask: classify\ninputs: {image: {}}\n"
+        "kind: multilabel\nlabels: {0: a, 1: b, 2: c}\n"
     )
     (tmp_path / "cases.csv").write_text("case,image,label,annotated\n1,1.png,a,a;b\n2,2.png,a;c,\n")
     first, second = open_dataset(tmp_path)
