@@ -23,6 +23,7 @@ import medmap as mm
 from medmap.cli.app import app
 from medmap.deidentify import create_key, load_key
 from medmap.deidentify.archive import journal_lines
+from medmap.deidentify.instance import made
 from medmap.errors import ConfigError, DataError, UsageError
 
 
@@ -313,7 +314,7 @@ def test_a_broken_zip_among_files_stops_nothing(tmp_path: Path) -> None:
 
 
 def test_a_deflated_bomb_is_refused_unopened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("medmap.deidentify.instance._DEFLATED_BYTES", 1 << 20)
+    monkeypatch.setitem(made.__globals__, "_DEFLATED_BYTES", 1 << 20)
     ds = ct_slice()
     ds.add_new(0x00420011, "OB", bytes(1 << 23))
     (tmp_path / "a.dcm").write_bytes(file_of(ds, "1.2.840.10008.1.2.1.99"))
