@@ -86,7 +86,7 @@ def mutated(sound: list[bytes], count: int, seed: int) -> Iterator[bytes]:
 
 def main() -> None:
     """Fuzz with atheris until stopped."""
-    import atheris
+    from guided import fuzz
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -95,9 +95,7 @@ def main() -> None:
             for corpus in (Path(a) for a in sys.argv[1:] if not a.startswith("-")):
                 corpus.mkdir(exist_ok=True)
                 (corpus / f"sound_{number}").write_bytes(data)
-        atheris.instrument_all()
-        atheris.Setup(sys.argv, lambda data: one_input(data, folder / "x"))
-        atheris.Fuzz()
+        fuzz(lambda data: one_input(data, folder / "x"))
 
 
 if __name__ == "__main__":

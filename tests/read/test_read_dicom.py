@@ -237,13 +237,20 @@ def test_frames_with_their_own_rescale(tmp_path: Path) -> None:
     np.testing.assert_array_equal(same.array[..., 1], STORED.astype(int) + 1 - 10)
 
 
+def test_frames_without_places_and_times_are_counted(tmp_path: Path) -> None:
+    path = saved(tmp_path, enhanced([ORIGIN, ORIGIN]))
+    image = read(path)
+    np.testing.assert_array_equal(image.array, np.stack([STORED, STORED + 1], axis=-1))
+    assert image.geometry.kind == "none"
+    assert any("counted" in note and "no millimetres" in note for note in image.source.warnings)
+    assert read(path, member="1").geometry.kind == "patient"
+
+
 def test_frames_that_are_no_volume_are_refused_with_a_way_out(tmp_path: Path) -> None:
     uneven = [ORIGIN, ORIGIN + NORMAL, ORIGIN + 3 * NORMAL]
     with pytest.raises(ReadError, match="equally spaced"):
         read(saved(tmp_path, enhanced(uneven)))
     np.testing.assert_array_equal(read(tmp_path / "a.dcm", member="2").array, STORED + 2)
-    with pytest.raises(ReadError, match="neither a volume nor a cine"):
-        read(saved(tmp_path, enhanced([ORIGIN, ORIGIN])))
     turned = enhanced([ORIGIN, ORIGIN + NORMAL])
     own = Dataset()
     own.ImageOrientationPatient = [*DOWN, *ALONG_ROW]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -244,13 +244,16 @@ def _cut(values: NDArray[Any], spec: PixelSpec) -> NDArray[Any]:
 
 
 def _rle(data: bytes | memoryview, spec: PixelSpec) -> NDArray[Any]:
-    """PS3.5, annex G: one segment a byte plane, most significant first."""
+    """PS3.5, annex G: one segment a byte plane, most significant first; eight single bits to a byte (8.1.1)."""
     import imagecodecs
 
+    if spec.bits_allocated == 1:
+        packed = replace(spec, rows=1, columns=spec.nbytes, bits_allocated=8, bits_stored=8, high_bit=None)
+        return _native(_rle(data, packed).tobytes(), spec)
     width = spec.bits_allocated // 8
     head = np.frombuffer(data[:64], "<u4") if len(data) >= 64 else np.zeros(16, "<u4")
     count, offsets = int(head[0]), head[1 : 1 + min(int(head[0]), 15)].astype(np.int64)
-    if spec.bits_allocated == 1 or count != spec.samples * width:
+    if count != spec.samples * width:
         raise ReadError("an RLE frame has other segments than its header declares", got=count, expected=width)
     if offsets[0] != 64 or (np.diff(offsets) <= 0).any() or offsets[-1] >= len(data):
         raise ReadError("an RLE frame is truncated or damaged in its table of segments")
@@ -277,7 +280,7 @@ def _jpeg(data: bytes | memoryview, spec: PixelSpec) -> NDArray[Any]:
         array = np.moveaxis(array, 0, -1)
     if array.shape != spec.shape:
         raise ReadError("a frame was decoded to another size", got=array.shape, expected=spec.shape)
-    array = _as_declared(array, spec)
+    array = _within(array, _as_declared(array, spec), found.bits, spec)
     # the decoder of an ordinary JPEG has turned its colours already, that of JPEG 2000 when it was told to
     return array if found.kind == "jpeg" else to_rgb(array, spec.photometric, max(found.bits, 1))
 
@@ -312,6 +315,22 @@ def _as_declared(array: NDArray[Any], spec: PixelSpec) -> NDArray[Any]:
     if spec.dtype.kind == "u" and array.dtype.kind == "i":
         return np.asarray(array.astype(spec.dtype) & spec.dtype.type(2**spec.bits_stored - 1))
     return array.astype(spec.dtype)
+
+
+def _within(decoded: NDArray[Any], array: NDArray[Any], bits: int, spec: PixelSpec) -> NDArray[Any]:
+    """Values of a codestream deeper than BitsStored, which must need no more bits: what follows counts on it."""
+    if bits <= spec.bits_stored or spec.bits_allocated == 1:
+        return array
+    half = 2 ** (spec.bits_stored - 1) if spec.dtype.kind == "i" else 0
+    low, high = -half, 2**spec.bits_stored - 1 - half
+    raw, values = decoded.astype(np.int64), array.astype(np.int64)
+    same = np.zeros(raw.shape, bool)
+    for kept in (bits, spec.bits_stored):  # a sign may have been extended to the depth of the codestream, or not
+        same |= (raw & (2**bits - 1)) == (values & (2**kept - 1))
+    if not same.all() or values.min() < low or values.max() > high:
+        raise ReadError("a frame holds values that need more bits than the header says", got=f"{bits} bits",
+                        expected=f"BitsStored {spec.bits_stored}")  # fmt: skip
+    return array
 
 
 def _lossy_jpeg(stream: bytes, spec: PixelSpec, colours: str) -> NDArray[Any]:

@@ -3,17 +3,15 @@
 Stored numbers become what they mean (rescale slope and intercept, modality LUT), luminance and chrominance become
 red, green and blue. A single frame is (rows, columns): column 0 of the affine is the step to the next row, column 1
 to the next column (PS3.3 C.7.6.2.1.1). Frames with positions are a volume (rows, columns, slices); frames with times
-are a cine. Frames of a file are named ``file.dcm#3``, counted from 0.
+are a cine; frames with neither are counted, and have no millimetres. Tiles of a slide are put together to its whole
+picture. A frame of a file is named ``file.dcm#3``, counted from 0.
 """
 
 from __future__ import annotations
 
-import io
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -21,20 +19,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medmap.errors import LimitError, ReadError
+from medmap.errors import ReadError
+from medmap.geometry import Geometry
 from medmap.image import Source
 from medmap.read.dicom import parametric, segmentation
 from medmap.read.dicom.codecs import PixelSpec, decode_frame
 from medmap.read.dicom.drawn import open_structures
-from medmap.read.dicom.elements import DEFLATED, Elements, walked
+from medmap.read.dicom.elements import Elements
 from medmap.read.dicom.frames import Frames
+from medmap.read.dicom.header import header_of, named, spec_of, translated, understood
 from medmap.read.dicom.meaning import Meaning, windows
 from medmap.read.dicom.place import place_of
+from medmap.read.dicom.planes import Stacked, slide, tile_of_slide
 from medmap.read.dicom.structures import is_structure_set
-from medmap.read.opened import RGB, Opened, heard
-from medmap.read.voxels import ABSURD_BYTES
-
-_LOGGER = "pydicom"
+from medmap.read.opened import RGB, Opened
 
 # objects whose frames are placed by segment or quantity: (path, member, header, notes) → Opened
 DERIVED: Mapping[str, Callable[[Path, str | None, Any, list[str]], Opened]] = MappingProxyType(
@@ -57,6 +55,8 @@ def is_dicom(head: bytes) -> bool:
         return True
     group_2_or_8 = head[:2] in (b"\x02\x00", b"\x08\x00") and head[3:4] == b"\x00" and len(head) > 12
     explicit = head[4:6] in (b"UL", b"UI", b"CS", b"DA", b"TM", b"LO", b"SH", b"OB")
+    if head[:3] == b"\x00\x08\x00" and len(head) > 12:  # big endian
+        return explicit
     implicit = len(head) > 12 and 0 < int.from_bytes(head[4:8], "little") <= 64
     return group_2_or_8 and (explicit or implicit)
 
@@ -65,17 +65,18 @@ def open_dicom(path: Path, member: str | None) -> Opened:
     """A DICOM image; what its header leaves open stands in the warnings.
 
     Raises:
-        ReadError: Damaged, truncated, without pixels, or frames that are neither a volume nor a cine.
+        ReadError: Damaged, truncated, without pixels, or frames of different orientations or at uneven distances.
         LimitError: A declared size beyond reason.
         GeometryError: Positions that describe no grid.
     """
     notes: list[str] = []
-    with _understood(path, notes):
+    with understood(path, notes):
         header, elements = header_of(path)
         drawn = is_structure_set(header)
     if drawn:  # outside: it looks through folders in threads, which listen to pydicom themselves
-        return open_structures(path, member, notes)
-    with _understood(path, notes):
+        with translated(path):
+            return open_structures(path, member, notes)
+    with understood(path, notes):
         if not elements.pixels:
             if all(name in header for name in ("Rows", "Columns", "BitsAllocated")):
                 raise ReadError(f"{path} is truncated: its pixels are missing", remedy="copy the original file again")
@@ -86,87 +87,28 @@ def open_dicom(path: Path, member: str | None) -> Opened:
         return _described(path, member, (header, elements), notes)
 
 
-@contextmanager
-def _understood(path: Path, notes: list[str]) -> Iterator[None]:
-    """pydicom's warnings as notes; its own exceptions, which descend from none of Python's, as one of medmap's."""
-    from pydicom.errors import BytesLengthException, InvalidDicomError
-
-    try:
-        with heard(notes, _LOGGER), _called(path):
-            yield
-    except (BytesLengthException, InvalidDicomError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ReadError(f"{path} is damaged DICOM", got=reason, remedy="copy the original file again") from error
-
-
-@contextmanager
-def _called(path: Path, frame: int | None = None) -> Iterator[None]:
-    """What is refused inside names the file, and the frame."""
-    try:
-        yield
-    except (ReadError, LimitError) as error:
-        if str(path) in error.what:
-            raise
-        where = str(path) if frame is None else f"{path}: frame {frame}"
-        raise type(error)(
-            f"{where}: {error.what}", got=error.got, expected=error.expected, remedy=error.remedy
-        ) from error
-
-
 def _what(header: Any) -> str:
     meta = getattr(header, "file_meta", None) or {}
     sop = header.get("SOPClassUID") or meta.get("MediaStorageSOPClassUID")
     return str(getattr(sop, "name", "") or "an unknown class")
 
 
-def header_of(path: Path) -> tuple[Any, Elements]:
-    """The data set before the pixels, as pydicom has it, and where the pixels lie; the elements are walked first.
-
-    Raises:
-        ReadError: Truncated, damaged or without elements.
-        LimitError: Deeper or larger than any object's header.
-    """
-    import pydicom
-    from pydicom.dataset import FileMetaDataset
-    from pydicom.filereader import read_dataset
-    from pydicom.uid import UID
-
-    def read_at(offset: int, count: int) -> bytes:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            data = os.pread(descriptor, count, offset)
-            while len(data) < count and (more := os.pread(descriptor, count - len(data), offset + len(data))):
-                data += more  # one call gives 2 GiB at most
-            return data
-        finally:
-            os.close(descriptor)
-
-    elements = walked(read_at, path.stat().st_size)
-    if elements.syntax == DEFLATED:
-        header = read_dataset(io.BytesIO(elements.head), elements.implicit, not elements.big_endian)
-        header.file_meta = FileMetaDataset()
-        header.file_meta.TransferSyntaxUID = UID(DEFLATED)
-    else:
-        header = pydicom.dcmread(io.BytesIO(elements.head), force=True)
-    if not len(header):
-        raise ReadError(f"{path} holds no DICOM elements: it is damaged or truncated")
-    return header, elements
-
-
 def _described(path: Path, member: str | None, found: tuple[Any, Elements], notes: list[str]) -> Opened:
     header, elements = found
-    spec, count = _spec(path, header, elements, notes)
+    spec, count = spec_of(path, header, elements, notes)
     frame = _frame(path, member, count)
     frames = Frames.of(elements, header, spec, count, notes)
     meaning = Meaning.of(header, spec, notes)
     picked = range(count) if frame is None else range(frame, frame + 1)
-    geometry, times = place_of(path, header, (spec.rows, spec.columns), picked, notes)
+    tiles, geometry, times = _placed(path, header, (spec, count), frame, notes)
     _odd(header, spec, notes)
     once = meaning.transforms[0] if len(set(meaning.transforms)) == 1 else None
     return Opened(
         geometry=geometry,
         dtype=meaning.dtype,
-        pixels=lambda notes: _decoded(path, frames, meaning, picked),
+        pixels=lambda notes: (
+            _decoded(path, frames, meaning, picked) if tiles is None else _assembled(path, frames, meaning, tiles)
+        ),
         quantity=meaning.quantity,
         channels=RGB if meaning.colour else ("image",),
         time_s=times,
@@ -182,36 +124,30 @@ def _described(path: Path, member: str | None, found: tuple[Any, Elements], note
             warnings=tuple(dict.fromkeys(notes)),
         ),
         working_bytes=min(len(picked), _workers()) * spec.rows * spec.columns * spec.samples * spec.dtype.itemsize,
-        measured=lambda array: _measured(array, meaning, picked, times is not None),
+        measured=lambda array: (
+            _measured(array, meaning, picked, times is not None)
+            if tiles is None
+            else _measured_tiles(array, meaning, tiles, (spec.rows, spec.columns))
+        ),
     )
 
 
-def _spec(path: Path, header: Any, elements: Elements, notes: list[str]) -> tuple[PixelSpec, int]:
-    """How the pixels are stored, and the number of frames."""
-    spec = replace(PixelSpec.of(header, elements.syntax), words=elements.words, floating=elements.pixels != 0x7FE00010)
-    if spec.floating and spec.bits_allocated not in (32, 64):
-        raise ReadError("floating-point pixels are 32 or 64 bits deep", got=f"{spec.bits_allocated} bits")
-    if not elements.syntax and elements.big_endian:
-        spec = replace(spec, transfer_syntax="1.2.840.10008.1.2.2")
-    count = header.get("NumberOfFrames")
-    frames = 1 if count is None or count == "" else int(count)
-    if frames < 1:
-        raise ReadError(f"{path} declares an impossible size", got=f"{frames} frames")
-    if frames * spec.bits > 8 * ABSURD_BYTES:
-        raise LimitError(f"{path} declares a size that no image has", got=f"{frames * spec.bits / 8:.3g} bytes")
-    stored = header.get("BitsStored")
-    if stored is not None and not 1 <= int(stored) <= spec.bits_allocated:
-        notes.append(f"BitsStored is {stored} of {spec.bits_allocated} allocated bits; all bits were taken")
-    high = header.get("HighBit")
-    if high is not None and high != spec.bits_stored - 1 and not spec.floating:
-        kept = spec.high_bit is not None and not spec.compressed
-        notes.append(
-            f"HighBit is {high} of {spec.bits_stored} stored bits; "
-            + ("the values lie higher in their words" if kept else "it was not used")
-        )
-    if spec.samples == 1 and spec.photometric.startswith(("RGB", "YBR")):
-        notes.append(f"one sample a pixel called {spec.photometric} was taken as grey")
-    return spec, frames
+def _placed(
+    path: Path, header: Any, extent: tuple[PixelSpec, int], frame: int | None, notes: list[str]
+) -> tuple[Stacked | None, Geometry, tuple[float, ...] | None]:
+    """Where tiles lie (None where frames are no tiles of one picture), the grid, and the times of a cine."""
+    spec, count = extent
+    if _whole_number(header.get("TotalPixelMatrixRows")) and _whole_number(header.get("TotalPixelMatrixColumns")):
+        if frame is not None:
+            return None, tile_of_slide(path, header, (count, frame), notes), None
+        tiles = slide(path, header, count, notes)
+        return tiles, tiles.geometry, None
+    picked = range(count) if frame is None else range(frame, frame + 1)
+    return None, *place_of(path, header, (spec.rows, spec.columns), picked, notes)
+
+
+def _whole_number(value: Any) -> bool:
+    return isinstance(value, int) and value > 0
 
 
 def _frame(path: Path, member: str | None, frames: int) -> int | None:
@@ -237,29 +173,51 @@ def _workers() -> int:
 
 def _decoded(path: Path, frames: Frames, meaning: Meaning, picked: range) -> NDArray[Any]:
     """(rows, columns[, frames][, channels]): frames decoded side by side, each into its place."""
-
-    def values(number: int) -> NDArray[Any]:
-        with _called(path, number if frames.count > 1 else None):
-            data, skip = frames.stored(number)
-            return meaning.apply(decode_frame(data, frames.spec, skip), number)
-
-    first = values(picked[0])
+    first = _values(path, frames, meaning, picked[0])
     if len(picked) == 1:
         return first
     out = np.empty((len(picked), *first.shape), meaning.dtype)
     out[0] = first
 
     def place(index: int) -> None:
-        out[index] = values(picked[index])
+        out[index] = _values(path, frames, meaning, picked[index])
 
-    with ThreadPoolExecutor(min(_workers(), len(picked) - 1)) as pool:
-        waiting = [pool.submit(place, index) for index in range(1, len(picked))]
+    _side_by_side(place, range(1, len(picked)))
+    return np.moveaxis(out, 0, 2)  # frames after rows and columns
+
+
+def _assembled(path: Path, frames: Frames, meaning: Meaning, tiles: Stacked) -> NDArray[Any]:
+    """(rows, columns[, channels]) of a slide's whole picture; zero where it has no tile."""
+    trailing = (len(RGB),) if meaning.colour else ()
+    out = np.zeros((*tiles.geometry.shape, *trailing), meaning.dtype)
+
+    def place(number: int) -> None:
+        row, column = (int(v) for v in tiles.corners[number])
+        part = out[row : row + frames.spec.rows, column : column + frames.spec.columns]
+        part[...] = _values(path, frames, meaning, number)[: part.shape[0], : part.shape[1]]
+
+    _side_by_side(place, range(len(tiles.corners)))
+    return out
+
+
+def _values(path: Path, frames: Frames, meaning: Meaning, number: int) -> NDArray[Any]:
+    with named(path, number if frames.count > 1 else None):
+        data, skip = frames.stored(number)
+        return meaning.apply(decode_frame(data, frames.spec, skip), number)
+
+
+def _side_by_side(place: Callable[[int], None], numbers: range) -> None:
+    """Every frame, in threads; what is refused ends it."""
+    if len(numbers) == 1:
+        place(numbers[0])
+        return
+    with ThreadPoolExecutor(min(_workers(), len(numbers))) as pool:
+        waiting = [pool.submit(place, number) for number in numbers]
         try:
             for done in waiting:
                 done.result()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
-    return np.moveaxis(out, 0, 2)  # frames after rows and columns
 
 
 def _measured(array: NDArray[Any], meaning: Meaning, picked: range, cine: bool) -> NDArray[np.bool_] | None:
@@ -274,3 +232,15 @@ def _measured(array: NDArray[Any], meaning: Meaning, picked: range, cine: bool) 
             return None
         valid = np.stack([np.ones(array.shape[:2], bool) if part is None else part for part in parts], axis=2)
     return np.asarray(valid.all(axis=2)) if valid is not None and cine else valid
+
+
+def _measured_tiles(
+    array: NDArray[Any], meaning: Meaning, tiles: Stacked, size: tuple[int, int]
+) -> NDArray[np.bool_] | None:
+    """Where a slide's picture has a tile, and no padding."""
+    there = np.zeros(array.shape[:2], bool)
+    for number, (row, column) in enumerate(tiles.corners.tolist()):
+        part = np.s_[row : row + size[0], column : column + size[1]]
+        valid = meaning.measured(array[part], number)
+        there[part] = True if valid is None else valid
+    return None if there.all() else there

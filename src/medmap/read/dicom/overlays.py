@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medmap.errors import ReadError
-from medmap.read.dicom.file import header_of
 from medmap.read.dicom.frames import stored_words
+from medmap.read.dicom.header import header_of
 from medmap.read.opened import at_the_door, heard
 
 MOST_PIXELS = 2**28  # of one overlay, all frames counted

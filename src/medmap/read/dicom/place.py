@@ -49,8 +49,10 @@ def place_of(
 ) -> tuple[Geometry, tuple[float, ...] | None]:
     """The grid of the frames ``picked``, and their times in seconds when they are a cine.
 
+    Frames without places and times are the third axis of a grid without millimetres.
+
     Raises:
-        ReadError: Frames that are neither a volume nor a cine.
+        ReadError: Frames of different orientation, or at uneven distances.
     """
     plane = _plane(header, picked[0], notes)
     times = None
@@ -68,11 +70,11 @@ def place_of(
         return _volume(path, header, size, picked, (plane, np.array(positions)), notes), None
     times = _times(header, len(picked))
     if times is None:
-        raise ReadError(
-            f"{path} holds frames that are neither a volume nor a cine",
-            got=f"{len(picked)} frames without distinct positions or times",
-            remedy=f"read one of them: {path.name}#0",
+        notes.append(
+            f"the {len(picked)} frames have neither places of their own nor times: they are counted, and the image "
+            f"has no millimetres; a frame read alone ({path.name}#0) keeps those of its plane"
         )
+        return Geometry.without_size((*size, len(picked))), None
     return _flat(header, size, plane, positions[0], notes), times
 
 
@@ -128,7 +130,10 @@ def _flat(
 def _detector_spacing(header: Any, notes: list[str]) -> Floats | None:
     """Row and column spacing in mm of an image whose place in the patient is not known."""
     at_detector = floats(header.get("ImagerPixelSpacing"), 2)
-    given = floats(within(header, 0, "PixelMeasuresSequence", "PixelSpacing"), 2)
+    stated = within(header, 0, "PixelMeasuresSequence", "PixelSpacing")
+    given = floats(stated, 2)
+    if stated and given is None:
+        notes.append("the pixel spacing in the header is no pair of finite numbers and was not used")
     spacing = given if given is not None else at_detector
     if spacing is None:
         spacing = floats(header.get("NominalScannedPixelSpacing"), 2)

@@ -7,7 +7,7 @@ its source. The grid's slices run along the cross product of a row's and a colum
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +16,14 @@ from numpy.typing import NDArray
 
 from medmap.errors import GeometryError, ReadError
 from medmap.geometry import Floats, Geometry
-from medmap.read.dicom.codecs import RLE, PixelSpec, decode_frame
+from medmap.read.dicom.codecs import decode_frame
+from medmap.read.dicom.frames import Frames
+from medmap.read.dicom.header import header_of, named, spec_of, understood
 from medmap.read.dicom.place import floats, groups, per_frame, place_of, within
 
 UNEVEN = 0.05  # of the distance of planes: how far one may lie off its place
 SAME_MM = 1e-3  # positions nearer than this are one plane
 MOST_TILES = 2**24
-BIG_ENDIAN = "1.2.840.10008.1.2.2"
-# uncompressed pixels (PS3.5 annex A); no UID: a file without its meta information
-NATIVE = frozenset({"", "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.1.99", BIG_ENDIAN})
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,7 +149,7 @@ def _tiled(path: Path, header: Any, count: int, size: tuple[int, int]) -> Stacke
     whole = (int(header.TotalPixelMatrixRows), int(header.TotalPixelMatrixColumns))
     if min(whole) < 1 or count > MOST_TILES:
         raise ReadError(f"{path} declares an impossible size", got=f"{count} tiles of {whole[0]} × {whole[1]}")
-    if per_frame(header):
+    if per_frame(header) and str(header.get("DimensionOrganizationType") or "") != "TILED_FULL":
         corners = np.array([_corner(path, header, f) for f in range(count)], np.int64) - 1
     else:
         rows, columns = (-(-w // s) for w, s in zip(whole, size, strict=True))
@@ -159,6 +158,45 @@ def _tiled(path: Path, header: Any, count: int, size: tuple[int, int]) -> Stacke
     if corners.min(initial=0) < 0 or (corners >= whole).any():
         raise ReadError(f"{path} holds a tile beyond its picture", expected=f"within {whole[0]} × {whole[1]}")
     return Stacked(_slide(header, whole), np.zeros(count, np.int64), corners)
+
+
+def slide(path: Path, header: Any, count: int, notes: list[str]) -> Stacked:
+    """Where the tiles of a slide's picture lie, each place taken once; an absent tile is said.
+
+    Raises:
+        ReadError: Several tiles at one place: focal planes or optical paths.
+    """
+    size = (int(header.Rows), int(header.Columns))
+    where = _tiled(path, header, count, size)
+    whole = where.geometry.shape
+    taken = len(np.unique(where.corners, axis=0))
+    if taken < count:
+        raise ReadError(
+            f"{path} holds several tiles at one place of its slide: focal planes or optical paths",
+            got=f"{count} tiles at {taken} places", remedy=f"read one of them: {path.name}#0",
+        )  # fmt: skip
+    heights, widths = (np.minimum(size[i], whole[i] - where.corners[:, i]) for i in (0, 1))
+    absent = 1 - float((heights * widths).sum()) / (whole[0] * whole[1])
+    if absent > 0:
+        notes.append(f"{absent:.2%} of the slide's picture has no tile and is zero")
+    return where
+
+
+def tile_of_slide(path: Path, header: Any, extent: tuple[int, int], notes: list[str]) -> Geometry:
+    """The grid of one tile.
+
+    Args:
+        path, header: The file.
+        extent: Number of tiles, and which is meant.
+        notes: Gets what is odd.
+    """
+    size = (int(header.Rows), int(header.Columns))
+    whole = _tiled(path, header, extent[0], size)
+    if not whole.geometry.has_size:
+        return place_of(path, header, size, range(1), notes)[0]
+    affine = whole.geometry.affine_lps_mm.copy()
+    affine[:3, 3] += affine[:3, :2] @ whole.corners[extent[1]]
+    return Geometry(size, affine, "slide", whole.geometry.frame_of_reference)
 
 
 def _corner(path: Path, header: Any, frame: int) -> tuple[int, int]:
@@ -207,48 +245,16 @@ def stored_frames(path: Path, count: int, numbers: Sequence[int]) -> Iterator[tu
 
     Raises:
         ReadError: Fewer pixels than the header declares, or frames that cannot be decoded.
+        LimitError: More than such frames can need.
     """
-    import pydicom
-
-    data = pydicom.dcmread(path, force=True)
-    meta = getattr(data, "file_meta", None) or {}
-    syntax = str(meta.get("TransferSyntaxUID", "") or "")
-    element = next((k for k in ("PixelData", "FloatPixelData", "DoubleFloatPixelData") if k in data), None)
-    if element is None:
-        raise ReadError(f"{path} is truncated: its pixels are missing", remedy="copy the original file again")
-    if syntax not in NATIVE:
-        yield from _decoded(data, syntax, count, frozenset(numbers))
-        return
-    content, bits = data[element].value, int(data.BitsAllocated)
-    size = (int(data.Rows), int(data.Columns))
-    each = size[0] * size[1] * bits
-    if len(content) * 8 < count * each:
-        raise ReadError(
-            f"{path} is truncated", got=f"{len(content)} bytes of pixels", expected=f"{-(-count * each // 8)}"
-        )
-    kind = "f" if element != "PixelData" else "i" if data.get("PixelRepresentation") == 1 else "u"
-    dtype = np.dtype(f"{'>' if syntax == BIG_ENDIAN else '<'}{kind}{max(1, bits // 8)}")
+    with understood(path, []):
+        header, elements = header_of(path)
+        if not elements.pixels:
+            raise ReadError(f"{path} is truncated: its pixels are missing", remedy="copy the original file again")
+        spec, _ = spec_of(path, header, elements, [])
+        frames = Frames.of(elements, header, spec, count, [])
     for number in numbers:
-        begin, end = number * each, (number + 1) * each
-        part = np.frombuffer(content, np.uint8, -(-end // 8) - begin // 8, begin // 8)
-        if bits == 1:  # frames of single bits follow each other without a gap (PS3.5, 8.1.1)
-            yield number, np.unpackbits(part, bitorder="little")[begin % 8 : begin % 8 + each].reshape(size)
-        else:
-            yield number, part.view(dtype).reshape(size).astype(dtype.newbyteorder("="), copy=False)
-
-
-def _decoded(data: Any, syntax: str, count: int, wanted: frozenset[int]) -> Iterator[tuple[int, NDArray[Any]]]:
-    from pydicom.encaps import generate_frames
-
-    spec = PixelSpec.of(data, syntax)
-    pixels = spec.rows * spec.columns
-    # run lengths hold eight single bits to a byte (PS3.5, annex G and 8.1.1)
-    packed = replace(spec, rows=1, columns=-(-pixels // 8), bits_allocated=8, bits_stored=8, high_bit=None)
-    for number, stream in enumerate(generate_frames(data.PixelData, number_of_frames=count)):
-        if number not in wanted:
-            continue
-        if spec.bits_allocated == 1 and syntax == RLE:
-            bits = np.unpackbits(decode_frame(stream, packed), bitorder="little")
-            yield number, bits[:pixels].reshape(spec.shape)
-        else:
-            yield number, decode_frame(stream, spec)
+        with named(path, number if count > 1 else None):
+            data, skip = frames.stored(number)
+            stored = decode_frame(data, frames.spec, skip)
+        yield number, stored
