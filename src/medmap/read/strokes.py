@@ -24,7 +24,8 @@ LEAST_HEIGHT, GREATEST_HEIGHT = 5, 72  # pixels of a letter, at the scale it is 
 MOST_LETTERS = 4000  # more stroke-like parts than this in one layer are texture
 LEAST_LETTERS = 3  # a letter or two (a side marker) name nobody
 MOST_DRIFT = 2.5  # a line is at most this many letters high
-INKS = 3  # the commonest values of strokes are looked at one by one
+INKS = 3  # the commonest values of strokes are looked at one by one, and those that stick out most
+WIDEST_SPACING = 1.6  # of their height: letters that no one can read stand closer than parts of anatomy
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,8 @@ class Block:
     @property
     def certain(self) -> bool:
         """Whether it is taken for text although no letter of it can be read."""
-        return self.letters >= 5 and self.even >= 0.85
+        near = self.column1 - self.column0 <= WIDEST_SPACING * self.letters * self.height
+        return self.letters >= 5 and self.even >= 0.85 and near
 
 
 def planes(picture: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -135,15 +137,20 @@ def _opened(ink: NDArray[Any]) -> NDArray[Any]:
 
 
 def _layers(ink: NDArray[Any], strokes: NDArray[np.bool_], extent: float) -> Iterator[NDArray[np.bool_]]:
-    """All strokes, then those of one ink: on a busy background only these come apart into letters."""
+    """All strokes, then those of one ink: on a busy background only these come apart into letters.
+
+    An ink is one of the commonest values, the extreme one, or one far commoner than the values beside it: what a
+    machine paints has one value, anatomy and noise have many.
+    """
     yield strokes
     values = ink[strokes].astype(np.float64)
     count, edges = np.histogram(values, bins=max(2, int((values.max() - values.min()) / (SAME_INK * extent) * 2)))
-    for index in np.argsort(count)[::-1][:INKS]:
-        if count[index] < 20:
-            return
-        middle = (edges[index] + edges[index + 1]) / 2
-        yield strokes & (np.abs(ink - middle) <= SAME_INK * extent)
+    beside = np.convolve(np.pad(count, 2, mode="edge"), [0.25, 0.25, 0, 0.25, 0.25], mode="valid")
+    chosen = [*np.argsort(count)[::-1][:INKS], len(count) - 1, *np.argsort(count / (beside + 20))[::-1][:2]]
+    for index in dict.fromkeys(int(i) for i in chosen):
+        if count[index] >= 20:
+            middle = (edges[index] + edges[index + 1]) / 2
+            yield strokes & (np.abs(ink - middle) <= SAME_INK * extent)
 
 
 def _lines(ink: NDArray[Any], layer: NDArray[np.bool_], extent: float, scale: int, bright: bool) -> Iterator[Block]:

@@ -29,8 +29,10 @@ Pixels = NDArray[Any]
 MINIMUM_CONFIDENCE = 0.6
 KNOWN_CONFIDENCE = 0.1  # a word that looks like a known identifier is believed sooner
 SHORT_CONFIDENCE = 0.85  # anatomy resembles two or three letters more often than four
+DOUBTFUL_CONFIDENCE, SURE_LETTERS = 0.3, 10  # of an even row: what anatomy behind it made hard to read
 TIME_LIMIT_S = 60.0
 READ_SHARE, LEAST_EVEN = 0.6, 0.6  # of a line: letters read with confidence, letters on one line in one ink
+MOST_LINES = 48  # that are read in one picture: more of them are texture, and the likeliest are read
 LINE_PX = 40  # lines are read at this height: tesseract was taught letters of about 30 pixels
 SMALL_PX = 1200  # a picture with a shorter longer side is enlarged before it is read as a whole
 TILE_PX, TILE_OVERLAP_PX = 2600, 200  # larger pictures are read in tiles that overlap by more than a word's height
@@ -188,6 +190,7 @@ def _lines_read(
     picture: Pixels, blocks: Sequence[Block], languages: str, minimum_confidence: float, known: Sequence[str]
 ) -> list[TextBox]:
     """Blocks as boxes: those that could be read, and those that are text beyond doubt."""
+    blocks = sorted(blocks, key=lambda b: (not b.certain, b.even < LEAST_EVEN, -b.letters * b.even))[:MOST_LINES]
     strips = [_strip(picture, block) for block in blocks]
     sheet, tops = _sheet(strips)
     words = _tesseract(sheet, languages, page_mode=6)
@@ -204,9 +207,15 @@ def _lines_read(
             confidence = max(w.confidence for w in good)
             said = " ".join(w.text or "" for w in mine)
             found.append(replace(whole, text=said, confidence=confidence))
-        elif block.certain and _painted(picture, whole, least_contrast=0):
+        elif block.certain and (_agrees(block, mine) or _painted(picture, whole, least_contrast=0)):
             found.append(whole)
     return [_with_margin(box, picture.shape, box.row1 - box.row0) for box in found]
+
+
+def _agrees(block: Block, words: Sequence[TextBox]) -> bool:
+    """Whether a row of letters is text though badly read: very many, or as many as were read with some confidence."""
+    letters = sum(len(w.text or "") for w in words if w.confidence >= DOUBTFUL_CONFIDENCE)
+    return block.letters >= SURE_LETTERS or 0.7 * block.letters <= letters <= 1.4 * block.letters
 
 
 def _believed(word: TextBox, minimum_confidence: float, known: Sequence[str]) -> bool:
@@ -325,7 +334,9 @@ def _tesseract(grey: NDArray[np.uint8], languages: str, page_mode: int) -> list[
 
     buffer = io.BytesIO()
     Image.fromarray(grey).save(buffer, "PPM")
-    command = [program, "stdin", "stdout", "--psm", str(page_mode), "--dpi", "150", "-l", languages, "tsv"]
+    command = [program, "stdin", "stdout", "--psm", str(page_mode), "--dpi", "150", "-l", languages]
+    # ink is dark in all that is read here: what cannot be read is not tried once more in white
+    command += ["-c", "tessedit_do_invert=0", "tsv"]
     environment = {**os.environ, "OMP_THREAD_LIMIT": "1"}  # pictures are read side by side, each by one thread
     try:
         done = subprocess.run(  # noqa: S603
