@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 from PIL import Image as Picture
+from PIL import ImageDraw, ImageFont
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate, generate_frames
 from pydicom.sequence import Sequence
@@ -15,6 +17,7 @@ from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit
 from medmap.deidentify.embedded import (
     EMPTY_PDF,
     cleaned_codestreams,
+    cleaned_overlays,
     document_kind,
     without_document,
     without_graphics,
@@ -115,3 +118,36 @@ def test_spare_bits_and_bytes_of_native_pixels_go() -> None:
     data.PixelRepresentation, data.PixelData = 1, signed
     assert cleaned_codestreams(data) == ()
     assert data.PixelData == signed
+
+
+def test_a_thumbnail_leaves_the_jfif_segment() -> None:
+    buffer = io.BytesIO()
+    Picture.fromarray(PICTURE).save(buffer, "JPEG")
+    plain = buffer.getvalue()
+    small = bytes(range(27))  # 3 by 3 pixels (JFIF 1.02: RGB behind the segment's fields)
+    segment = b"\xff\xe0" + (16 + len(small)).to_bytes(2, "big") + plain[6:18] + b"\x03\x03" + small
+    clean, taken = without_jpeg_words(plain[:2] + segment + plain[20:])
+    assert taken == (("JPEG thumbnail", 27),)
+    assert clean == plain
+
+
+def test_words_in_an_overlay_are_blackened_and_its_drawing_stays(tool: Callable) -> None:
+    tool("tesseract")
+    canvas = Picture.new("L", (400, 200))
+    draw = ImageDraw.Draw(canvas)
+    draw.ellipse((150, 90, 290, 190), outline=255, width=2)
+    drawing = np.asarray(canvas) > 0
+    draw.text((20, 15), "DOE JANE 19690701", fill=255, font=ImageFont.load_default(26))
+    bits = np.asarray(canvas) > 127
+    data = Dataset()
+    for element, vr, value in ((0x10, "US", 200), (0x11, "US", 400), (0x1500, "LO", "of Jane"), (0x3000, "OW", b"")):
+        data.add_new(0x60000000 | element, vr, value or np.packbits(bits.ravel(), bitorder="little").tobytes())
+    data.add_new(0x60020010, "US", 4)  # a plane without data, that cannot be judged
+    data.add_new(0x50003000, "OW", bytes(8))
+    removed, blackened = cleaned_overlays(data)
+    assert [r.what for r in removed] == ["overlay", "curve"]
+    assert blackened >= 1
+    assert 0x60001500 not in data
+    after = np.unpackbits(np.frombuffer(data[0x60003000].value, np.uint8), bitorder="little").reshape(200, 400) > 0
+    assert not after[:60].any()
+    assert (after[80:] == drawing[80:]).all()

@@ -13,7 +13,8 @@ import pytest
 from PIL import Image as Picture
 from PIL import ImageDraw, ImageFont
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, RLELossless
+from pydicom.encaps import encapsulate
+from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, JPEGBaseline8Bit, RLELossless
 
 from medmap.deidentify.pixels import PixelPolicy, cleaned_pixels, whether_to_look
 
@@ -185,3 +186,34 @@ def test_burned_in_names_of_real_pictures_are_gone(tool: Callable, shared_data: 
     assert cleaned_pixels(data).changed
     after = read_back((data.pixel_array >> 2).astype(np.uint8)[:140])
     assert not any(word in after for word in ("DAVIDSON", "DOUGLAS", "2012", "1976", "DOB"))
+
+
+def lossy(array: np.ndarray) -> Dataset:
+    buffer = io.BytesIO()
+    Picture.fromarray(array).save(buffer, "JPEG", quality=95)
+    data = made(array, "MONOCHROME2")
+    data.PixelData = encapsulate([buffer.getvalue()])
+    data.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
+    return data
+
+
+def test_a_lossy_picture_becomes_plain_numbers_and_stays_lossy(tool: Callable) -> None:
+    tool("tesseract")
+    data = lossy(painted())
+    before = data.pixel_array.copy()
+    result = cleaned_pixels(data)
+    assert result.recompressed == f"{JPEGBaseline8Bit} → {ExplicitVRLittleEndian}"
+    assert data.LossyImageCompression == "01"
+    inside = np.zeros(before.shape, bool)
+    for box in result.boxes:
+        inside[box.row0 : box.row1, box.column0 : box.column1] = True
+    assert inside[45:65, 40:300].mean() > 0.9
+    assert (data.pixel_array == before)[~inside].all()
+
+
+def test_a_codestream_of_another_size_never_reaches_a_decoder() -> None:
+    data = lossy(painted())
+    data.Rows = 60
+    result = cleaned_pixels(data)
+    assert "another size" in result.residual[0]
+    assert not result.looked
