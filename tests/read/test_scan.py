@@ -21,7 +21,6 @@ from medmap.errors import LimitError, MedmapError, ReadError
 from medmap.read.dicom import scan as scanning
 from medmap.read.dicom.attributes import ATTRIBUTES
 from medmap.read.dicom.behind import _value
-from medmap.read.dicom.instances import ITEM, SEQUENCE_END, fragments_of
 from medmap.read.dicom.mosaic import csa_values
 from medmap.read.dicom.scan import scan, scan_bytes
 from medmap.read.dicom.studies import studies
@@ -159,13 +158,6 @@ def test_what_is_no_dicom_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("hello " * 100)
     with pytest.raises(ReadError, match="is no DICOM file"):
         scan(tmp_path / "a.txt")
-
-
-def test_fragments_are_checked() -> None:
-    with pytest.raises(ReadError, match="between the fragments"):
-        fragments_of(ITEM + struct.pack("<I", 100) + b"ab", "x")
-    with pytest.raises(ReadError, match="no fragment"):
-        fragments_of(ITEM + bytes(4) + SEQUENCE_END + bytes(4), "x")
 
 
 def test_a_damaged_private_header_of_siemens_says_nothing() -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import shutil
 import stat
 import struct
+import threading
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path, PurePosixPath
 
 from medmap.errors import LimitError, ReadError
@@ -47,12 +48,43 @@ def opened(path: Path) -> Iterator[tuple[zipfile.ZipFile, dict[str, zipfile.ZipI
     Raises:
         ReadError, LimitError: As ``unpacked``.
     """
+    with _whole(path), zipfile.ZipFile(path) as archive:
+        yield archive, _members(archive, path)
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[None]:
     try:
-        with zipfile.ZipFile(path) as archive:
-            yield archive, _members(archive, path)
+        yield
     except (zipfile.BadZipFile, zlib.error, struct.error, NotImplementedError, EOFError, ValueError) as error:
         found = " ".join(str(error).split())[:200]
         raise ReadError(f"{path} is not a whole zip file", got=found, remedy="copy or pack it again") from error
+
+
+# zips that are held open just now: how often, the context that closes them, and what is in them
+_HELD: dict[Path, tuple[int, ExitStack, tuple[zipfile.ZipFile, dict[str, zipfile.ZipInfo]]]] = {}
+_HELD_LOCK = threading.RLock()
+
+
+@contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Meanwhile ``member_bytes`` does not open the zip again for each of its files.
+
+    Raises:
+        ReadError, LimitError: As ``unpacked``.
+    """
+    with _HELD_LOCK:
+        count, stack, content = _HELD.get(path) or (0, closing := ExitStack(), closing.enter_context(opened(path)))
+        _HELD[path] = count + 1, stack, content
+    try:
+        yield
+    finally:
+        with _HELD_LOCK:
+            count, stack, content = _HELD.pop(path)
+            if count > 1:
+                _HELD[path] = count - 1, stack, content
+            else:
+                stack.close()
 
 
 def member_bytes(path: Path, name: str) -> bytes:
@@ -62,10 +94,13 @@ def member_bytes(path: Path, name: str) -> bytes:
         ReadError: No such file in it, or damaged.
         LimitError: As ``unpacked``.
     """
-    with opened(path) as (archive, members):
+    with held(path):
+        with _HELD_LOCK:
+            archive, members = _HELD[path][2]
         if name not in members:
             raise ReadError(f"{path} holds no such file", got=repr(name[:200]))
-        return archive.read(members[name])
+        with _whole(path):
+            return archive.read(members[name])
 
 
 def _members(archive: zipfile.ZipFile, path: Path) -> dict[str, zipfile.ZipInfo]:

@@ -120,6 +120,10 @@ def _kernel(name: str) -> Test:
     return test
 
 
+def _of_kind(kind: str) -> Test:
+    return lambda series: series.kind == kind
+
+
 _MODALITIES = (
     "CT", "MR", "PT", "US", "XA", "CR", "DX", "MG", "NM", "OT", "SM", "RF", "OP", "OCT", "ES", "XC", "SEG", "SR",
 )  # fmt: skip
@@ -148,7 +152,7 @@ WORDS: Mapping[str, Test] = MappingProxyType(
         "lung kernel": _kernel("lung"),
         "original": lambda series: not is_derived(series.headers) and series.kind != "derived",
         "derived": lambda series: is_derived(series.headers) or series.kind == "derived",
-        **{kind: (lambda series, kind=kind: series.kind == kind) for kind in IMAGES if kind != "derived"},
+        **{kind: _of_kind(kind) for kind in IMAGES if kind != "derived"},
         "localizer": lambda series: series.kind == "localiser",
     }
 )  # fmt: skip

@@ -29,6 +29,7 @@ _SAME: tuple[tuple[str, str, str], ...] = (
     ("CardiacSynchronizationSequence", "NominalCardiacTriggerDelayTime", "TriggerTime"),
     ("PixelValueTransformationSequence", "RescaleSlope", "RescaleSlope"),
     ("PixelValueTransformationSequence", "RescaleIntercept", "RescaleIntercept"),
+    ("PixelValueTransformationSequence", "RescaleType", "RescaleType"),
 )
 _TYPES = ("MRImageFrameTypeSequence", "CTImageFrameTypeSequence", "PETFrameTypeSequence")
 

@@ -1,4 +1,4 @@
-"""One DICOM object of a study: where it lies, what was scanned of it, and the way to the bytes of its frames."""
+"""One DICOM object of a study: where it lies, what was scanned of it, and the way to its bytes."""
 
 from __future__ import annotations
 
@@ -10,12 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medmap.errors import LimitError, ReadError
+from medmap.errors import ReadError
 from medmap.read.dicom.scan import PixelPlace
-from medmap.read.opened import DEFAULT_LIMIT_BYTES
-
-ITEM, SEQUENCE_END = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
-MAX_FRAGMENTS = 1_000_000
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,19 +67,15 @@ class Instance:
             path.write_bytes(member_bytes(self.path, self.member))
             yield path
 
-    def content(self, start: int, length: int | None) -> bytes:
-        """Bytes of the object from ``start``; all that follow without ``length``."""
+    def content(self, start: int) -> bytes:
+        """The bytes of the object from ``start``."""
         if self.member is not None:
             from medmap.read.archive import member_bytes
 
-            whole = member_bytes(self.path, self.member)
-            return whole[start:] if length is None else whole[start : start + length]
+            return member_bytes(self.path, self.member)[start:]
         descriptor = os.open(self.path, os.O_RDONLY)
         try:
-            wanted = os.fstat(descriptor).st_size - start if length is None else length
-            if wanted > DEFAULT_LIMIT_BYTES:
-                raise LimitError(f"{self.path} declares more pixels than may be allocated", got=f"{wanted} bytes")
-            return os.pread(descriptor, max(0, wanted), start)
+            return os.pread(descriptor, max(0, self.stamp[0] - start), start)
         finally:
             os.close(descriptor)
 
@@ -95,83 +87,3 @@ def stamp_of(path: Path) -> tuple[int, int]:
     except OSError:
         return (-1, -1)
     return status.st_size, status.st_mtime_ns
-
-
-def frame_bytes(instance: Instance, index: int, frame_nbytes: int, compressed: bool) -> bytes:
-    """The stored bytes of one frame.
-
-    Args:
-        instance: Scanned by medmap's own walk (``pixels`` is known).
-        index: From 0.
-        frame_nbytes: Size of an uncompressed frame.
-        compressed: Whether frames are encapsulated.
-
-    Raises:
-        ReadError: Truncated, or damaged between the fragments.
-    """
-    place = instance.pixels
-    if place is None:
-        raise ReadError(f"{instance.path}: where the pixels lie is not known")
-    if not compressed:
-        return instance.content(place.offset + index * frame_nbytes, frame_nbytes)
-    table, fragments = fragments_of(instance.content(place.offset, None), str(instance.path))
-    if instance.frames == 1:
-        return b"".join(data for _, data in fragments)
-    if len(fragments) == instance.frames:
-        return fragments[index][1]
-    if len(table) != instance.frames:
-        table = _starts_by_markers(fragments, instance.frames)
-    if len(table) == instance.frames:
-        end = table[index + 1] if index + 1 < len(table) else None
-        picked = [data for at, data in fragments if at >= table[index] and (end is None or at < end)]
-        if picked:
-            return b"".join(picked)
-    raise ReadError(
-        f"{instance.path} does not say which fragments belong to a frame",
-        got=f"{len(fragments)} fragments for {instance.frames} frames",
-    )
-
-
-def _starts_by_markers(fragments: list[tuple[int, bytes]], frames: int) -> tuple[int, ...]:
-    """Where frames begin when no offset table says so: after fragments that end a codestream (FF D9 in all JPEGs)."""
-    starts, begins = [], True
-    for at, data in fragments:
-        if begins:
-            starts.append(at)
-        begins = data.rstrip(b"\0").endswith(b"\xff\xd9")
-    return tuple(starts) if len(starts) == frames else ()
-
-
-def fragments_of(data: bytes, name: str) -> tuple[tuple[int, ...], list[tuple[int, bytes]]]:
-    """The offset table and the fragments of encapsulated pixels (PS3.5, annex A.4); offsets count from the first.
-
-    Raises:
-        ReadError: An item that is none, or one that reaches beyond the end.
-
-    Example:
-        >>> item = lambda data: ITEM + len(data).to_bytes(4, "little") + data
-        >>> fragments_of(item(b"") + item(b"ab") + item(b"cd") + SEQUENCE_END + bytes(4), "x")
-        ((), [(0, b'ab'), (10, b'cd')])
-    """
-    at, found = 0, []
-    table: tuple[int, ...] | None = None
-    first = 0
-    while at + 8 <= len(data):
-        tag = data[at : at + 4]
-        length = int.from_bytes(data[at + 4 : at + 8], "little")
-        if tag == SEQUENCE_END:
-            break
-        if tag != ITEM or at + 8 + length > len(data):
-            raise ReadError(f"{name} is truncated or damaged between the fragments of its pixels")
-        value = data[at + 8 : at + 8 + length]
-        if table is None:
-            table = tuple(int.from_bytes(value[n : n + 4], "little") for n in range(0, length // 4 * 4, 4))
-            first = at + 8 + length
-        else:
-            found.append((at - first, value))
-        at += 8 + length
-        if len(found) > MAX_FRAGMENTS:
-            raise ReadError(f"{name} holds more fragments than any object", expected=f"at most {MAX_FRAGMENTS}")
-    if not found:
-        raise ReadError(f"{name} is truncated: no fragment of its pixels is there")
-    return table or (), found

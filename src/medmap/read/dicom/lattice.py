@@ -167,6 +167,11 @@ def _notes(frames: Sequence[Frame]) -> list[Problem]:
     found = []
     if "Mosaic" in frames[0].values:
         found.append(Problem("mosaic", str(frames[0].values["Mosaic"]), "-"))
+    for name in ("Units", "RescaleType", "PhotometricInterpretation"):
+        stated = sorted({str(f.values[name]) for f in frames if f.values.get(name)})
+        if len(stated) > 1:
+            said = f"slices differ in what their values are ({name}: {', '.join(stated[:5])})"
+            found.append(Problem("mixed-meaning", said, "-"))
     rescales = {(f.values.get("RescaleSlope"), f.values.get("RescaleIntercept")) for f in frames}
     if len(rescales) > 1:
         said = f"slices have {len(rescales)} different rescale slopes or intercepts; each was applied to its own slice"

@@ -51,10 +51,12 @@ def evened(array: NDArray[Any], geometry: Geometry, distances_mm: Floats) -> tup
     return out, replace(geometry, shape=out.shape[:3], affine_lps_mm=affine)
 
 
-def straightened(array: NDArray[Any], geometry: Geometry) -> tuple[NDArray[Any], Geometry]:
+def straightened(
+    array: NDArray[Any], geometry: Geometry, outside: float | None = None
+) -> tuple[NDArray[Any], Geometry]:
     """A sheared stack on an upright grid: each slice is shifted within its plane, linearly interpolated.
 
-    What lies beyond the field of view becomes the smallest value of the volume (air in CT).
+    What lies beyond the field of view becomes ``outside``: without it, the smallest value of the volume (air in CT).
     """
     from scipy.ndimage import shift
 
@@ -65,7 +67,7 @@ def straightened(array: NDArray[Any], geometry: Geometry) -> tuple[NDArray[Any],
     upright = normal * float(step @ normal)
     drift = np.linalg.lstsq(plane, step - upright, rcond=None)[0]  # voxels a slice, by which content runs away
     drift[np.abs(drift) < 1e-9] = 0  # a trace of rounding would count the last column as outside
-    low = float(array.min())
+    low = float(array.min()) if outside is None else outside
     out = np.empty(array.shape, np.float32 if array.dtype.itemsize <= 2 else np.float64)
     for number in range(array.shape[2]):
         move = (*(drift * number), *(0.0,) * (array.ndim - 3))

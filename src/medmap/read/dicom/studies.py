@@ -16,6 +16,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
+
 from medmap.errors import ReadError
 from medmap.image import Image
 from medmap.read.dicom import kinds
@@ -25,7 +27,7 @@ from medmap.read.dicom.instances import Instance
 from medmap.read.dicom.kinds import SeriesKind
 from medmap.read.dicom.lattice import Problem
 from medmap.read.dicom.sorting import Frame, Group, split, stacks, times_of
-from medmap.read.dicom.volume import open_volume, problems_of, read_volume, stacked_in_time
+from medmap.read.dicom.volume import in_time, open_volume, problems_of, read_volume, stacked_in_time
 from medmap.read.opened import DEFAULT_LIMIT_BYTES, Opened, require_room
 
 KEPT_FOLDERS = 16
@@ -120,13 +122,18 @@ class Series:
         first = whole[0]
 
         def pixels(notes: list[str]) -> Any:
-            import numpy as np
+            return in_time([o.pixels(notes) for o in whole], first.geometry.ndim)
 
-            return np.stack([o.pixels(notes) for o in whole], axis=first.geometry.ndim)
+        def measured(array: Any) -> Any:
+            axis = first.geometry.ndim
+            each = [o.measured and o.measured(np.take(array, n, axis=axis)) for n, o in enumerate(whole)]
+            masks = [mask for mask in each if mask is not None]
+            return np.logical_and.reduce(masks) if masks else None
 
         return Opened(
-            geometry=first.geometry, dtype=first.dtype, pixels=pixels, quantity=first.quantity,
-            channels=first.channels, time_s=times, source=first.source, working_bytes=first.nbytes,
+            geometry=first.geometry, dtype=np.result_type(*(o.dtype for o in whole)), pixels=pixels,
+            quantity=first.quantity, channels=first.channels, time_s=times, source=first.source,
+            working_bytes=len(whole) * first.nbytes, measured=measured,
         )  # fmt: skip
 
     def read(
