@@ -77,6 +77,37 @@ def test_a_dose_at_the_time_of_administration_does_not_decay() -> None:
     assert suv_factor(earlier_frame)[0] == pytest.approx(suv_factor(pet())[0])
 
 
+def test_uptake_by_the_pseudo_code_of_the_qiba_profile(tmp_path: Path) -> None:
+    """Worked by hand: a half-life of one hour, and one hour from injection to scan, leave half of the dose.
+
+    80,000 g / 185,000,000 Bq; 46,250 Bq/ml are then an uptake of 20.
+    """
+    worked = {"PatientWeight": "80", "RadionuclideTotalDose": "3.7e8", "RadionuclideHalfLife": "3600",
+              "SeriesTime": "110000", "RescaleSlope": "1"}  # fmt: skip
+    stored = np.full((6, 4), 46_250, np.uint16)
+    image = read(saved(tmp_path, pet(**worked, PixelData=stored.tobytes())))
+    np.testing.assert_allclose(image.array, 20.0, rtol=1e-6)
+
+    # counts with Philips' factor to uptake; or with its factor to Bq/ml, and then as Bq/ml
+    counts = pet(**worked, Units="CNTS")
+    counts.add_new(0x70530010, "LO", "Philips PET Private Group")
+    counts.add_new(0x70531009, "DS", "2.5")
+    assert suv_factor(counts)[0] == pytest.approx(2.5 * 80_000 / 1.85e8)
+    counts.add_new(0x70531000, "DS", "0.125")
+    assert suv_factor(counts)[0] == 0.125
+    assert suv_factor(pet(**worked, Units="CNTS")) == (None, "the values are counts without a factor")
+
+    # a series made after its frames: when the scan began stands in GE's own element, two half-lives after injection
+    later = pet(**worked | {"SeriesTime": "180000"}, AcquisitionDate="20200101", AcquisitionTime="120500")
+    later.add_new(0x00090010, "LO", "GEMS_PETD_01")
+    later.add_new(0x0009100D, "DT", "20200101120000.00")
+    assert suv_factor(later)[0] == pytest.approx(80_000 / (3.7e8 / 4))
+
+    # the profile assumes that grams a millilitre are of body weight, unless the file says otherwise
+    assert suv_factor(pet(Units="GML"))[0] == 1.0
+    assert suv_factor(pet(Units="GML", SUVType="LBM"))[0] is None
+
+
 @pytest.mark.parametrize(
     ("changes", "why"),
     [

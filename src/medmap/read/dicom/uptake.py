@@ -10,7 +10,8 @@ import math
 from datetime import datetime, timedelta
 from typing import Any
 
-_PHILIPS_SCALE = (0x7053, 0x1000)  # "SUV Scale Factor", given where Units is CNTS
+# where Units is CNTS, Philips gives a factor to uptake, or one to Bq/ml; GE keeps when the scan began
+_PHILIPS_UPTAKE, _PHILIPS_ACTIVITY, _GE_SCAN = (0x7053, 0x1000), (0x7053, 0x1009), (0x0009, 0x100D)
 
 
 def suv_factor(header: Any) -> tuple[float | None, str]:
@@ -30,8 +31,15 @@ def suv_factor(header: Any) -> tuple[float | None, str]:
         kind = str(header.get("SUVType") or "BW").strip()
         return (1.0, "") if kind == "BW" else (None, f"the uptake is normalised by {kind}, not by body weight")
     if units == "CNTS":
-        scale = _positive(getattr(header.get(_PHILIPS_SCALE), "value", None))
-        return (scale, "") if scale else (None, "the values are counts without a factor")
+        uptake, activity = (
+            _positive(getattr(header.get(tag), "value", None)) for tag in (_PHILIPS_UPTAKE, _PHILIPS_ACTIVITY)
+        )
+        if uptake is not None:
+            return uptake, ""
+        if activity is None:
+            return None, "the values are counts without a factor"
+        factor, why = _from_activity(header)
+        return (None if factor is None else factor * activity), why
     if units != "BQML":
         return None, f"the units are {units or 'not stated'}"
     return _from_activity(header)
@@ -65,11 +73,15 @@ def _from_activity(header: Any) -> tuple[float | None, str]:
 
 
 def _elapsed_s(header: Any, given: Any) -> float | None:
-    """Seconds from injection to the time that decay was corrected to: the series' start, if no frame is earlier."""
+    """Seconds from injection to the time that decay was corrected to: the series' start, if no frame is earlier.
+
+    A series that was made later than its frames has GE's own note of the scan's start, or the frame's time is taken.
+    """
     scan = _moment(header.get("SeriesDate"), header.get("SeriesTime"))
     frame = _moment(header.get("AcquisitionDate"), header.get("AcquisitionTime"))
     if scan is None or (frame is not None and frame < scan):
-        scan = frame  # SeriesTime was changed by a later processing
+        noted = str(getattr(header.get(_GE_SCAN), "value", "") or "")
+        scan = _moment(noted[:8], noted[8:].partition("+")[0].partition("-")[0]) or frame
     if scan is None:
         return None
     whole = str(given.get("RadiopharmaceuticalStartDateTime") or "")
