@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medmap.errors import DatasetError, LimitError, ReadError
+from medmap.errors import DatasetError, LimitError, ReadError, UsageError
 from medmap.layouts import spreadsheet
 from medmap.layouts.join import Keys, join, key_columns, label_column
 from medmap.layouts.spreadsheet import read_spreadsheet
@@ -69,7 +69,7 @@ def test_no_key_and_no_match_are_sentences():
         join(table("name,label", "a,x"), FOUND)
     with pytest.raises(DatasetError, match=r"no row of labels\.csv matches"):
         join(table("patient,label", "Z,x"), FOUND)
-    with pytest.raises(DatasetError, match="joined by a key"):
+    with pytest.raises(UsageError, match="joined by a key"):
         join(table("patient,label", "A7,x"), FOUND, on="name")
 
 

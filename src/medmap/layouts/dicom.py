@@ -224,6 +224,9 @@ def dicom_dataset(
             f"no series of {path} can be a case",
             got=", ".join(f"{n} {kind}" for kind, n in what.most_common()) or "no DICOM object",
             expected="series of images" + (f" that match {series!r}" if series else ""),
+            remedy="a rule takes derived series only when it says so: 'derived, …'"
+            if series and what["derived"]
+            else None,
         )
     truths = truths_of(found)
     if labels is None:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from medmap.errors import DatasetError
+from medmap.errors import DatasetError, UsageError
 from medmap.layouts.table import Table
 
 Level = Literal["series", "study", "accession", "patient"]
@@ -109,11 +109,12 @@ def join(table: Table, found: Sequence[Keys], on: str | None = None) -> Joined:
 
     Raises:
         DatasetError: No key column; no row matches; rows that contradict each other, or could mean two patients.
+        UsageError: ``on`` is no key.
     """
     columns = key_columns(table.header)
     if on is not None:
         if on not in LEVELS:
-            raise DatasetError("tables are joined by a key", got=repr(on), expected=", ".join(LEVELS))
+            raise UsageError("tables are joined by a key", got=repr(on), expected=", ".join(LEVELS))
         columns = {level: column for level, column in columns.items() if level == on}
     if not columns:
         raise DatasetError(
