@@ -178,6 +178,40 @@ def test_rounded_positions_are_taken_as_even(tmp_path: Path) -> None:
     assert found.spacing_mm[2] == pytest.approx(0.625, rel=0.01)
 
 
+@pytest.mark.parametrize("angles", [(0, 0, 0), (40, 25, -15)])
+@pytest.mark.parametrize("decimals", [1, 2])
+def test_rounding_is_judged_by_the_digits_that_are_written(
+    tmp_path: Path, decimals: int, angles: tuple[int, int, int]
+) -> None:
+    affine = np.eye(4)
+    affine[:3, :3] = rotation(*angles) * (1.3, 0.7, 0.8)
+    affine[:3, 3] = (-3.21, 4.57, 5.13)
+    if np.cross(affine[:3, 1], affine[:3, 0]) @ affine[:3, 2] < 0:
+        affine[:3, 2] *= -1
+    image = Image(made.phantom().array, Geometry((5, 7, 11), affine))
+    places = np.array([affine[:3, 3] + affine[:3, 2] * n for n in range(11)])
+
+    def positions(values: np.ndarray) -> dict[int, dict[str, object]]:
+        return {n: {"ImagePositionPatient": [float(v) for v in p]} for n, p in enumerate(values)}
+
+    rounded = only(made.write(tmp_path / "r", image, changes=positions(np.round(places, decimals))))
+    assert {p.code for p in rounded.parts[0].problems} <= {"rounded-positions"}
+    assert np.array_equal(rounded.read().array, image.array)
+    # the same deviation, written with full precision, is a deviation
+    moved = np.array(places)
+    moved[5] += 0.09 * affine[:3, 2] / np.linalg.norm(affine[:3, 2])
+    exact = only(made.write(tmp_path / "e", image, changes=positions(moved + 1.23456e-7)))
+    assert "uneven-spacing" in codes(exact)
+    with pytest.raises(ReadError, match="uneven-spacing"):
+        exact.read()
+
+
+def test_the_widest_gap_is_named(tmp_path: Path) -> None:
+    (part,) = only(made.write(tmp_path / "s", numbers=[0, 1, 3, 4, 7, 8, 9, 10])).parts
+    said = next(p.message for p in part.problems if p.code == "missing-slices")
+    assert "3 slices are missing (the widest gap, of 2, is after slice 4 of 8" in said
+
+
 def tilted() -> Geometry:
     """The phantom's planes, each 0.6 mm further along the columns' direction than an upright stack's."""
     geometry = made.phantom().geometry

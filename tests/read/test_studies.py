@@ -8,11 +8,13 @@ from pathlib import Path
 
 import dicom_series as made
 import numpy as np
+import pydicom
 import pytest
 from pydicom.dataset import Dataset
 
 import medmap as mm
 from medmap.errors import LimitError, ReadError, UsageError
+from medmap.image import Image
 from medmap.read import Series, archive, choose, studies
 from medmap.read.dicom.kinds import kind_of_class
 from medmap.read.dicom.sorting import seconds
@@ -79,6 +81,39 @@ def test_a_zip_is_read_from_inside(tmp_path: Path, method: int) -> None:
     assert [s.uid for s in all_series(path)] == ["2.25.5", "2.25.2"]
     with pytest.raises(ReadError, match="2 series of images"):
         mm.read(path)
+
+
+def test_a_zip_of_many_slices_is_opened_a_few_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = zipped(made.write(tmp_path / "d"), tmp_path / "d.zip")
+    opened: list[object] = []
+    plain = zipfile.ZipFile
+
+    def counted(*given: object) -> zipfile.ZipFile:
+        opened.append(given)
+        return plain(*given)  # type: ignore[call-overload, no-any-return]
+
+    monkeypatch.setattr(archive.zipfile, "ZipFile", counted)
+    assert np.array_equal(mm.read(path).array, made.phantom().array)
+    assert len(opened) <= 4  # scanned, sorted, the first header, all pixels: not once a slice
+
+
+def test_a_file_overwritten_in_place_is_scanned_again(tmp_path: Path) -> None:
+    folder = made.write(tmp_path / "s")
+    assert np.array_equal(mm.read(folder).array, made.phantom().array)
+    other = Image(made.phantom().array + np.int16(3), made.phantom().geometry)
+    made.write(folder, other, InstitutionName="elsewhere")
+    assert np.array_equal(mm.read(folder).array, other.array)
+
+
+def test_series_of_several_patients_in_one_study_are_said(tmp_path: Path) -> None:
+    two_series(tmp_path)
+    for path in (tmp_path / "b").iterdir():
+        ds = pydicom.dcmread(path)
+        ds.PatientID = "P2"
+        ds.save_as(path)
+    (study,) = studies(tmp_path)
+    assert [p.code for p in study.problems] == ["several-patients"]
+    assert "P2" not in study.problems[0].message
 
 
 def test_hostile_zips_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

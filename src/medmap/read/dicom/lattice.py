@@ -12,8 +12,8 @@ from medmap.geometry import Floats, angle_between_deg
 from medmap.read.dicom.sorting import SAME_MM, Frame
 
 EVEN = 0.01  # of the distance of slices: how far one may lie off its place
-ROUNDED_MM = 0.11  # positions are often written with one decimal (half a digit at either end) …
-ROUNDED_EVEN = 0.2  # … which is accepted, and said, up to this part of the distance
+CREDIBLE = 0.25  # of the distance: rounding that moves slices further could hide a missing one
+DIGITS = 6  # decimals beyond which a position counts as exact
 WHOLE = 0.05  # of the smallest distance: how near a gap must be to a whole multiple to be missing slices
 TILT_DEG = 0.1
 MENDS = ("duplicates", "missing-slices", "uneven-spacing", "gantry-tilt")
@@ -85,15 +85,16 @@ def lattice(frames: Sequence[Frame]) -> Lattice:
     steps = np.diff(distances[fresh])
     problems = _duplicates(frames, fresh)
     numbers = np.arange(len(own))
+    rounding = written_mm(own)
     if len(own) > 1:
-        numbers, found = _judged(steps, len(own))
+        numbers, found = _judged(steps, len(own), rounding * float(np.abs(normal).sum()))
         problems += found
     shift = own[-1] - own[0]
     last = int(numbers[-1])
     step = shift / last if last else normal
     uneven = any(p.code == "uneven-spacing" for p in problems)
     if last:
-        problems += _aligned(own, normal, None if uneven else numbers)
+        problems += _aligned(own, normal, None if uneven else numbers, rounding * 3**0.5)
     affine = np.eye(4)
     affine[:3, :2], affine[:3, 2], affine[:3, 3] = plane, step, own[0]
     places = numbers[np.cumsum(fresh) - 1]
@@ -121,13 +122,26 @@ def _duplicates(frames: Sequence[Frame], fresh: np.ndarray) -> list[Problem]:
     return found
 
 
-def _judged(steps: Floats, count: int) -> tuple[np.ndarray, list[Problem]]:
+def written_mm(positions: Floats) -> float:
+    """How far rounding moved coordinates against each other: half of their last written digit at either end.
+
+    Example:
+        >>> written_mm(np.array([[0, 1.5, 3], [0, 1.5, 3.6]])), written_mm(np.array([[0, 0, 0.123456789]]))
+        (0.1, 0.0)
+    """
+    for decimals in range(DIGITS):
+        if np.abs(positions - np.round(positions, decimals)).max() < 1e-9:
+            return float(10.0**-decimals)
+    return 0.0
+
+
+def _judged(steps: Floats, count: int, rounding: float) -> tuple[np.ndarray, list[Problem]]:
     """The place of each slice, in steps from the first; and whether the steps are even."""
     mean = float(steps.mean())
     off = float(np.abs(np.concatenate([[0], np.cumsum(steps)]) - np.arange(count) * mean).max())
     if off <= EVEN * mean:
         return np.arange(count), []
-    if off <= min(ROUNDED_MM, ROUNDED_EVEN * mean):
+    if off <= min(rounding * (1 + 1e-6), CREDIBLE * mean):
         said = f"slices lie up to {off:.2g} mm off their places, as rounded positions do; even spacing was taken"
         return np.arange(count), [Problem("rounded-positions", said)]
     # the most frequent distance is the spacing; a gap of several of them has lost slices
@@ -139,25 +153,26 @@ def _judged(steps: Floats, count: int) -> tuple[np.ndarray, list[Problem]]:
         if lost <= count:
             after = int(np.argmax(multiples)) + 1
             said = (
-                f"{lost} slices are missing (the first gap is after slice {after} of {count}, at {unit:.4g} mm a step)"
+                f"{lost} slices are missing (the widest gap, of {int(multiples.max()) - 1}, is after slice {after} of "
+                f"{count}, at {unit:.4g} mm a step)"
             )
             return numbers, [Problem("missing-slices", said, "missing-slices")]
     said = f"the distance of neighbouring slices is between {steps.min():.4g} and {steps.max():.4g} mm"
     return np.arange(count), [Problem("uneven-spacing", said, "uneven-spacing")]
 
 
-def _aligned(own: Floats, normal: Floats, numbers: np.ndarray | None) -> list[Problem]:
+def _aligned(own: Floats, normal: Floats, numbers: np.ndarray | None, rounding: float) -> list[Problem]:
     """Slices that are shifted against each other within their planes: evenly is a tilt, else no grid."""
     moved = own - own[0]
     across = moved - np.outer(moved @ normal, normal)
     share = (moved @ normal) / float(moved[-1] @ normal) if numbers is None else numbers / numbers[-1]
     length = float(np.linalg.norm(moved[-1])) / max(1, len(own) - 1)
     off = float(np.linalg.norm(across - np.outer(share, across[-1]), axis=1).max())
-    if off > max(ROUNDED_MM, EVEN * length):
+    if off > max(rounding, EVEN * length):
         said = f"slices are shifted against each other by up to {off:.3g} mm within their planes"
         return [Problem("unaligned-slices", said, "-")]
     angle = angle_between_deg(moved[-1], normal)
-    if angle > TILT_DEG and np.linalg.norm(across[-1]) > ROUNDED_MM:
+    if angle > TILT_DEG and np.linalg.norm(across[-1]) > rounding:
         said = f"the slices are stacked at {angle:.2f}° to their normal (gantry tilt); the grid is sheared accordingly"
         return [Problem("gantry-tilt", said)]
     return []

@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -20,6 +21,7 @@ import numpy as np
 
 from medmap.errors import ReadError
 from medmap.image import Image
+from medmap.read.archive import held
 from medmap.read.dicom import kinds
 from medmap.read.dicom.enhanced import frames_of
 from medmap.read.dicom.gather import Gathered, gather
@@ -197,8 +199,12 @@ def _sorted(path: Path, found: Gathered) -> Iterator[Study]:
         own = instance.sop_instance_uid or (instance.member or instance.path.name)
         by_study[header.get("StudyInstanceUID", "")][header.get("SeriesInstanceUID") or own].append(instance)
     problems = _found_beside(found)
+    zips = sorted({i.path for i in found.instances if i.member is not None})
     for uid in sorted(by_study):
-        series = [_series(name, members) for name, members in by_study[uid].items()]
+        with ExitStack() as stack:
+            for zipped in zips:
+                stack.enter_context(held(zipped))
+            series = [_series(name, members) for name, members in by_study[uid].items()]
         series.sort(key=lambda s: (s.number if s.number is not None else 2**31, s.uid))
         header = series[0].headers
         yield Study(
@@ -415,7 +421,7 @@ def kept_studies(path: Path) -> tuple[Study, ...]:
 
 
 def _same(path: Path, found: Gathered) -> bool:
-    """Whether no folder got or lost a file, and the files looked at last are as they were."""
+    """Whether no folder got or lost a file, and no object was overwritten."""
     import os
 
     from medmap.read.dicom.instances import stamp_of
@@ -425,8 +431,9 @@ def _same(path: Path, found: Gathered) -> bool:
             return False
     except OSError:
         return False
-    few = found.instances[:1] if found.folders else found.instances[:200]
-    return all(stamp_of(instance.path) == instance.stamp for instance in few)
+    # a file that was overwritten in place leaves its folder as it was
+    stamps = {instance.path: instance.stamp for instance in found.instances}
+    return all(stamp_of(path) == stamp for path, stamp in stamps.items())
 
 
 def series_in(path: Path, member: str | None) -> tuple[Series, int | str | None]:
