@@ -131,6 +131,17 @@ def test_sequences_nested_without_end_are_refused() -> None:
         of(prefix() + nested)
 
 
+def test_what_is_left_to_pydicom_is_walked_within_limits_first() -> None:
+    nested = (b"\x08\x00\x15\x11SQ\0\0\xff\xff\xff\xff" + b"\xfe\xff\x00\xe0\xff\xff\xff\xff") * 5000
+    without_preamble = b"\x08\x00\x05\x00CS\x0a\x00ISO_IR 100"
+    with pytest.raises(LimitError, match="nested deeper"):
+        of(without_preamble + nested)
+    with pytest.raises(ReadError, match="more bytes than there are"):
+        of(without_preamble + b"\x09\x00\x10\x10OB\0\0\xfe\xff\xff\xff")
+    found = of(without_preamble + b"\x08\x00\x60\x00CS\x02\x00CT")
+    assert (found.own, found.values["Modality"]) == (False, "CT")
+
+
 def test_an_unterminated_sequence_is_refused() -> None:
     with pytest.raises(ReadError, match="ends inside a sequence"):
         of(prefix() + b"\x08\x00\x15\x11SQ\0\0\xff\xff\xff\xff")

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from medmap.errors import ReadError
 from medmap.read.dicom.attributes import ATTRIBUTES
-from medmap.read.opened import DEFAULT_LIMIT_BYTES, at_the_door, heard
+from medmap.read.dicom.elements import walked
+from medmap.read.dicom.header import named, parsed
+from medmap.read.opened import at_the_door, heard
 
 if TYPE_CHECKING:
     from medmap.read.dicom.scan import ReadAt, Scanned
-
-HEADER_BYTES = 64 * 2**20
 
 
 def decoded(data: bytes, character_sets: Sequence[str]) -> str:
@@ -34,17 +33,17 @@ def scanned_by_pydicom(read_at: ReadAt, name: str) -> Scanned:
     """The attributes of ``scan`` by way of pydicom.
 
     Raises:
-        ReadError: Nothing of DICOM is in it.
+        ReadError: Nothing of DICOM is in it, or it is damaged.
+        LimitError: A header deeper or larger than any object's.
     """
-    import pydicom
     from pydicom.errors import BytesLengthException, InvalidDicomError
 
     from medmap.read.dicom.scan import Scanned
 
-    with at_the_door(name, "DICOM"), heard([], "pydicom"):
-        plain = read_at(128, 4) != b"DICM"
+    with at_the_door(name, "DICOM"), heard([], "pydicom"), named(name):
+        elements = walked(read_at, 0)  # within its limits before pydicom sees it
         try:
-            header = pydicom.dcmread(_File(read_at), stop_before_pixels=True, force=plain)
+            header = parsed(elements)
             values = {word: value for word in ATTRIBUTES if (value := _value(header, word)) is not None}
         except (InvalidDicomError, BytesLengthException) as error:
             raise ReadError(f"{name} is damaged DICOM", got=" ".join(str(error).split())[:200]) from error
@@ -79,44 +78,3 @@ def _value(header: Any, word: str) -> Any:
     if kind == "s":
         return "\\".join(found).strip()
     return found if kind in "SFUD" else found[0]
-
-
-class _File(io.RawIOBase):
-    """A reader by offset as the file that pydicom wants."""
-
-    def __init__(self, read_at: ReadAt) -> None:
-        super().__init__()
-        self._read_at, self._at = read_at, 0
-
-    def readable(self) -> bool:
-        """It is."""
-        return True
-
-    def seekable(self) -> bool:
-        """It is."""
-        return True
-
-    def tell(self) -> int:
-        """Where the next byte is read."""
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Go elsewhere; the end is not known before it is read."""
-        if whence == io.SEEK_END:
-            size = 0
-            while chunk := self._read_at(size, 2**24):
-                size += len(chunk)
-            self._at = size + offset
-        else:
-            self._at = offset if whence == io.SEEK_SET else self._at + offset
-        return self._at
-
-    def read(self, size: int = -1) -> bytes:
-        """The next bytes."""
-        wanted = DEFAULT_LIMIT_BYTES if size is None or size < 0 else size
-        parts = []
-        while wanted > 0 and (chunk := self._read_at(self._at, min(wanted, 2**24))):
-            parts.append(chunk)
-            self._at += len(chunk)
-            wanted -= len(chunk)
-        return b"".join(parts)

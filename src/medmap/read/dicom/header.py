@@ -37,7 +37,7 @@ def translated(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def named(path: Path, frame: int | None = None) -> Iterator[None]:
+def named(path: Path | str, frame: int | None = None) -> Iterator[None]:
     """What is refused inside names the file, and the frame."""
     try:
         yield
@@ -57,10 +57,6 @@ def header_of(path: Path) -> tuple[Any, Elements]:
         ReadError: Truncated, damaged or without elements.
         LimitError: Deeper or larger than any object's header.
     """
-    import pydicom
-    from pydicom.dataset import FileMetaDataset
-    from pydicom.filereader import read_dataset
-    from pydicom.uid import UID
 
     def read_at(offset: int, count: int) -> bytes:
         descriptor = os.open(path, os.O_RDONLY)
@@ -73,15 +69,25 @@ def header_of(path: Path) -> tuple[Any, Elements]:
             os.close(descriptor)
 
     elements = walked(read_at, path.stat().st_size)
-    if elements.syntax == DEFLATED:
-        header = read_dataset(io.BytesIO(elements.head), elements.implicit, not elements.big_endian)
-        header.file_meta = FileMetaDataset()
-        header.file_meta.TransferSyntaxUID = UID(DEFLATED)
-    else:
-        header = pydicom.dcmread(io.BytesIO(elements.head), force=True)
+    header = parsed(elements)
     if not len(header):
         raise ReadError(f"{path} holds no DICOM elements: it is damaged or truncated")
     return header, elements
+
+
+def parsed(elements: Elements) -> Any:
+    """The header as a pydicom data set, of a file that was walked."""
+    import pydicom
+    from pydicom.dataset import FileMetaDataset
+    from pydicom.filereader import read_dataset
+    from pydicom.uid import UID
+
+    if elements.syntax != DEFLATED:
+        return pydicom.dcmread(io.BytesIO(elements.head), force=True)
+    header: Any = read_dataset(io.BytesIO(elements.head), elements.implicit, not elements.big_endian)
+    header.file_meta = FileMetaDataset()
+    header.file_meta.TransferSyntaxUID = UID(DEFLATED)
+    return header
 
 
 def spec_of(path: Path, header: Any, elements: Elements, notes: list[str]) -> tuple[PixelSpec, int]:

@@ -169,6 +169,11 @@ def tracking_uid(series_uid: str, about: About, label: Label) -> str:
         series_uid: Series Instance UID of the source.
         about: The algorithm, its version and bundle.
         label: The structure.
+
+    Example:
+        >>> first, again, other = (tracking_uid(series, About(), Label("liver")) for series in ("1.2", "1.2", "1.3"))
+        >>> first == again, first == other
+        (True, False)
     """
     return uid("tracking", series_uid, about.algorithm, about.version, about.bundle, label.name, label.code or "")
 
