@@ -401,3 +401,76 @@ def test_no_file_of_the_collection_raises_anything_else(shared_data: Path) -> No
             counts["image"] += 1
     assert counts["image"] > 90
     assert counts["refused"] > 5
+
+
+# -- slides ----------------------------------------------------------------------------------------------------------
+
+SLIDE = np.arange(7 * 11, dtype=np.uint8).reshape(7, 11)  # tiles of 3 × 4 cover 9 × 12
+ORIGIN_SLIDE, UP, LEFT = (12.5, 30.25), [0.0, -1.0, 0.0], [-1.0, 0.0, 0.0]
+
+
+def slide(tiles: list[tuple[int, int]], organisation: str) -> Dataset:
+    padded = np.pad(SLIDE, ((0, 2), (0, 1)), constant_values=255)
+    frames = np.stack([padded[r : r + 3, c : c + 4] for r, c in tiles])
+    data = made(frames, SOPClassUID="1.2.840.10008.5.1.4.1.1.77.1.6", Modality="SM", Rows=3, Columns=4,
+                ImageOrientationPatient=None, ImagePositionPatient=None, PixelSpacing=None)  # fmt: skip
+    data.BitsAllocated, data.BitsStored, data.HighBit, data.PixelRepresentation = 8, 8, 7, 0
+    data.NumberOfFrames, data.PixelData = len(tiles), frames.tobytes() + bytes(frames.size % 2)
+    data.TotalPixelMatrixRows, data.TotalPixelMatrixColumns = SLIDE.shape
+    data.DimensionOrganizationType, data.ImageOrientationSlide = organisation, [*UP, *LEFT]
+    origin, measures, shared = Dataset(), Dataset(), Dataset()
+    origin.XOffsetInSlideCoordinateSystem, origin.YOffsetInSlideCoordinateSystem = ORIGIN_SLIDE
+    data.TotalPixelMatrixOriginSequence = Sequence([origin])
+    measures.PixelSpacing = [0.5, 0.25]
+    shared.PixelMeasuresSequence = Sequence([measures])
+    data.SharedFunctionalGroupsSequence = Sequence([shared])
+    if organisation == "TILED_SPARSE":
+        groups = []
+        for row, column in tiles:
+            place, group = Dataset(), Dataset()
+            place.RowPositionInTotalImagePixelMatrix, place.ColumnPositionInTotalImagePixelMatrix = row + 1, column + 1
+            group.PlanePositionSlideSequence = Sequence([place])
+            groups.append(group)
+        data.PerFrameFunctionalGroupsSequence = Sequence(groups)
+    return data
+
+
+TILES = [(r, c) for r in (0, 3, 6) for c in (0, 4, 8)]
+
+
+def test_tiles_of_a_slide_become_its_picture(tmp_path: Path) -> None:
+    shuffled = [TILES[i] for i in (4, 0, 8, 3, 1, 7, 2, 6, 5)]
+    for data in (slide(TILES, "TILED_FULL"), slide(shuffled, "TILED_SPARSE")):
+        image = read(saved(tmp_path, data))
+        np.testing.assert_array_equal(image.array, SLIDE)
+        assert image.valid is None
+        assert image.geometry.kind == "slide"
+        # a row lower is half a millimetre to the left of the slide, a column on a quarter of one up
+        np.testing.assert_allclose(image.geometry.to_world([[0, 0], [2, 3]])[:, :2], [[12.5, 30.25], [11.5, 29.5]])
+        tile = read(tmp_path / "a.dcm", member="0")
+        row, column = np.argwhere(tile.array[0, 0] == SLIDE)[0]
+        np.testing.assert_allclose(tile.geometry.to_world([[0, 0]]), image.geometry.to_world([[row, column]]))
+
+
+def test_an_absent_tile_is_zero_not_measured_and_said(tmp_path: Path) -> None:
+    image = read(saved(tmp_path, slide([t for t in TILES if t != (3, 4)], "TILED_SPARSE")))
+    there = np.ones(SLIDE.shape, bool)
+    there[3:6, 4:8] = False
+    np.testing.assert_array_equal(image.array, np.where(there, SLIDE, 0))
+    np.testing.assert_array_equal(image.valid, there)
+    assert any("no tile" in note for note in image.source.warnings)
+
+
+def test_slides_that_hold_more_than_one_picture_are_refused_with_a_way_out(tmp_path: Path) -> None:
+    path = saved(tmp_path, slide([*TILES, *TILES], "TILED_FULL"))
+    with pytest.raises(ReadError, match="several tiles at one place"):
+        read(path)
+    np.testing.assert_array_equal(read(path, member="10").array, SLIDE[:3, 4:8])
+    beyond = slide(TILES, "TILED_SPARSE")
+    beyond.TotalPixelMatrixRows = 5
+    with pytest.raises(ReadError, match="beyond its picture"):
+        read(saved(tmp_path, beyond))
+    huge = slide(TILES, "TILED_SPARSE")
+    huge.TotalPixelMatrixRows = huge.TotalPixelMatrixColumns = 2**31
+    with pytest.raises(LimitError):
+        read(saved(tmp_path, huge))
