@@ -86,7 +86,7 @@ def _sample(output: Path, line: _Line) -> Sample | None:
             return None
     if str(dataset.get("PhotometricInterpretation") or "") == "MONOCHROME1":
         picture = _turned(picture)
-    boxes = [TextBox(*(int(v) for v in box), None, 1.0) for box in line.get("b", ())]
+    boxes = [TextBox(row0, column0, row1, column1, None, 1.0) for row0, column0, row1, column1 in line.get("b", ())]
     return Sample(str(line["o"]), picture, boxes, str(line["p"]))
 
 
