@@ -30,7 +30,7 @@ from medmap.read.dicom.frames import Frames
 from medmap.read.dicom.header import header_of, named, spec_of, translated, understood
 from medmap.read.dicom.meaning import Meaning, windows
 from medmap.read.dicom.place import place_of
-from medmap.read.dicom.planes import Stacked, slide, tile_of_slide
+from medmap.read.dicom.planes import Stacked, pixels_absent, slide, tile_of_slide
 from medmap.read.dicom.structures import is_structure_set
 from medmap.read.opened import RGB, Opened
 
@@ -238,6 +238,8 @@ def _measured_tiles(
     array: NDArray[Any], meaning: Meaning, tiles: Stacked, size: tuple[int, int]
 ) -> NDArray[np.bool_] | None:
     """Where a slide's picture has a tile, and no padding."""
+    if meaning.padding is None and not pixels_absent(tiles, size):
+        return None
     there = np.zeros(array.shape[:2], bool)
     for number, (row, column) in enumerate(tiles.corners.tolist()):
         part = np.s_[row : row + size[0], column : column + size[1]]

@@ -175,11 +175,17 @@ def slide(path: Path, header: Any, count: int, notes: list[str]) -> Stacked:
             f"{path} holds several tiles at one place of its slide: focal planes or optical paths",
             got=f"{count} tiles at {taken} places", remedy=f"read one of them: {path.name}#0",
         )  # fmt: skip
-    heights, widths = (np.minimum(size[i], whole[i] - where.corners[:, i]) for i in (0, 1))
-    absent = 1 - float((heights * widths).sum()) / (whole[0] * whole[1])
-    if absent > 0:
-        notes.append(f"{absent:.2%} of the slide's picture has no tile and is zero")
+    absent = pixels_absent(where, size)
+    if absent:
+        notes.append(f"{absent / (whole[0] * whole[1]):.2%} of the slide's picture has no tile and is zero")
     return where
+
+
+def pixels_absent(where: Stacked, size: tuple[int, int]) -> int:
+    """How many pixels of a slide's picture lie in no tile of ``size``."""
+    whole = where.geometry.shape
+    heights, widths = (np.minimum(size[i], whole[i] - where.corners[:, i]) for i in (0, 1))
+    return max(0, whole[0] * whole[1] - int((heights * widths).sum()))
 
 
 def tile_of_slide(path: Path, header: Any, extent: tuple[int, int], notes: list[str]) -> Geometry:
