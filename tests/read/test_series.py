@@ -14,7 +14,7 @@ import SimpleITK as sitk  # noqa: N813
 
 import medmap as mm
 from grids import rotation
-from medmap.dataset import Dataset, Ref
+from medmap.dataset import Case, Dataset, InputSpec, Label, Ref
 from medmap.errors import LimitError, MedmapError, ReadError, UsageError
 from medmap.geometry import Geometry
 from medmap.image import Image
@@ -71,9 +71,13 @@ def test_a_series_is_named_by_its_uid_and_seen_in_a_dataset(tmp_path: Path) -> N
         mm.read(f"{tmp_path}/d#2.25.6")
     with pytest.raises(ReadError, match="has no part 'echo-1'"):
         mm.read(f"{tmp_path}/d#2.25.5/echo-1")
-    assert callable(read_ref)
-    assert Dataset is not None
-    assert Ref.parse("d#2.25.5").member == "2.25.5"
+    case = Case("a", "P1", {"image": Ref("d", "2.25.5")})
+    data = Dataset("d", "classify", (case,), {"image": InputSpec(modality="CT")}, (Label("x"), Label("y")),
+                   root=tmp_path)  # fmt: skip
+    assert np.array_equal(read_ref(data, Ref("d", "2.25.5")).array, made.phantom().array)
+    assert np.array_equal(read_ref(data, Ref("d", "2.25.5/volume")).array, made.phantom().array)
+    with pytest.raises(ReadError, match=r"holds no series '2\.25\.6'"):
+        read_ref(data, Ref("d", "2.25.6"))
 
 
 def test_a_changed_folder_is_scanned_again(tmp_path: Path) -> None:
@@ -364,6 +368,28 @@ def test_private_b_values_count_only_in_the_makers_block(tmp_path: Path) -> None
                 ds.private_block(0x0019, owner, create=True).add_new(0x0C, "IS", b)
                 made.save(ds, truth.array[:, :, n].astype(np.uint16), folder / f"{phase}-{n}.dcm")
         assert [p.name for p in only(folder).parts] == expected
+
+
+@pytest.mark.parametrize(
+    ("group", "owner", "element", "kind", "value"),
+    [
+        (0x0019, "SIEMENS MR HEADER", 0x0C, "IS", 800),
+        (0x2001, "Philips Imaging DD 001", 0x03, "FL", 800.0),
+        (0x0043, "GEMS_PARM_01", 0x39, "IS", [1_000_000_800, 8, 0, 0]),
+        (0x0065, "Image Private Header", 0x09, "FD", 800.0),
+    ],
+)
+def test_private_b_values_of_every_maker(
+    tmp_path: Path, group: int, owner: str, element: int, kind: str, value: object
+) -> None:
+    truth = made.phantom()
+    zero = [1_000_000_000, 8, 0, 0] if isinstance(value, list) else type(value)(0)  # type: ignore[call-arg]
+    for phase, b in enumerate((zero, value)):
+        for n in range(11):
+            ds = made.header(truth.geometry, n, SOPInstanceUID=f"2.25.{phase + 20}.{n}")
+            ds.private_block(group, owner, create=True).add_new(element, kind, b)
+            made.save(ds, truth.array[:, :, n].astype(np.uint16), tmp_path / f"{phase}-{n}.dcm")
+    assert [p.name for p in only(tmp_path).parts] == ["b-0", "b-800"]
 
 
 # -- oblique property and real data ------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from medmap.errors import LayoutError, ReadError
 
 if TYPE_CHECKING:
-    from medmap.read import Series
+    from medmap.read import Series, Study
 
 
 def is_model(path: Path) -> bool:
@@ -47,7 +47,7 @@ def about(path: Path, header_only: bool) -> dict[str, Any]:
             if facts["annotated"] or not is_collection(path):
                 return facts
     if is_collection(path):
-        return _studies(path)
+        return _studies(path, header_only)
     if path.suffix.lower() == ".npz":
         try:
             return _dataset(path)
@@ -104,12 +104,13 @@ def _dataset(path: Path) -> dict[str, Any]:
     }
 
 
-def _studies(path: Path) -> dict[str, Any]:
-    """A folder, zip or DICOMDIR of DICOM objects: a line a series, and what is wrong with it."""
+def _studies(path: Path, header_only: bool) -> dict[str, Any]:
+    """A folder, zip or DICOMDIR of DICOM objects: a line a series, and what is wrong with it; one image's facts too."""
     from medmap.read import studies
 
     found = list(studies(path))
     several = len(found) > 1
+    image = _of_the_only_image(path, found, header_only)
     return {
         "kind": "study" if not several else "studies",
         "studies": len(found),
@@ -117,8 +118,24 @@ def _studies(path: Path) -> dict[str, Any]:
         "dates": ", ".join(sorted({study.date for study in found if study.date})),
         "description": "; ".join(sorted({study.description for study in found if study.description})),
         "series": [_series(series) for study in found for series in study.series],
-        "warnings": sorted({p.message for study in found for p in study.problems}),
+        **image,
+        "warnings": sorted({p.message for study in found for p in study.problems} | set(image.get("warnings", ()))),
     }
+
+
+def _of_the_only_image(path: Path, found: list[Study], header_only: bool) -> dict[str, Any]:
+    """What ``info`` of an image says, where there is one series of images and it reads as one."""
+    # what is no image (a report, a segmentation) stands beside it
+    kinds = ("volume", "picture", "cine", "localiser", "derived")
+    pictures = [series for study in found for series in study.series if series.kind in kinds and series.readable]
+    if len(pictures) != 1:
+        return {}
+    try:
+        facts = _image(Path(f"{path}#{pictures[0].uid}"), header_only)
+    except ReadError as error:  # several parts, or a problem that must be mended first
+        return {"warnings": [str(error)]}
+    taken = ("shape", "spacing_mm", "orientation", "quantity", "dtype", "minimum", "maximum", "warnings")
+    return {key: facts[key] for key in taken}
 
 
 def _series(series: Series) -> dict[str, Any]:
