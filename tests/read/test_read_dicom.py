@@ -461,6 +461,14 @@ def test_an_absent_tile_is_zero_not_measured_and_said(tmp_path: Path) -> None:
     assert any("no tile" in note for note in image.source.warnings)
 
 
+def test_overlapping_tiles_hide_no_gap(tmp_path: Path) -> None:
+    tiles = [t for t in TILES if t != (3, 4)] + [(0, 1), (0, 2), (6, 1)]
+    image = read(saved(tmp_path, slide(tiles, "TILED_SPARSE")))
+    assert not image.valid[3:6, 4:8].any()
+    assert image.valid.sum() == SLIDE.size - 12
+    np.testing.assert_array_equal(image.array[image.valid], SLIDE[image.valid])
+
+
 def test_slides_that_hold_more_than_one_picture_are_refused_with_a_way_out(tmp_path: Path) -> None:
     path = saved(tmp_path, slide([*TILES, *TILES], "TILED_FULL"))
     with pytest.raises(ReadError, match="several tiles at one place"):

@@ -184,8 +184,13 @@ def slide(path: Path, header: Any, count: int, notes: list[str]) -> Stacked:
 def pixels_absent(where: Stacked, size: tuple[int, int]) -> int:
     """How many pixels of a slide's picture lie in no tile of ``size``."""
     whole = where.geometry.shape
+    if (where.corners % size).any():  # off the raster of tiles they may overlap
+        absent = np.ones(whole, bool)
+        for row, column in where.corners.tolist():
+            absent[row : row + size[0], column : column + size[1]] = False
+        return int(np.count_nonzero(absent))
     heights, widths = (np.minimum(size[i], whole[i] - where.corners[:, i]) for i in (0, 1))
-    return max(0, whole[0] * whole[1] - int((heights * widths).sum()))
+    return whole[0] * whole[1] - int((heights * widths).sum())
 
 
 def tile_of_slide(path: Path, header: Any, extent: tuple[int, int], notes: list[str]) -> Geometry:
