@@ -24,6 +24,8 @@ _NUMBERS = frozenset(
     ["DS", "IS", "US", "SS", "UL", "SL", "FL", "FD", "UV", "SV", "OB", "OW", "OF", "OD", "OL", "OV", "AT"]
 )
 _SHORTEST_AMONG_NUMBERS = 6
+_SHORTEST_PART = 3
+_BETWEEN = b" ^,_=.-/"
 _PIXELS = range(0x7FE00008, 0x7FE00011)
 # Words of body parts and views that are also people's names; in a coded string they are what the code says.
 _CODED_WORDS = frozenset(
@@ -55,13 +57,32 @@ def found_in(header: bytes, identity: Identity) -> list[tuple[str, bytes]]:
 
 
 def found_in_pixels(data: bytes, identity: Identity) -> list[Residual]:
-    """The long ones that stand in the bytes of pixel data, as in a comment of a codestream."""
+    """What stands in the bytes of pixel data, as in a comment of a codestream: long values, and two names side by side.
+
+    A short word alone is found in any picture by chance; two parts of a name with a sign between them are not.
+    """
     needles = [(kind, needle) for kind, needle in identity.needles() if len(needle) >= LONG and not is_weak(needle)]
+    parts = sorted({p.encode() for p in identity.names if len(p) >= _SHORTEST_PART and p.isascii() and p.isalpha()})
     found: list[Residual] = []
-    for start in range(0, len(data) if needles else 0, _SLAB):
+    for start in range(0, len(data) if needles or len(parts) > 1 else 0, _SLAB):
         slab = lowered(data[start : start + _SLAB + 256])
         found += [Residual("pixels", kind) for kind, _ in hits(slab, needles)]
+        if _side_by_side(slab, parts):
+            found.append(Residual("pixels", "name"))
     return list(dict.fromkeys(found))
+
+
+def _side_by_side(slab: bytes, parts: list[bytes]) -> bool:
+    """Whether two different parts of names stand next to each other, with one or two signs between them."""
+    for part in parts:
+        at = slab.find(part)
+        while at >= 0:
+            rest = slab[at + len(part) : at + len(part) + 2 + max(map(len, parts))]
+            after = rest.lstrip(_BETWEEN)
+            if 0 < len(rest) - len(after) <= 2 and any(after.startswith(p) for p in parts if p != part):
+                return True
+            at = slab.find(part, at + 1)
+    return False
 
 
 def located(
