@@ -21,6 +21,7 @@ from medmap.errors import (
     MedmapError,
     MedmapWarning,
     MissingExtraError,
+    MissingToolError,
     NotFiniteError,
     QualityWarning,
     ReadError,
@@ -44,6 +45,7 @@ EXIT_CODES = {
     WeightsError: 4,
     BundleError: 5,
     MissingExtraError: 6,
+    MissingToolError: 6,
     InterruptedRun: 130,
     ConformanceError: 70,
 }

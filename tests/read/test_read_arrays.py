@@ -187,8 +187,11 @@ def test_a_damaged_member_is_found(tmp_path: Path) -> None:
 
 
 def test_other_zip_files(tmp_path: Path) -> None:
-    with pytest.raises(ReadError, match="without NumPy arrays"):
+    with pytest.raises(ReadError, match="holds no DICOM object"):
         read(rezipped(tmp_path / "a.zip", "readme.txt", b"hello"))
+    np.savez(tmp_path / "arrays.npz", a=np.arange(12).reshape(3, 4))
+    (tmp_path / "arrays.npz").rename(tmp_path / "arrays.zip")
+    assert read(tmp_path / "arrays.zip").array.shape == (3, 4)
     with zipfile.ZipFile(tmp_path / "b.npz", "w"):
         pass
     with pytest.raises(ReadError, match="without NumPy arrays"):

@@ -6,12 +6,12 @@ import contextlib
 import shutil
 from pathlib import Path
 
-import dicom_series as made
 import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
 
+import dicom_series as made
 import medmap as mm
 from grids import rotation
 from medmap.dataset import Case, Dataset, InputSpec, Label, Ref

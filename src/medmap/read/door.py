@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -137,7 +138,16 @@ def is_collection(path: Path) -> bool:
         with path.open("rb") as file:
             if file.read(4) not in (b"PK\x03\x04", b"PK\x05\x06"):
                 return False
-        return suffix_of(path.name) == ".zip"
+        return suffix_of(path.name) == ".zip" and not _of_arrays(path)
+
+
+def _of_arrays(path: Path) -> bool:
+    """Whether a zip holds NumPy arrays, as an ``.npz`` does; one whose directory cannot be read is left to the reader."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith(".npy") for name in archive.namelist())
+    except zipfile.BadZipFile:
+        return False
 
 
 def _some_files(folder: Path) -> Iterator[Path]:
