@@ -142,7 +142,7 @@ def is_collection(path: Path) -> bool:
 
 
 def _of_arrays(path: Path) -> bool:
-    """Whether a zip holds NumPy arrays, as an ``.npz`` does; one whose directory cannot be read is left to the reader."""
+    """Whether a zip holds NumPy arrays, as an ``.npz`` does; one whose directory is broken is left to the reader."""
     try:
         with zipfile.ZipFile(path) as archive:
             return any(name.endswith(".npy") for name in archive.namelist())
