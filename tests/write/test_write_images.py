@@ -352,3 +352,16 @@ def test_a_file_that_appears_meanwhile_is_left(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(UsageError, match="appeared meanwhile"):
         write(phantom(), tmp_path / "a.npy")
     assert [p.read_text() for p in tmp_path.iterdir()] == ["other"]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.bool_])
+def test_a_png_keeps_the_pixel_spacing(tmp_path: Path, dtype: type) -> None:
+    array = np.random.default_rng(0).integers(0, 2, (5, 7)).astype(dtype)
+    image = Image(array, Geometry.from_spacing((5, 7), (0.5, 0.25)))
+    path = write(image, tmp_path / "a.png")
+    with Pillow.open(path) as theirs:
+        assert theirs.info["dpi"] == pytest.approx((4000 * 0.0254, 2000 * 0.0254))
+        np.testing.assert_array_equal(np.asarray(theirs).astype(int), array.astype(int))
+    np.testing.assert_array_equal(read(path).array, array)
+    with Pillow.open(write(picture(array.astype(np.uint8)), tmp_path / "b.png")) as without:
+        assert "dpi" not in without.info

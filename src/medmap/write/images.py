@@ -5,6 +5,9 @@ No function loses a value: what a format cannot hold is refused with the format 
 
 from __future__ import annotations
 
+import io
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,9 @@ def storable(array: NDArray[Any]) -> NDArray[Any]:
     if array.dtype.newbyteorder("=").str[1:] not in _TYPES:
         raise DataError("an image of this type cannot be written", got=array.dtype, expected="whole numbers or floats")
     return array
+
+
+_PNG_HEADER = 33  # bytes of the signature and the IHDR chunk
 
 
 def _as_picture(image: Image) -> NDArray[Any]:
@@ -54,7 +60,7 @@ def _as_picture(image: Image) -> NDArray[Any]:
 
 
 def write_png(image: Image, path: Path) -> None:
-    """PNG of 1, 8 or 16 bits; the geometry is left behind.
+    """PNG of 1, 8 or 16 bits; of the geometry only the pixel spacing is kept, as whole pixels a metre.
 
     Raises:
         DataError: Not a picture, or values that a PNG would change.
@@ -63,12 +69,27 @@ def write_png(image: Image, path: Path) -> None:
     if array.dtype == np.bool_ and array.ndim == 2:
         from PIL import Image as Pillow
 
-        Pillow.fromarray(array).save(path, format="PNG")
-        return
-    import imagecodecs
+        buffer = io.BytesIO()
+        Pillow.fromarray(array).save(buffer, format="PNG")
+        data = buffer.getvalue()
+    else:
+        import imagecodecs
 
-    array = array.astype(np.uint8) if array.dtype == np.bool_ else array
-    path.write_bytes(imagecodecs.png_encode(np.ascontiguousarray(array)))
+        array = array.astype(np.uint8) if array.dtype == np.bool_ else array
+        data = imagecodecs.png_encode(np.ascontiguousarray(array))
+    path.write_bytes(_with_spacing(data, image))
+
+
+def _with_spacing(png: bytes, image: Image) -> bytes:
+    """The file with a ``pHYs`` chunk after its header (W3C PNG specification, third edition, section 11.3.4.3)."""
+    if not image.geometry.has_size:
+        return png
+    row_mm, column_mm = image.spacing_mm
+    across, down = round(1000 / column_mm), round(1000 / row_mm)
+    if not (0 < across < 2**31 and 0 < down < 2**31):
+        return png
+    body = b"pHYs" + struct.pack(">IIB", across, down, 1)
+    return png[:_PNG_HEADER] + struct.pack(">I", 9) + body + struct.pack(">I", zlib.crc32(body)) + png[_PNG_HEADER:]
 
 
 def write_tiff(image: Image, path: Path) -> None:
