@@ -1,40 +1,16 @@
-"""What hides beside and inside the pixels is found and taken out; the image stays."""
+"""What hides beside the pixels is found and taken out; the image stays."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 
 import numpy as np
-import pytest
 from PIL import Image as Picture
 from PIL import ImageDraw, ImageFont
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.encaps import encapsulate, generate_frames
+from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
-from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit
 
-from medmap.deidentify.embedded import (
-    EMPTY_PDF,
-    cleaned_codestreams,
-    cleaned_overlays,
-    document_kind,
-    without_document,
-    without_graphics,
-    without_jpeg_2000_words,
-    without_jpeg_words,
-)
-from medmap.errors import ReadError
-
-PICTURE = np.random.default_rng(0).integers(0, 255, (40, 48, 3), np.uint8)
-
-
-def jpeg(**options: object) -> bytes:
-    buffer = io.BytesIO()
-    exif = Picture.Exif()
-    exif[0x010E] = "DOE^JANE"
-    Picture.fromarray(PICTURE).save(buffer, "JPEG", exif=exif, comment=b"born 1969-07-01", **options)
-    return buffer.getvalue()
+from medmap.deidentify.embedded import EMPTY_PDF, cleaned_overlays, document_kind, without_document, without_graphics
 
 
 def test_drawings_and_icons_go_at_every_depth() -> None:
@@ -65,70 +41,6 @@ def test_a_pdf_becomes_an_empty_page_and_other_documents_are_refused() -> None:
     assert document_kind(data) == "CDA"
     assert without_document(data)[1]
     assert without_document(Dataset()) == ((), ())
-
-
-@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_blocks": 2}])
-def test_words_leave_a_jpeg_and_its_picture_stays(options: dict[str, object]) -> None:
-    stream = jpeg(**options)
-    clean, taken = without_jpeg_words(stream + b"tail")
-    assert {what for what, _ in taken} == {"EXIF", "JPEG comment", "bytes after the JPEG"}
-    assert b"DOE" not in clean
-    assert b"1969" not in clean
-    assert b"tail" not in clean
-    assert (np.asarray(Picture.open(io.BytesIO(clean))) == np.asarray(Picture.open(io.BytesIO(stream)))).all()
-    assert without_jpeg_words(clean) == (clean, ())
-
-
-def test_frames_of_an_object_are_cleaned_and_others_keep_their_bytes() -> None:
-    data = Dataset()
-    data.file_meta = FileMetaDataset()
-    data.file_meta.TransferSyntaxUID, data.NumberOfFrames = JPEGBaseline8Bit, 2
-    data.PixelData = encapsulate([jpeg(), jpeg()])
-    assert len(cleaned_codestreams(data)) == 4
-    kept = data.PixelData
-    assert cleaned_codestreams(data) == ()
-    assert data.PixelData is kept
-    assert len(list(generate_frames(kept, number_of_frames=2))) == 2
-    data.PixelData = b"\0\1\2"
-    with pytest.raises(ReadError, match="damaged"):
-        cleaned_codestreams(data)
-
-
-def test_comments_leave_jpeg_2000() -> None:
-    buffer = io.BytesIO()
-    Picture.fromarray(PICTURE).save(buffer, "JPEG2000", no_jp2=True, comment="DOE^JANE")
-    clean, taken = without_jpeg_2000_words(buffer.getvalue())
-    assert taken
-    assert b"DOE" not in clean
-    assert (np.asarray(Picture.open(io.BytesIO(clean))) == PICTURE).all()
-    assert str(JPEG2000Lossless).endswith("90")
-
-
-def test_spare_bits_and_bytes_of_native_pixels_go() -> None:
-    data = Dataset()
-    data.file_meta = FileMetaDataset()
-    data.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.1"
-    values = np.arange(64, dtype="<u2").reshape(8, 8)
-    data.Rows = data.Columns = 8
-    data.BitsAllocated, data.BitsStored, data.HighBit, data.PixelRepresentation = 16, 12, 11, 0
-    data.PixelData = (values | 0x4000).tobytes() + b"DOE^JANE"
-    assert [r.what for r in cleaned_codestreams(data)] == ["bytes after the pixels", "bits beside the stored values"]
-    assert data.PixelData == values.tobytes()
-    signed = (values.astype("<i2") - 32).tobytes()
-    data.PixelRepresentation, data.PixelData = 1, signed
-    assert cleaned_codestreams(data) == ()
-    assert data.PixelData == signed
-
-
-def test_a_thumbnail_leaves_the_jfif_segment() -> None:
-    buffer = io.BytesIO()
-    Picture.fromarray(PICTURE).save(buffer, "JPEG")
-    plain = buffer.getvalue()
-    small = bytes(range(27))  # 3 by 3 pixels (JFIF 1.02: RGB behind the segment's fields)
-    segment = b"\xff\xe0" + (16 + len(small)).to_bytes(2, "big") + plain[6:18] + b"\x03\x03" + small
-    clean, taken = without_jpeg_words(plain[:2] + segment + plain[20:])
-    assert taken == (("JPEG thumbnail", 27),)
-    assert clean == plain
 
 
 def test_words_in_an_overlay_are_blackened_and_its_drawing_stays(tool: Callable) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import heapq
-import warnings
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ from medmap.deidentify.archive import journal_lines
 from medmap.deidentify.samples import Sample, sample_sheet
 from medmap.deidentify.stored import Undecodable, open_pixels
 from medmap.errors import LimitError
+from medmap.read.opened import heard
 from medmap.read.text import TextBox
 
 MOST_SAMPLES = 24
@@ -76,8 +76,7 @@ def _in_turn(kinds: list[list[_Line]]) -> Iterator[_Line]:
 def _sample(output: Path, line: _Line) -> Sample | None:
     from pydicom import dcmread
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with heard([], "pydicom"):
         try:
             dataset = dcmread(output / str(line["o"]))
             pixels = open_pixels(dataset, _LIMIT_BYTES)

@@ -1,22 +1,17 @@
-"""What hides inside or beside the pixels: overlays, curves, icons, documents, comments in codestreams, spare bits.
+"""What hides beside the pixels: overlays, curves, icons, documents.
 
 Overlays (60xx) and curves (50xx) are drawings over the image (PS3.3 C.9.2; curves retired 2004), an icon is a second
-picture of it, an encapsulated PDF or CDA (PS3.3 C.24) is a letter with the patient's name on it. Codestreams have
-places of their own for words: application and comment segments of JPEG (ITU-T T.81 B.2.4.5, EXIF lies there), comment
-segments of JPEG 2000 (T.800 A.9.2). Values may carry drawings in bits above the highest stored one (retired overlays).
+picture of it, an encapsulated PDF or CDA (PS3.3 C.24) is a letter with the patient's name on it.
 """
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from medmap.deidentify.stored import BIG_ENDIAN, NATIVE
-from medmap.errors import ReadError
+from medmap.deidentify.codestreams import Removed
 from medmap.read.text import find_text
 
 DOCUMENTS = {
@@ -34,23 +29,6 @@ EMPTY_PDF = (
     b"trailer<</Size 4/Root 1 0 R>>\nstartxref\n164\n%%EOF\n"
 )
 _ICON = 0x00880200
-_JPEG = tuple(f"1.2.840.10008.1.2.4.{n}" for n in (50, 51, 53, 55, 57, 70, 80, 81))
-_JPEG_2000 = tuple(f"1.2.840.10008.1.2.4.{n}" for n in (90, 91, 92, 93, 201, 202, 203))
-
-
-@dataclass(frozen=True)
-class Removed:
-    """Something taken out.
-
-    Args:
-        what: In words: ``overlay``, ``curve``, ``icon``, ``PDF document``, ``JPEG comment`` …
-        tag: The element it was in, as a number.
-        size: Bytes.
-    """
-
-    what: str
-    tag: int
-    size: int
 
 
 # -- drawings and icons ----------------------------------------------------------------------------------------------
@@ -193,186 +171,3 @@ def without_document(dataset: Any) -> tuple[tuple[Removed, ...], tuple[str, ...]
     if "EncapsulatedDocumentLength" in dataset:
         dataset.EncapsulatedDocumentLength = len(EMPTY_PDF)
     return (Removed("PDF document", 0x00420011, len(old)),), ()
-
-
-# -- inside the pixel data -------------------------------------------------------------------------------------------
-
-
-def cleaned_codestreams(dataset: Any) -> tuple[Removed, ...]:
-    """Take comments, EXIF, thumbnails and trailing bytes out of compressed frames, and spare bytes after native ones.
-
-    The compressed image itself is not touched: its decoded values stay bit for bit. Frames without such segments keep
-    their bytes.
-
-    Raises:
-        ReadError: Encapsulated pixels that are damaged.
-    """
-    syntax = str(dataset.file_meta.get("TransferSyntaxUID", "")) if hasattr(dataset, "file_meta") else ""
-    if "PixelData" not in dataset:
-        return ()
-    if syntax in NATIVE:
-        return _without_tail(dataset) + _without_spare_bits(dataset, syntax)
-    if syntax not in _JPEG and syntax not in _JPEG_2000:
-        return ()
-    from pydicom.encaps import encapsulate, generate_frames
-
-    cleaner = without_jpeg_words if syntax in _JPEG else without_jpeg_2000_words
-    try:
-        count = int(dataset.get("NumberOfFrames", 1) or 1)
-        frames = list(generate_frames(dataset.PixelData, number_of_frames=count))
-    except (ValueError, TypeError, IndexError, struct.error) as error:
-        raise ReadError("encapsulated pixels are damaged", got=" ".join(str(error).split())[:160]) from error
-    removed: list[Removed] = []
-    made = []
-    for frame in frames:
-        clean, taken = cleaner(frame)
-        made.append(clean)
-        removed += [Removed(what, 0x7FE00010, size) for what, size in taken]
-    if removed:
-        dataset.PixelData = encapsulate(made, has_bot=True)
-        dataset["PixelData"].is_undefined_length = True
-        for keyword in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths"):
-            if keyword in dataset:
-                del dataset[keyword]
-    return tuple(removed)
-
-
-def _without_tail(dataset: Any) -> tuple[Removed, ...]:
-    try:
-        count = int(dataset.Rows) * int(dataset.Columns) * int(dataset.get("NumberOfFrames", 1) or 1)
-        bits = count * int(dataset.get("SamplesPerPixel", 1) or 1) * int(dataset.BitsAllocated)
-    except (AttributeError, TypeError, ValueError):
-        return ()
-    if dataset.get("PhotometricInterpretation") == "YBR_FULL_422":
-        bits = bits * 2 // 3
-    need = -(-bits // 8)
-    need += need % 2
-    tail = dataset.PixelData[need:]
-    if not tail:
-        return ()
-    dataset.PixelData = dataset.PixelData[:need]
-    return (Removed("bytes after the pixels", 0x7FE00010, len(tail)),) if any(tail) else ()
-
-
-def _without_spare_bits(dataset: Any, syntax: str) -> tuple[Removed, ...]:
-    """Clear bits that belong to no stored value; in signed images they only repeat the sign, else they go too."""
-    try:
-        allocated, stored = int(dataset.BitsAllocated), int(dataset.BitsStored)
-        high = int(dataset.get("HighBit", stored - 1))
-    except (AttributeError, TypeError, ValueError):
-        return ()
-    if allocated not in (8, 16) or not 0 < stored < allocated or not stored - 1 <= high < allocated:
-        return ()
-    if allocated == 8 and syntax == BIG_ENDIAN:
-        return ()
-    words = np.frombuffer(dataset.PixelData, f"{'>' if syntax == BIG_ENDIAN else '<'}u{allocated // 8}")
-    mask = (2**stored - 1) << (high + 1 - stored)
-    clean = words & mask
-    if int(dataset.get("PixelRepresentation", 0) or 0) == 1 and high == stored - 1:
-        extension = (2**allocated - 1) ^ mask
-        clean = np.where(words >> high & 1, clean | extension, clean).astype(words.dtype)
-    changed = int((clean != words).sum())
-    if not changed:
-        return ()
-    dataset.PixelData = clean.astype(words.dtype).tobytes()
-    return (Removed("bits beside the stored values", 0x7FE00010, changed),)
-
-
-def without_jpeg_words(stream: bytes) -> tuple[bytes, tuple[tuple[str, int], ...]]:
-    """A JPEG or JPEG-LS codestream without application and comment segments and without what follows its end.
-
-    Kept are what decoding needs: JFIF's and Adobe's segments (colours) and JPEG-LS's own; a JFIF thumbnail goes.
-
-    Args:
-        stream: One frame, with or without padding.
-
-    Returns:
-        The codestream, and (what, bytes) of each segment taken out.
-    """
-    out, taken, at = bytearray(), [], 2
-    if stream[:2] != b"\xff\xd8":
-        return stream, ()
-    out += stream[:2]
-    while at + 4 <= len(stream):
-        if stream[at] != 0xFF:
-            return stream, ()  # not understood: a decoder decides
-        code = stream[at + 1]
-        if code == 0xFF:  # fill byte
-            at += 1
-            continue
-        if code == 0xD9:
-            break
-        length = int.from_bytes(stream[at + 2 : at + 4], "big")
-        segment = stream[at : at + 2 + length]
-        at += 2 + length
-        what = _jpeg_words(code, segment[4:])
-        if what is None:
-            out += segment
-        elif what == "JPEG thumbnail":
-            out += b"\xff\xe0\x00\x10" + segment[4:16] + b"\0\0"
-            taken.append((what, len(segment) - 18))
-        else:
-            taken.append((what, len(segment)))
-        if code == 0xDA:  # entropy-coded data: up to the next marker that is neither stuffed nor a restart
-            end = _scan_end(stream, at)
-            out += stream[at:end]
-            at = end
-    tail = stream[at + 2 :]
-    if stream[at : at + 2] != b"\xff\xd9":
-        return stream, ()
-    out += b"\xff\xd9"
-    if any(tail):
-        taken.append(("bytes after the JPEG", len(tail)))
-    return (bytes(out), tuple(taken)) if taken else (stream, ())
-
-
-def _jpeg_words(code: int, body: bytes) -> str | None:
-    if code == 0xFE:
-        return "JPEG comment"
-    if not 0xE0 <= code <= 0xEF:
-        return None
-    if code == 0xE0 and body[:5] == b"JFIF\0":
-        return "JPEG thumbnail" if len(body) > 14 else None
-    if (code == 0xEE and body[:5] == b"Adobe") or (code == 0xE8 and body[:4] == b"mrfx"):
-        return None
-    return "EXIF" if body[:4] == b"Exif" else "JPEG application segment"
-
-
-def _scan_end(stream: bytes, at: int) -> int:
-    while True:
-        at = stream.find(b"\xff", at)
-        if at < 0 or at + 1 >= len(stream):
-            return len(stream)
-        follows = stream[at + 1]
-        # JPEG stuffs 00, JPEG-LS a zero bit (below 80); D0 to D7 are restarts
-        if follows < 0x80 or 0xD0 <= follows <= 0xD7:
-            at += 2
-        elif follows == 0xFF:
-            at += 1
-        else:
-            return at
-
-
-def without_jpeg_2000_words(stream: bytes) -> tuple[bytes, tuple[tuple[str, int], ...]]:
-    """A JPEG 2000 codestream without comment segments in its main header and without what follows its end."""
-    if stream[:2] != b"\xff\x4f":
-        return stream, ()
-    out, taken, at = bytearray(stream[:2]), [], 2
-    while at + 4 <= len(stream) and stream[at] == 0xFF and stream[at + 1] != 0x90:  # up to the first tile-part
-        length = int.from_bytes(stream[at + 2 : at + 4], "big")
-        segment = stream[at : at + 2 + length]
-        at += 2 + length
-        if segment[1] == 0x64:
-            taken.append(("JPEG 2000 comment", len(segment)))
-        else:
-            out += segment
-    if stream[at : at + 2] != b"\xff\x90":
-        return stream, ()
-    end = stream.rfind(b"\xff\xd9")
-    tail = b"" if end < 0 else stream[end + 2 :]
-    if any(tail):
-        taken.append(("bytes after the JPEG 2000", len(tail)))
-        out += stream[at : end + 2]
-    else:
-        out += stream[at:]
-    return (bytes(out), tuple(taken)) if taken else (stream, ())

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 from medmap.deidentify.archive import journal_lines
 from medmap.deidentify.stored import Compressed, Undecodable, open_pixels
 from medmap.errors import DataError, GeometryError, LimitError, MedmapError
+from medmap.read.opened import heard
 
 _HEAD = ("HEAD", "BRAIN", "SKULL", "FACE", "NECK", "HEADNECK", "SINUS", "ORBIT", "EYE", "EAR", "JAW", "CSPINE", "IAC")
 FEWEST_SLICES = 8
@@ -52,8 +52,7 @@ def _outcome(folder: Path) -> dict[str, object]:
     from pydicom import dcmread
 
     files = sorted(folder.glob("*.dcm"))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with heard([], "pydicom"):
         first = dcmread(files[0], specific_tags=["Modality", "BodyPartExamined", "NumberOfFrames"])
         if not may_show_a_head(first):
             return {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-import warnings
 import zlib
 from collections import Counter
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from medmap.deidentify.texts import cleaned
 from medmap.deidentify.verify import Residual, cleaned_where_found, examined, found_in, found_in_pixels
 from medmap.deidentify.walk import patient_of, walked
 from medmap.errors import LimitError, MedmapError, ReadError
+from medmap.read.opened import heard
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -82,8 +82,7 @@ def made(file: BinaryIO, profile: Profile, key: Key) -> Made | None:
     """
     from pydicom.errors import BytesLengthException, InvalidDicomError
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pydicom remarks on values, which may be a patient's
+    with heard([], "pydicom"):  # it remarks on values, which may be a patient's
         try:
             return _made(file, profile, key)
         except MedmapError:
@@ -189,10 +188,13 @@ def _place_of(dataset: Dataset, key: Key) -> tuple[str, str]:
 
 def _pixels(dataset: Dataset, profile: Profile, known: list[str]) -> tuple[list[str], list[Residual], tuple[Box, ...]]:
     """What hides in or beside the pixels: words in codestreams always, drawings and painted text where asked."""
-    from medmap.deidentify.embedded import cleaned_codestreams, cleaned_overlays, document_kind, without_document
+    from medmap.deidentify.codestreams import cleaned_codestreams
+    from medmap.deidentify.embedded import cleaned_overlays, document_kind, without_document
     from medmap.deidentify.pixels import cleaned_pixels
 
-    notes = sorted({f"taken out: {removed.what}" for removed in cleaned_codestreams(dataset)})
+    taken, hidden = cleaned_codestreams(dataset)
+    notes = sorted({f"taken out: {removed.what}" for removed in taken})
+    left = [Residual("pixels", what) for what in hidden]
     if document_kind(dataset) == "PDF":
         without_document(dataset)
         notes.append("encapsulated PDF replaced by an empty page")
@@ -200,13 +202,12 @@ def _pixels(dataset: Dataset, profile: Profile, known: list[str]) -> tuple[list[
         removed, blackened = cleaned_overlays(dataset)
         notes += sorted({f"taken out: {r.what}" for r in removed})
         notes += ["text in overlays blacked out"] if blackened else []
-    left: list[Residual] = []
     boxes: tuple[Box, ...] = ()
     if "pixels" in profile.clean:
         cleaning = cleaned_pixels(dataset, known=known)
         notes += ["text in pixels blacked out"] if cleaning.changed else []
         notes += ["pixels looked at"] if cleaning.looked and not cleaning.changed else []
-        left = [Residual("pixels", "picture that could not be looked at")] if cleaning.residual else []
+        left += [Residual("pixels", "picture that could not be looked at")] if cleaning.residual else []
         boxes = tuple((b.row0, b.column0, b.row1, b.column1) for b in cleaning.boxes[:MOST_BOXES])
     return notes, left, boxes
 

@@ -90,7 +90,7 @@ def located(
 ) -> Iterator[tuple[Any, int, str, str, str]]:
     """The attributes that hold found values: dataset, tag, representation, path and kind."""
     for holder, tag, vr, path in _leaves(dataset, "", 0):
-        if tag in _PIXELS:
+        if tag in _PIXELS and "/" not in path:  # looked at apart, as pixels
             continue
         data = _bytes_of(holder, tag)
         if not data:

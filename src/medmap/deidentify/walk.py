@@ -28,7 +28,7 @@ _DATE = frozenset(["DA", "DT", "TM"])
 _BYTES = frozenset(["OB", "OW", "UN", "OL", "OD", "OF", "OV"])
 UNKNOWN = "unknown"
 
-PATIENT_NAME, PATIENT_ID = 0x00100010, 0x00100020
+PATIENT_NAME, PATIENT_ID, _DOCUMENT_TITLE = 0x00100010, 0x00100020, 0x00420010
 _CONTENT, _TEXT_VALUE = 0x0040A730, 0x0040A160
 _CODES = frozenset([0x00080100, 0x00080102, 0x00080103, 0x00080104, 0x00080119])
 _IDENTIFIES_BY_CODE = frozenset([0x00401101])
@@ -143,7 +143,8 @@ class _Walk:
     def _standard(self, dataset: Dataset, tag: int, place: _Place) -> None:
         vr = self._vr(dataset, tag)
         row = pattern(tag)
-        if vr == UNKNOWN and row != CURVE:
+        # pixels of a retired kind (7Fxx) are looked at by nobody
+        if (vr == UNKNOWN and row != CURVE) or (tag >> 24 == 0x7F and tag >> 16 != 0x7FE0):
             del dataset[tag]
             self._count(UNKNOWN, REMOVE)
             return
@@ -157,6 +158,8 @@ class _Walk:
             action = CLEAN
         if action == CLEAN and not self._can_clean(dataset, tag, vr):
             action = resolved(code.removeprefix("C:"), kind)
+        if tag == _DOCUMENT_TITLE:  # the table lets it stay; it is mostly a heading with the patient's name
+            action = DUMMY
         self._do(action, dataset, tag, place, vr)
         if action:
             self._count(row, action)
