@@ -26,7 +26,7 @@ demo: $(STAMP)
 	$(BIN)/medmap demo $(DEMO)
 
 check: $(STAMP)
-	$(BIN)/ruff check .
+	$(BIN)/ruff check --no-cache .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache

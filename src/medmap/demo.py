@@ -12,7 +12,7 @@ from medmap.bundle import Bundle
 from medmap.check import check, write_check_report
 from medmap.config import write_atomically
 from medmap.dataset import Dataset, with_splits
-from medmap.errors import UsageError
+from medmap.errors import UsageError, counted
 from medmap.evaluate import evaluate
 from medmap.layouts import open_dataset, write_dataset
 from medmap.plan import plan
@@ -56,9 +56,10 @@ def run_demo(folder: Path, listen: Callable[[Event], None], *, cases: int = CASE
     issues = check(data)
     write_check_report(issues, data, folder / "check.html")
     errors = sum(issue.severity == "error" for issue in issues)
-    say(f"2 check     {len(issues)} findings, {errors} errors: {folder / 'check.html'}")
+    say(f"2 check     {counted(len(issues), 'finding')}, {counted(errors, 'error')}: {folder / 'check.html'}")
     run = plan(data, budget_s=budget_s)
-    say(f"3 plan      {run.network.name}: {run.ensemble.members} × {run.fit.epochs} epochs")
+    networks, epochs = counted(run.ensemble.members, "network"), counted(run.fit.epochs, "epoch")
+    say(f"3 plan      {run.network.name}: {networks} of {epochs}")
     bundle = train(run, data, folder / "run", listener=lambda event: _only_progress(event, listen))
     say(f"4 train     bundle: {bundle.path}")
     report = evaluate(bundle, data, "test")

@@ -191,3 +191,13 @@ class LeakageWarning(MedmapWarning):
 
 class QualityWarning(MedmapWarning):
     """Something odd about the data that does not stop the work."""
+
+
+def counted(count: int, noun: str, plural: str = "") -> str:
+    """A number with its noun.
+
+    Example:
+        >>> counted(1, "case"), counted(3, "case"), counted(2, "class", "classes")
+        ('1 case', '3 cases', '2 classes')
+    """
+    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"

@@ -7,7 +7,6 @@ import struct
 import zlib
 from pathlib import Path
 
-import dicom_series as made
 import numpy as np
 import pydicom
 import pytest
@@ -17,6 +16,7 @@ from pydicom.dataset import Dataset
 from pydicom.filewriter import dcmwrite
 from pydicom.sequence import Sequence
 
+import dicom_series as made
 from medmap.errors import LimitError, MedmapError, ReadError
 from medmap.read.dicom import scan as scanning
 from medmap.read.dicom.attributes import ATTRIBUTES

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import dicom_series as made
 import imagecodecs
 import numpy as np
 import pytest
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 
+import dicom_series as made
 import medmap as mm
 from medmap.errors import ReadError
 from medmap.image import Image

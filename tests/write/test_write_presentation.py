@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-from dicom_sources import PATIENT, right_handed_image, written_series
 
+from dicom_sources import PATIENT, right_handed_image, written_series
 from medmap.errors import DataError, GeometryError, UsageError
 from medmap.read.dicom.contours import enclosed
 from medmap.results import Boxes, Label, Mask, Prediction, Scores

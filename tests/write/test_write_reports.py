@@ -12,9 +12,9 @@ import highdicom as hd
 import numpy as np
 import pydicom
 import pytest
-from dicom_sources import PATIENT, right_handed_image, written_series
 from scipy.spatial.distance import pdist
 
+from dicom_sources import PATIENT, right_handed_image, written_series
 from medmap.errors import DataError, GeometryError, UsageError
 from medmap.geometry import Geometry
 from medmap.read.dicom.contours import enclosed

@@ -10,12 +10,12 @@ from xml.etree import ElementTree
 import numpy as np
 import pydicom
 import pytest
-from dicom_sources import PATIENT, right_handed_image, written_series
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from matplotlib.path import Path as Outline
 
+from dicom_sources import PATIENT, right_handed_image, written_series
 from medmap.errors import DataError, GeometryError
 from medmap.geometry import Geometry
 from medmap.image import Image

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medmap.check.issue import Issue, counted, named
+from medmap.check.issue import Issue, named
+from medmap.errors import counted
 from medmap.image import Image
 
 if TYPE_CHECKING:

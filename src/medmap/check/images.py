@@ -10,7 +10,8 @@ import numpy as np
 
 from medmap.check.duplicates import Own
 from medmap.check.facts import Facts, ImageFacts
-from medmap.check.issue import Issue, counted, named
+from medmap.check.issue import Issue, named
+from medmap.errors import counted
 
 NEARLY_ALL = 0.995  # share of equal values from which an image shows nothing
 FAINT = 0.03  # part of the usual standard deviation below which an image shows nothing

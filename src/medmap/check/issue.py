@@ -65,13 +65,3 @@ def named(names: Sequence[str]) -> str:
     """
     more = len(names) - SHOWN
     return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")
-
-
-def counted(count: int, noun: str, plural: str = "") -> str:
-    """A number with its noun.
-
-    Example:
-        >>> counted(1, "case"), counted(3, "case"), counted(2, "class", "classes")
-        ('1 case', '3 cases', '2 classes')
-    """
-    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"

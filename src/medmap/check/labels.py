@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medmap.check.facts import Facts
-from medmap.check.issue import Issue, counted
+from medmap.check.issue import Issue
 from medmap.check.shortcuts import FOLDS, fold_numbers
 from medmap.dataset import Case
+from medmap.errors import counted
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

@@ -9,9 +9,9 @@ from typing import Any
 
 from medmap.check.duplicates import equal_groups
 from medmap.check.facts import Facts, Progress, references
-from medmap.check.issue import Issue, counted, named, worst_first
+from medmap.check.issue import Issue, named, worst_first
 from medmap.dataset import SPLITS, Case, Dataset
-from medmap.errors import DataError
+from medmap.errors import DataError, counted
 
 SHOWN_GROUPS = 50  # groups written out in an issue's details
 

@@ -15,12 +15,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medmap.check.facts import Progress
-from medmap.check.issue import Issue, counted
+from medmap.check.issue import Issue
 from medmap.check.masks import mask_facts
 from medmap.check.truths import FLIP_FITS, header_text
 from medmap.config import write_atomically
 from medmap.dataset import Case, Dataset, Ref
-from medmap.errors import UsageError
+from medmap.errors import UsageError, counted
 from medmap.image import Image
 
 MASKS, HEADERS = "masks", "headers"

@@ -7,8 +7,9 @@ from collections import Counter
 from collections.abc import Iterator
 
 from medmap.check.facts import Facts
-from medmap.check.issue import Issue, Severity, counted, named
+from medmap.check.issue import Issue, Severity, named
 from medmap.dataset import SPLITS, Dataset
+from medmap.errors import counted
 
 IMBALANCE = 4.0  # commonest class over rarest
 STRONG_IMBALANCE = 20.0
@@ -201,7 +202,7 @@ def missing_value(facts: Facts) -> Iterator[Issue]:
         "missing_value",
         "warning" if shares[worst[0]] >= MOSTLY_MISSING else "info",
         "Values are missing in " + ", ".join(f"{name} ({shares[name]:.0%})" for name in worst[:5])
-        + (f" and {len(worst) - 5} more columns" if len(worst) > 5 else ""),
+        + (f" and {counted(len(worst) - 5, 'more column')}" if len(worst) > 5 else ""),
         "Subgroup rows leave these cases out, and values are seldom missing by chance.",
         "Fill in what is known; drop columns that are mostly empty.",
         tuple(dict.fromkeys(case for cases in empty.values() for case in cases)),

@@ -10,10 +10,11 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from medmap.check.facts import Facts
-from medmap.check.issue import Issue, counted, named
+from medmap.check.issue import Issue, named
 from medmap.check.masks import MaskFacts
 from medmap.check.volumes import FEWEST, unusual
 from medmap.dataset import Dataset
+from medmap.errors import counted
 from medmap.geometry import Geometry
 
 FLIP_FITS = 1.25  # how much better a mirrored mask must fit the image than it does as it is

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medmap.check.issue import Issue, counted, named
+from medmap.check.issue import Issue, named
 from medmap.check.quality import SAMPLE, foreground_threshold
 from medmap.check.thumbnails import shrunk
+from medmap.errors import counted
 from medmap.image import Image
 
 if TYPE_CHECKING:

@@ -52,7 +52,10 @@ def run(words: Sequence[str], debug: bool = False) -> int:
         return _fail(*_system_sentence(error), debug)
     except Exception as error:  # noqa: BLE001  (the last door: nothing leaves as a bare traceback)
         if hasattr(error, "format_message"):
-            return _fail(f"{error.format_message()} (medmap --help)", 2, debug)
+            if type(error).__name__ == "NoArgsIsHelpError":  # no mistake was made: the help stands alone
+                sys.stderr.write(f"{error.format_message()}\n")
+                return WRONG_USAGE
+            return _fail(f"{error.format_message()} (medmap --help)", WRONG_USAGE, debug)
         if type(error).__name__ == "Exit":
             return int(getattr(error, "exit_code", 0))
         if type(error).__name__ == "Abort":

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from medmap.cli.settings import require_folder
 from medmap.config import write_atomically
-from medmap.errors import DataError, InterruptedRun, LayoutError, UsageError
+from medmap.errors import DataError, InterruptedRun, LayoutError, UsageError, counted
 from medmap.read.archive import unpacked
 
 if TYPE_CHECKING:
@@ -108,7 +108,9 @@ def _answered(
     rows = {case.id: earlier[case.id, sources[case.id]] for case in data if (case.id, sources[case.id]) in earlier}
     todo = [case for case in data if case.id not in rows]
     if rows:
-        screen.line(f"{len(rows)} cases were finished earlier, {len(todo)} are left")
+        screen.line(
+            f"{counted(len(rows), 'case')} {'was' if len(rows) == 1 else 'were'} finished earlier, {len(todo)} left"
+        )
     names = _names(data, {path.name for path in output.iterdir()})
     answers = predict_cases(
         bundles,

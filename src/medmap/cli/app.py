@@ -18,27 +18,28 @@ app = typer.Typer(
     epilog="Errors are a sentence; add --debug for the traceback. Every command has --help.",
 )
 
-# In the order in which a person meets them; the name is the function's unless it stands here.
+# In the order in which a person meets them: the function, its name, and what it does in a line of the list (a longer
+# one would be cut off).
 COMMANDS = (
-    (model.demo, None),
-    (data.info, None),
-    (data.import_, "import"),
-    (data.fetch, None),
-    (data.check, None),
-    (data.convert, None),
-    (data.diff, None),
-    (deidentification.deidentify, None),
-    (model.plan, None),
-    (model.train, None),
-    (model.evaluate, None),
-    (model.compare, None),
-    (model.predict, None),
-    (model.export, None),
-    (model.verify, None),
-    (model.schema, None),
+    (model.demo, "demo", "Walk the whole way on synthetic images, offline."),
+    (data.info, "info", "Say what a file, study, dataset, run or bundle is."),
+    (data.import_, "import", "Turn any known layout, or a PACS export, into a dataset."),
+    (data.fetch, "fetch", "Get a public dataset by name, its checksum verified."),
+    (data.check, "check", "Find everything wrong with a dataset, worst first."),
+    (data.convert, "convert", "Write a dataset as nnU-Net, Decathlon, COCO or BIDS."),
+    (data.diff, "diff", "Say what changed between two versions of a dataset."),
+    (deidentification.deidentify, "deidentify", "Copy DICOM without what identifies patients, verified."),
+    (model.plan, "plan", "Write what would be trained, and why: run.yaml."),
+    (model.train, "train", "Train, and always leave a usable bundle."),
+    (model.evaluate, "evaluate", "Judge a model on a dataset: numbers and a report."),
+    (model.compare, "compare", "Compare two evaluations of the same cases."),
+    (model.predict, "predict", "Answer for images, folders, a zip or a dataset."),
+    (model.export, "export", "Export a model for another engine, with a parity test."),
+    (model.verify, "verify", "Check a bundle's hashes and its engines' answers."),
+    (model.schema, "schema", "Print the JSON Schema of a file of medmap's."),
 )
-for _command, _name in COMMANDS:
-    app.command(_name)(_command)
+for _command, _name, _line in COMMANDS:
+    app.command(_name, short_help=_line)(_command)
 
 
 def _version(wanted: bool) -> None:

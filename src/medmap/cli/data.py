@@ -14,7 +14,7 @@ from medmap.cli.options import Json, Layout, Quiet
 from medmap.cli.settings import require_file, require_folder
 from medmap.cli.show import Screen
 from medmap.config import write_atomically
-from medmap.errors import MedmapWarning, UsageError
+from medmap.errors import MedmapWarning, UsageError, counted
 
 if TYPE_CHECKING:
     from medmap.check import Issue
@@ -30,14 +30,15 @@ def info(
     from medmap.cli.about import about, series_line
 
     screen = Screen(json=json)
-    facts = about(path, header)
+    with _told(screen):
+        facts = about(path, header)
     if json:
         screen.document(facts)
         return
     lines = facts.pop("series", [])
     width = max(len(k) for k in facts)
     for key, value in facts.items():
-        if value not in (None, [], ""):
+        if value not in (None, [], "", {}):
             screen.result(f"{key.ljust(width)}  {_plain(value)}")
     for series in lines:
         screen.result(series_line(series))
@@ -110,7 +111,9 @@ def import_(
         screen.document(document)
         return
     version = f", version {data.version}" if replaces is not None else ""
-    screen.result(f"{len(data)} cases of {data.name} ({data.task}){version} in {dest / 'dataset.yaml'}")
+    if not any(case.truth.annotated for case in data):
+        screen.warning("no case has a label or a mask; a spreadsheet of labels joins DICOM studies: --labels SHEET")
+    screen.result(f"{counted(len(data), 'case')} of {data.name} ({data.task}){version} in {dest / 'dataset.yaml'}")
 
 
 def convert(
@@ -131,7 +134,7 @@ def convert(
     if json:
         screen.document({**of_dataset(data, dest), "dataset": str(dest), "layout": to})
         return
-    screen.result(f"{len(data)} cases of {data.name} ({data.task}) as {to} in {dest}")
+    screen.result(f"{counted(len(data), 'case')} of {data.name} ({data.task}) as {to} in {dest}")
 
 
 def diff(
@@ -211,7 +214,7 @@ def check(
             screen.result(f"{issue.severity}: {issue.code}: {issue.message}" + (f" [{names}]" if names else ""))
             screen.line(f"    effect: {issue.effect}\n    remedy: {issue.remedy}")
         errors = sum(issue.severity == "error" for issue in issues)
-        screen.result(f"{len(data)} cases: {len(issues)} findings, {errors} at error level")
+        screen.result(f"{counted(len(data), 'case')}: {counted(len(issues), 'finding')}, {errors} at error level")
         if report is not None:
             screen.result(f"report: {report}")
     if any(issue.severity == "error" for issue in issues):

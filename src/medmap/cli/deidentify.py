@@ -11,7 +11,7 @@ import typer
 from medmap.cli.options import Json, Quiet
 from medmap.cli.settings import require_file
 from medmap.cli.show import Screen
-from medmap.errors import UsageError
+from medmap.errors import UsageError, counted
 
 
 def deidentify(
@@ -61,11 +61,12 @@ def deidentify(
         places = {"output": str(output), "key": str(made.key), "report": None if report is None else str(report)}
         screen.document({**places, "clean": found.clean, **asdict(found)})
     else:
-        screen.result(f"{found.written} files of {found.patients} patients in {output}")
+        screen.result(f"{counted(found.written, 'file')} of {counted(found.patients, 'patient')} in {output}")
         for row in found.problems:
             screen.result(f"not copied: {row['files']} × {row['reason']}")
-        for row in found.residuals:
-            screen.result(f"left: a {row['kind']} in {row['name']} ({row['place']}), {row['files']} files")
+        for left in found.residuals:
+            where = f"{left['name']} ({left['place']}), {counted(left['files'], 'file')}"
+            screen.result(f"left: a {left['kind']} in {where}")
         screen.line(f"key: {made.key} (keep it apart from the data); journal: {made.journal}")
         if report is not None:
             screen.result(f"report: {report}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,10 +25,12 @@ from medmap.cli.options import (
 )
 from medmap.cli.settings import Words, known_device, memory_of, require_file, require_folder
 from medmap.cli.show import Screen
-from medmap.errors import UsageError
+from medmap.errors import UsageError, counted
 
 if TYPE_CHECKING:
     from medmap.bundle import Bundle
+
+OVERRUN = 1.1  # times the budget from which a run says that it took longer
 
 
 def demo(
@@ -115,6 +118,12 @@ def train(
     run = words.planned(data) if given is None else given
     with Screen(quiet, json) as screen:
         bundle = train_run(run, data, output, resume=resume, listener=screen.hear, started=begin)
+    took_s = time.time() - begin
+    if run.budget_s is not None and took_s > OVERRUN * run.budget_s:
+        screen.warning(
+            f"this took {took_s:.0f} s, more than the budget of {run.budget_s:g} s: opening the data, one epoch, the "
+            "export and the evaluation are the least a run does, and a busy machine takes longer; give it more time"
+        )
     found = of_training(bundle, output)
     if json:
         screen.document(found)
@@ -259,7 +268,11 @@ def predict(
     if json:
         screen.document(index)
     failed = [row for row in index["cases"] if row["error"]]
-    screen.result(f"{len(index['cases']) - len(failed)} cases answered, {len(failed)} failed: {output / 'index.json'}")
+    answered = counted(len(index["cases"]) - len(failed), "case")
+    if failed:
+        first = failed[0]
+        screen.warning(f"{first['case']}: {first['error']}" + (f" ({len(failed) - 1} more)" if len(failed) > 1 else ""))
+    screen.result(f"{answered} answered, {len(failed)} failed: {output / 'index.json'}")
     if failed:
         raise typer.Exit(1)
 

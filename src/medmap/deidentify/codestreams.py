@@ -165,7 +165,7 @@ def _without_offsets(dataset: Any, truth: tuple[list[int], list[int]] | None) ->
     held = [tag for tag in _OFFSETS if tag in dataset]
     values = [bytes(dataset[tag].value or b"") for tag in held]
     if not held or (
-        truth is not None and len(values) == 2 and _are(values[0], truth[0], 0) and _are(*values[1:], truth[1], 1)
+        truth is not None and len(values) == 2 and _are(values[0], truth[0], 0) and _are(values[1], truth[1], 1)
     ):
         return []
     for tag in held:

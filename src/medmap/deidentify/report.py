@@ -12,6 +12,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -58,7 +59,7 @@ class Verification:
     studies: int
     series: int
     attributes: list[dict[str, object]]
-    residuals: list[dict[str, object]]
+    residuals: list[dict[str, Any]]
     residual_files: list[str]
     problems: list[dict[str, object]]
     refused_files: list[dict[str, str]]

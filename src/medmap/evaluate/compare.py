@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from medmap.errors import DataError
+from medmap.errors import DataError, counted
 from medmap.evaluate.baselines import compared
 from medmap.evaluate.csvfile import read_predictions
 from medmap.evaluate.table import PredictionTable
@@ -55,7 +55,11 @@ class ComparisonReport:
 
     def as_text(self) -> str:
         """A table for the terminal."""
-        lines = [f"a: {self.a}", f"b: {self.b}", f"{self.cases} cases of {self.patients} patients in both"]
+        lines = [
+            f"a: {self.a}",
+            f"b: {self.b}",
+            f"{counted(self.cases, 'case')} of {counted(self.patients, 'patient')} in both",
+        ]
         lines += [f"warning: {text}" for text in self.warnings]
         head = ("metric", "group", "a", "b", "a − b", "95 % interval", "p", "n", "method")
         table = [head, *(_cells(row) for row in self.rows)]

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from medmap.dataset import COLUMN_TYPES, Case, Dataset, InputSpec, Ref, TaskName
-from medmap.errors import DatasetError, LayoutError
+from medmap.errors import DatasetError, LayoutError, ReadError, counted
 from medmap.layouts.cases import Vocabulary, guess_vocabulary, is_truth_column, typed_column
 from medmap.layouts.dicom_truth import Truths, relative, truths_of
 from medmap.layouts.join import KEY_COLUMNS, Joined, Keys, join, label_column, plain_name
@@ -89,12 +89,13 @@ class Archive:
     def as_lines(self) -> list[str]:
         """What a person should read after an import."""
         lines = [] if self.joined_by is None else [f"joined by {self.joined_by}"]
-        for side, noun in (("table", "rows without an image"), ("images", "studies that became no case")):
+        sides = (("table", "row", "rows", "without an image"), ("images", "study", "studies", "that became no case"))
+        for side, one_, several, what in sides:
             mine = [one for one in self.left if one.side == side]
             reasons = Counter(one.reason for one in mine)
             if mine:
                 told = "; ".join(f"{n} {reason}" for reason, n in reasons.most_common(3))
-                lines.append(f"{len(mine)} {noun} ({told}): listed in {UNMATCHED}")
+                lines.append(f"{counted(len(mine), one_, several)} {what} ({told}): listed in {UNMATCHED}")
         return [*lines, *(f"note: {note}" for note in self.notes)]
 
     def left_csv(self) -> str:
@@ -163,7 +164,10 @@ def _is_dicom(file: Path) -> bool:
 
 
 def _patient_of(file: Path) -> str:
-    found = next(iter(studies(file)), None)
+    try:
+        found = next(iter(studies(file)), None)
+    except ReadError:  # one damaged file does not decide what its folder is; reading the studies names it
+        return ""
     return "" if found is None else found.patient_id
 
 
@@ -255,8 +259,8 @@ def _notes(joined: Joined, dataset: Dataset) -> tuple[str, ...]:
     notes = []
     if joined.loosely:
         notes.append(
-            f"{len(joined.loosely)} keys matched only after leading zeros or letter case were left aside: the "
-            "spreadsheet has lost them"
+            f"{counted(len(joined.loosely), 'key')} matched only after leading zeros or letter case were left aside: "
+            "the spreadsheet has lost them"
         )
     if joined.level == "patient" and len({c.patient for c in dataset}) < len(dataset):
         notes.append("rows were joined by patient: each study of a patient got the same label")
@@ -353,6 +357,7 @@ def _dataset(
         cases.append(
             Case(case, patient, {INPUT: _ref(one.series, root)}, truth, None, _site(one.series), _columns(one.series))
         )
+    cases = _without_empty_columns(cases)
     if sheet is not None:
         cases = _with_table_columns(cases, chosen, ids, sheet)
     modalities = {one.series.modality for one in chosen}
@@ -367,6 +372,14 @@ def _dataset(
         positive=positive_index([x.name for x in words.labels]) if words.kind == "binary" else None,
         patients_known=all(one.study.patient_id for one in chosen),
     )
+
+
+def _without_empty_columns(cases: list[Case]) -> list[Case]:
+    """The cases without the headers' columns that are filled in none of them: a CT has no field strength."""
+    kept = {name for case in cases for name, value in case.columns.items() if value is not None}
+    return [
+        replace(case, columns={name: value for name, value in case.columns.items() if name in kept}) for case in cases
+    ]
 
 
 def _meant(

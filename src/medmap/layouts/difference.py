@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medmap.dataset import Case, Dataset, Ref
-from medmap.errors import DatasetError
+from medmap.errors import DatasetError, counted
 from medmap.layouts.cases import known_cell
 from medmap.layouts.hashes import sha256_of
 from medmap.layouts.kept import vocabulary
@@ -116,7 +116,7 @@ def difference(old: Dataset, new: Dataset) -> Difference:
 
 
 def _called(dataset: Dataset) -> str:
-    return f"{dataset.name}, version {dataset.version}, {dataset.digest[:19]}…, {len(dataset)} cases"
+    return f"{dataset.name}, version {dataset.version}, {dataset.digest[:19]}…, {counted(len(dataset), 'case')}"
 
 
 def _whole(old: Dataset, new: Dataset) -> list[Change]:
@@ -136,7 +136,7 @@ def _describe(dataset: Dataset, case: Case) -> str:
     if not truth.annotated:
         return ", ".join([*parts, "not annotated"])
     if truth.boxes is not None:
-        parts.append(f"{len(truth.boxes)} boxes")
+        parts.append(counted(len(truth.boxes), "box", "boxes"))
     if truth.masks:
         parts.append("mask")
     text = vocabulary(dataset).cell(truth)
@@ -185,7 +185,10 @@ def _boxes(old: Dataset, new: Dataset, before: Case, after: Case) -> Found:
     if before.truth.boxes is None or after.truth.boxes is None:
         if before.truth.boxes is after.truth.boxes:
             return []
-        counts = ["not annotated" if c.truth.boxes is None else f"{len(c.truth.boxes)} boxes" for c in (before, after)]
+        counts = [
+            "not annotated" if c.truth.boxes is None else counted(len(c.truth.boxes), "box", "boxes")
+            for c in (before, after)
+        ]
         return [("boxes", f"{counts[0]} → {counts[1]}")]
     one = [(old.label_names[i], box) for box, i in before.truth.boxes]
     two = [(new.label_names[i], box) for box, i in after.truth.boxes]
@@ -298,7 +301,7 @@ def _structures(one: NDArray[Any], two: NDArray[Any], old: Dataset, new: Dataset
         added, removed = int((theirs & ~ours).sum()), int((ours & ~theirs).sum())
         if added or removed:
             size = f" ({(added - removed) * volume_ml:+.3g} ml)" if volume_ml is not None else ""
-            found.append(f"{_named(new, value)}: {added} voxels added, {removed} removed{size}")
+            found.append(f"{_named(new, value)}: {counted(added, 'voxel')} added, {removed} removed{size}")
     return found
 
 

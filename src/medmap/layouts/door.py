@@ -96,12 +96,24 @@ def _chosen(path: Path, layout: str) -> Layout:
         for row in LAYOUTS:
             if row.recognises(path):
                 return row
-        known = "; ".join(f"{row.name} ({row.says})" for row in LAYOUTS)
-        raise LayoutError(f"{path} is in no known layout", got=_found(path), expected=known)
+        expected, remedy = _expected(path)
+        raise LayoutError(f"{path} is in no known layout", got=_found(path), expected=expected, remedy=remedy)
     for row in LAYOUTS:
         if row.name == layout:
             return row
     raise UsageError("unknown layout", got=repr(layout), expected=", ".join(["auto", *(r.name for r in LAYOUTS)]))
+
+
+def _expected(path: Path) -> tuple[str, str]:
+    """What would have been opened in this place, and what most often helps."""
+    if path.suffix.lower() in (".csv", ".tsv", ".xlsx"):
+        says = "a CSV with a column image (paths) and one of label, mask, boxes or target"
+        return says, f"a spreadsheet on DICOM studies joins them: medmap import STUDIES DEST --labels {path.name}"
+    names = ", ".join(row.name for row in LAYOUTS)
+    remedy = (
+        "put a CSV with the columns image and label (or mask) beside the images, or sort them into a folder a class"
+    )
+    return f"one of {names} (see concepts/layouts in the documentation)", remedy
 
 
 def _found(path: Path) -> str:

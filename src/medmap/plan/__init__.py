@@ -8,7 +8,7 @@ from typing import Any
 
 from medmap.config import validate, with_overrides
 from medmap.dataset import Dataset, with_splits
-from medmap.errors import ConfigError, DataError
+from medmap.errors import ConfigError, DataError, counted
 from medmap.fit import keep_heap
 from medmap.plan import rules
 from medmap.plan.fingerprint import Fingerprint, fingerprint, sample_images
@@ -116,7 +116,8 @@ def _arranged(
         slimmer = rules.narrower(run.network, spent) if free else None
         if slimmer is None or any(text.startswith("network.") for text in texts):
             return run, measured, spent
-        why = f"half of {run.network.width:g}: wider, the time would allow only {spent.members} × {spent.epochs} epochs"
+        allowed = f"{counted(spent.members, 'network')} of {counted(spent.epochs, 'epoch')}"
+        why = f"half of {run.network.width:g}: wider, the time would allow only {allowed}"
         run = run.model_copy(update={"network": slimmer, "reasons": {**run.reasons, "network.width": why}})
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from medmap.augment import ANY_ROTATION, AugmentSection, allowed_flips
 from medmap.dataset import Dataset
+from medmap.errors import counted
 from medmap.plan.fingerprint import Fingerprint
 from medmap.plan.run import NetworkSection
 from medmap.prepare import PrepareSection
@@ -191,10 +192,18 @@ def arrange(
     epochs = max(1, min(wanted, affordable // members))
     enough = " (more would teach no more)" if epochs == wanted and members in (1, use_folds * MOST_ROUNDS) else ""
     reason = (
-        f"{affordable} epochs of {epoch_s:.1f} s fit the {available_s:.0f} s left for training: "
-        f"{members} network{'s' if members > 1 else ''} of {epochs} epochs{enough}"
+        f"{_fitting(affordable, epoch_s, available_s)}: "
+        f"{counted(members, 'network')} of {counted(epochs, 'epoch')}{enough}"
     )
     return Arrangement(use_folds, members, epochs, members * epochs * epoch_s, reason)
+
+
+def _fitting(affordable: int, epoch_s: float, available_s: float) -> str:
+    """How many epochs fit; a run has one at least, also where that one does not."""
+    left = f"the {available_s:.0f} s left for training"
+    if epoch_s > available_s:
+        return f"one epoch of {epoch_s:.1f} s is the least, and more than {left}"
+    return f"{counted(affordable, 'epoch')} of {epoch_s:.1f} s {'fits' if affordable == 1 else 'fit'} {left}"
 
 
 def narrower(network: NetworkSection, arranged: Arrangement) -> NetworkSection | None:

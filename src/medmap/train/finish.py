@@ -211,9 +211,10 @@ def _report(
 
 def _tell(work: Work, report: Report) -> None:
     shown = {"auroc", "accuracy", "balanced_accuracy", "mae", "quadratic_kappa"}
+    judged = {"oof": "out of fold", "val": "validation"}.get(report.split, report.split)
     for row in report.rows:
         if row.name in shown and row.group == "all" and row.average is None and row.value is not None:
             if row.stage not in (None, "calibrated"):
                 continue
             interval = f" ({row.low:.3f} to {row.high:.3f})" if row.low is not None else ""
-            work.listen(Event("line", f"{report.split}: {row.name} {row.value:.3f}{interval}, n = {row.n}"))
+            work.listen(Event("line", f"{judged}: {row.name} {row.value:.3f}{interval}, n = {row.n}"))

@@ -71,7 +71,7 @@ def write_png(image: Image, path: Path) -> None:
 
         buffer = io.BytesIO()
         Pillow.fromarray(array).save(buffer, format="PNG")
-        data = buffer.getvalue()
+        data: bytes | bytearray = buffer.getvalue()
     else:
         import imagecodecs
 
@@ -80,7 +80,7 @@ def write_png(image: Image, path: Path) -> None:
     path.write_bytes(_with_spacing(data, image))
 
 
-def _with_spacing(png: bytes, image: Image) -> bytes:
+def _with_spacing(png: bytes | bytearray, image: Image) -> bytes | bytearray:
     """The file with a ``pHYs`` chunk after its header (W3C PNG specification, third edition, section 11.3.4.3)."""
     if not image.geometry.has_size:
         return png
