@@ -278,21 +278,20 @@ def predict(
     return answers[0] if len(answers) == 1 else _together(answers, last)
 
 
-def dataset_of_files(paths: Sequence[Path], bundle: Bundle) -> Dataset:
-    """Image files as an unlabelled dataset in a bundle's terms, one case a file.
+def dataset_of_images(images: Sequence[tuple[str, Ref]], bundle: Bundle) -> Dataset:
+    """Images as an unlabelled dataset in a bundle's terms.
+
+    Args:
+        images: Name of a case and where its image is, each name once.
+        bundle: Says what the input is called and which classes there are.
 
     Raises:
-        UsageError: No file.
+        UsageError: No image.
     """
-    if not paths:
+    if not images:
         raise UsageError("there is no image to predict")
     name = next(iter(bundle.spec.inputs))
-    seen: dict[str, int] = {}
-    cases = []
-    for path in paths:
-        count = seen[path.name] = seen.get(path.name, 0) + 1
-        case = path.name if count == 1 else f"{path.name} ({count})"
-        cases.append(Case(case, case, {name: Ref(str(path.resolve()))}))
+    cases = tuple(Case(case, case, {name: ref}) for case, ref in images)
     inputs = {name: InputSpec(bundle.spec.inputs[name].modality)}
     kind = bundle.spec.kind or "multiclass"
-    return Dataset("files", "classify", tuple(cases), inputs, bundle.labels, kind, positive=bundle.spec.positive)
+    return Dataset("files", "classify", cases, inputs, bundle.labels, kind, positive=bundle.spec.positive)

@@ -75,6 +75,35 @@ def test_a_zip_answers_like_its_folder(world: Path, images: Path, tmp_path: Path
         assert rows[f"part{n % 2}/{n}.png"]["outputs"] == plain[f"{n}.png"]["outputs"]
 
 
+@pytest.fixture
+def studies(tmp_path: Path) -> Path:
+    """Two CT studies of one slice each, in a folder a patient."""
+    made = phantom.classification(2, seed=3, shape=(16, 16))
+    phantom.write_study(tmp_path / "made", made, format="dicom")
+    for n, file in enumerate(sorted((tmp_path / "made").rglob("*.dcm"))):
+        folder = tmp_path / "studies" / f"study.{n}"
+        folder.mkdir(parents=True)
+        file.rename(folder / "image.dcm")
+    return tmp_path / "studies"
+
+
+def test_a_zip_of_studies_and_folders_of_studies_are_read_as_series(world: Path, studies: Path, tmp_path: Path) -> None:
+    files = sorted(studies.rglob("*.dcm"))
+    path = tmp_path / "studies.zip"
+    with zipfile.ZipFile(path, "w") as file:
+        for one in files:
+            file.write(one, f"export/{one.relative_to(studies)}")
+    assert medmap(["predict", str(world / "run"), str(path), "-o", str(tmp_path / "a")]) in (0, 1)
+    rows = index_of(tmp_path / "a")["cases"]
+    assert [row["case"] for row in rows] == ["P0001", "P0002"]
+    assert [row["input"].partition("#")[0] for row in rows] == [str(path)] * 2
+    folders = [str(file.parent) for file in files]
+    assert len({row["input"] for row in rows}) == 2
+    assert medmap(["predict", str(world / "run"), *folders, "-o", str(tmp_path / "b")]) in (0, 1)
+    rows = index_of(tmp_path / "b")["cases"]
+    assert [row["case"] for row in rows] == ["study.0", "study.1"]
+
+
 def written(path: Path, members: dict[str, bytes], change: Callable[[zipfile.ZipInfo], None] | None = None) -> Path:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
         for name, data in members.items():

@@ -6,12 +6,13 @@ import json
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medmap.cli.settings import require_folder
 from medmap.config import write_atomically
+from medmap.dataset import Ref
 from medmap.errors import DataError, InterruptedRun, LayoutError, UsageError, counted
 from medmap.read.archive import unpacked
 
@@ -258,13 +259,13 @@ def _require_same(output: Path, found: object, expected: object) -> None:
 
 
 def _as_dataset(inputs: Sequence[Path], bundle: Bundle, room: Path) -> tuple[Dataset, dict[str, str]]:
-    """A dataset where one is given; else every image file named, or found below a folder or in a zip.
+    """A dataset where one is given; else every image named, or found below a folder or in a zip.
 
     Returns:
         The dataset, and for files that lie in ``room`` for the moment what a person knows them by.
     """
     from medmap.layouts import open_dataset
-    from medmap.predict import dataset_of_files
+    from medmap.predict import dataset_of_images
 
     if len(inputs) == 1 and (inputs[0].is_dir() or inputs[0].suffix.lower() in (".npz", ".csv", ".yaml", ".yml")):
         try:
@@ -272,22 +273,52 @@ def _as_dataset(inputs: Sequence[Path], bundle: Bundle, room: Path) -> tuple[Dat
         except LayoutError:
             if not inputs[0].is_dir():
                 raise
-    files: list[tuple[str, Path]] = []
+    found: list[tuple[str, Ref]] = []
     shown: dict[str, str] = {}
     for number, path in enumerate(inputs):
-        if path.is_dir():
-            found = sorted(p for p in path.rglob("*") if p.is_file() and _is_image(p))
-            files += [(p.name, p) for p in found]
-        elif path.suffix.lower() == ".zip" and path.is_file():
-            members = [(name, p) for name, p in unpacked(path, room / str(number)) if _is_image(p)]
-            files += members
-            shown |= {str(p): f"{path.resolve()}#{name}" for name, p in members}
-        else:
-            files.append((path.name, path))
-    data = dataset_of_files([path for _, path in files], bundle)
-    names = _distinct([name for name, _ in files])
-    cases = [replace(case, id=name, patient=name) for case, name in zip(data, names, strict=True)]
-    return data.with_cases(cases), shown
+        folder = path
+        if path.suffix.lower() == ".zip" and path.is_file():
+            folder = room / str(number)
+            unpacked(path, folder)
+        if not folder.is_dir():
+            found.append((path.name, Ref(str(path.resolve()))))
+            continue
+        prefix = "" if len(inputs) == 1 else path.name.removesuffix(".zip")
+        images = _images_below(folder, prefix, named_by_path=folder != path)
+        found += images
+        if folder != path:
+            places = {ref.path: Path(ref.path).relative_to(folder.resolve()).as_posix() for _, ref in images}
+            shown |= {place: f"{path.resolve()}#{name}".removesuffix("#.") for place, name in places.items()}
+    names = _distinct([name for name, _ in found])
+    return dataset_of_images(list(zip(names, (ref for _, ref in found), strict=True)), bundle), shown
+
+
+def _images_below(folder: Path, prefix: str, *, named_by_path: bool) -> list[tuple[str, Ref]]:
+    """The images of a folder: of DICOM studies each series, else each file.
+
+    Args:
+        folder: Where to look.
+        prefix: Goes before a series' name, where several folders are answered for.
+        named_by_path: Whether a file is known by its path below the folder, or by its own name.
+    """
+    from medmap.layouts import dicom_dataset, recognise_dicom
+
+    if recognise_dicom(folder):
+        data = dicom_dataset(folder).dataset
+        images = [
+            (case.id, Ref(str(data.resolve(ref).resolve()), ref.member))
+            for case in data
+            for ref in case.inputs.values()
+            if ref is not None
+        ]
+        if not prefix:
+            return images
+        return [(prefix if len(images) == 1 else f"{prefix}/{name}", ref) for name, ref in images]
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and _is_image(path))
+    return [
+        (path.relative_to(folder).as_posix() if named_by_path else path.name, Ref(str(path.resolve())))
+        for path in files
+    ]
 
 
 def _distinct(names: Sequence[str]) -> list[str]:

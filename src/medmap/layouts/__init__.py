@@ -1,7 +1,7 @@
 """Datasets as their owners keep them, opened in place, and medmap's own: ``dataset.yaml`` beside ``cases.csv``."""
 
 from medmap.layouts.described import Description, dataset_schema, write_dataset
-from medmap.layouts.dicom import UNMATCHED, Archive, dicom_dataset
+from medmap.layouts.dicom import UNMATCHED, Archive, dicom_dataset, recognise_dicom
 from medmap.layouts.difference import Change, Difference, difference
 from medmap.layouts.door import LAYOUTS, Layout, open_dataset
 from medmap.layouts.exporting import EXPORTS, Export, convert_dataset
@@ -28,6 +28,7 @@ __all__ = [
     "fetch",
     "import_dataset",
     "open_dataset",
+    "recognise_dicom",
     "require_free",
     "write_dataset",
 ]
