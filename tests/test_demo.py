@@ -9,6 +9,7 @@ import pytest
 
 from medmap.demo import run_demo
 from medmap.errors import UsageError
+from medmap.read import read_report
 from medmap.train import Event
 
 
@@ -22,6 +23,8 @@ def test_the_whole_way(tmp_path: Path) -> None:
     page = report.read_text()
     assert page.startswith("<!")
     assert "ynthetic" in page
+    said = read_report(tmp_path / "demo" / "prediction.sr.dcm")
+    assert len(said.evidence) == 1, "the report refers to the image it speaks of"
     for name in ("check.html", "prediction.json", "run/bundle/CARD.md", "run/augmented.png", "dataset/dataset.yaml"):
         assert (tmp_path / "demo" / name).exists(), name
     scores = json.loads((tmp_path / "demo" / "prediction.json").read_text())["outputs"]["class"]["scores"]

@@ -19,6 +19,7 @@ from medmap.plan import plan
 from medmap.predict import predict
 from medmap.report import save_evaluation
 from medmap.train import Event, train
+from medmap.write import write
 
 CASES = 320
 SIDE = 64
@@ -68,8 +69,8 @@ def run_demo(folder: Path, listen: Callable[[Event], None], *, cases: int = CASE
     found = f"{area.value:.3f}" if area.value is not None else "undefined"
     interval = f" ({area.low:.3f} to {area.high:.3f})" if area.low is not None else ""
     say(f"5 evaluate  AUROC on {report.cases} test cases {found}{interval}")
-    answer = _predict_one(bundle, data, folder / "prediction.json")
-    say(f"6 predict   {answer}: {folder / 'prediction.json'}")
+    answer = _predict_one(bundle, data, folder / "prediction.json", folder / "prediction.sr.dcm")
+    say(f"6 predict   {answer}: {folder / 'prediction.json'}, and as a DICOM report: {folder / 'prediction.sr.dcm'}")
     path = folder / "evaluation" / "report.html"
     say(f"\nOpen {path.resolve()} in a browser. {SYNTHETIC}")
     return path
@@ -80,12 +81,13 @@ def _only_progress(event: Event, listen: Callable[[Event], None]) -> None:
         listen(event)
 
 
-def _predict_one(bundle: Bundle, data: Dataset, path: Path) -> str:
+def _predict_one(bundle: Bundle, data: Dataset, path: Path, report: Path) -> str:
     case = data.split("test").cases[0]
     ref = case.inputs["image"]
     source = data.resolve(ref) if ref is not None else Path()
     answer = replace(predict(bundle, source), case=case.id)
     write_atomically(path, json.dumps(answer.as_json(), indent=1))
+    write(answer, report, format="dicom-sr", source=source)
     scores = answer.outputs["class"].as_json()["scores"]
     name = max(scores, key=lambda k: float(scores[k]))
     return f"{case.id} looks like '{name}' ({scores[name]:.2f})"
