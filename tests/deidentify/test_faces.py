@@ -83,3 +83,23 @@ def test_a_head_that_cannot_be_judged_is_left_and_said(tmp_path: Path) -> None:
     few = mm.deidentify(put(tmp_path / "few", twice[:3]), tmp_path / "out3", clean=["face"])
     assert few.verification.clean
     assert few.verification.notes == [{"note": "heads of too few slices to find a face in", "files": 1}]
+
+
+def test_what_is_no_head_is_told_from_what_nobody_could_judge(tmp_path: Path) -> None:
+    def chest(folder: str, part: str | None, *odd: bytes) -> Path:
+        plain: dict[str, object] = {"Rows": SIZE, "Columns": SIZE, "PixelData": bytes(2 * SIZE**2)}
+        slices = [file_of(ct_slice(n, BodyPartExamined=part, **plain)) for n in range(9)]
+        return put(tmp_path / folder, [*slices[: len(slices) - len(odd)], *odd])
+
+    # said to be a head: the rule finds none, and a face may be there all the same
+    made = mm.deidentify(chest("a", "HEAD"), tmp_path / "a_out", clean=["face"])
+    assert [(row["place"], row["kind"]) for row in made.verification.residuals] == [("pixels", "face")]
+    assert made.verification.notes == [{"note": "heads in which the rule finds no head", "files": 1}]
+    made = mm.deidentify(chest("b", None), tmp_path / "b_out", clean=["face"])
+    assert made.verification.clean
+    assert made.verification.notes == [{"note": "series without a head", "files": 1}]
+    unsigned = ct_slice(8, Rows=SIZE, Columns=SIZE, BodyPartExamined=None, PixelData=bytes(2 * SIZE**2))
+    unsigned.PixelRepresentation = 0
+    made = mm.deidentify(chest("c", None, file_of(unsigned)), tmp_path / "c_out", clean=["face"])
+    assert made.verification.notes == [{"note": "heads that could not be judged", "files": 1}]
+    assert not made.verification.clean

@@ -20,6 +20,8 @@ from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
+
 from medmap.deidentify.instance import made
 from medmap.deidentify.profile import Profile
 from medmap.deidentify.secrets import Key
@@ -30,6 +32,14 @@ LIMIT_BYTES = 1 << 33  # one file, unpacked
 _RATIO = 1000  # no image is packed better than this; a zip bomb is
 _CHUNK = 16
 _HEAD = 144
+_MOST_FOLDERS = 200  # within one another
+FOLDER_UNREADABLE = "a folder that cannot be read"
+FOLDER_TOO_DEEP = f"folders nested more than {_MOST_FOLDERS} deep"
+FILE_UNREADABLE = "the file cannot be read"
+LINK_TO_NOTHING = "a link that leads nowhere"
+LINK_TO_FOLDER = "a link to a folder, which is not followed"
+NO_FILE = "neither a file nor a folder"
+_LEFT_ON_PURPOSE = (LINK_TO_FOLDER, NO_FILE)
 Progress = Callable[[int, int], None]
 
 
@@ -42,12 +52,14 @@ class Found:
         member: Its name in the zip, or None.
         name: Path from the source, for the journal alone.
         stamp: Size and time of change: another file under the same name is another file.
+        problem: Why it is not opened at all; empty where it can be tried.
     """
 
     path: Path
     member: str | None
     name: str
     stamp: str
+    problem: str = ""
 
 
 @dataclass(frozen=True)
@@ -73,27 +85,72 @@ class Work:
 def files_of(source: Path) -> Iterator[Found]:
     """Every file under a folder, in a zip, or the one file itself; zips in folders are opened too.
 
-    Links to folders are not followed. Nothing is unpacked to the disk, so a member's name can lead nowhere.
+    Links to files are read, links to folders are not followed. What cannot be opened is in the stream with its problem,
+    so that nothing is missing without a word. Nothing is unpacked to the disk, so a member's name can lead nowhere, and
+    a folder's list is never held: a flat folder may have a million files.
     """
     if source.is_file():
         yield from _one(source, source.name)
-        return
-    for folder, folders, names in os.walk(source):
-        folders.sort()
-        for name in sorted(names):
-            path = Path(folder) / name
-            if path.is_file():
-                yield from _one(path, path.relative_to(source).as_posix())
+    else:
+        yield from _below(source)
+
+
+def _below(source: Path) -> Iterator[Found]:
+    """A folder's files, depth first; only the folders on the way down are open."""
+    opened: list[tuple[Iterator[os.DirEntry[str]], str]] = []
+    try:
+        opened.append((os.scandir(source), ""))
+    except OSError:
+        yield Found(source, None, ".", "", FOLDER_UNREADABLE)
+    while opened:
+        entries, place = opened[-1]
+        try:
+            entry = next(entries, None)
+        except OSError:
+            yield Found(source / place, None, place or ".", "", FOLDER_UNREADABLE)
+            entry = None
+        if entry is None:
+            opened.pop()
+            continue
+        path, name = Path(entry.path), place + entry.name
+        if not entry.is_dir(follow_symlinks=False):
+            yield from _one(path, name)
+        elif len(opened) >= _MOST_FOLDERS:
+            yield Found(path, None, name, "", FOLDER_TOO_DEEP)
+        else:
+            try:
+                opened.append((os.scandir(path), name + "/"))
+            except OSError:
+                yield Found(path, None, name, "", FOLDER_UNREADABLE)
+
+
+def _problem(path: Path) -> str:
+    """Why something is never opened; a pipe, for one, would be waited for for ever."""
+    try:
+        if path.is_file():
+            return ""
+        if path.is_dir():
+            return LINK_TO_FOLDER
+        return NO_FILE if path.exists() else LINK_TO_NOTHING
+    except OSError:  # a link in a circle, a folder that may be listed and not entered
+        return FILE_UNREADABLE
 
 
 def _one(path: Path, name: str) -> Iterator[Found]:
-    status = path.stat()
+    if problem := _problem(path):
+        yield Found(path, None, name, "", problem)
+        return
+    try:
+        status = path.stat()
+    except OSError:  # it has gone since the folder was listed
+        yield Found(path, None, name, "", FILE_UNREADABLE)
+        return
     stamp = f"{status.st_size} {status.st_mtime_ns}"
     if path.suffix.lower() == ".zip" and zipfile.is_zipfile(path):
         try:
             with zipfile.ZipFile(path) as packed:
                 members = [m for m in packed.infolist() if not m.is_dir()]
-        except (zipfile.BadZipFile, NotImplementedError, ValueError, UnicodeDecodeError):
+        except (zipfile.BadZipFile, NotImplementedError, ValueError, UnicodeDecodeError, OSError):
             yield Found(path, "", name, stamp)  # opening it says that it is damaged
             return
         for member in members:
@@ -102,7 +159,31 @@ def _one(path: Path, name: str) -> Iterator[Found]:
         yield Found(path, None, name, stamp)
 
 
-def run(source: Path, work: Work, done: set[str], workers: int, progress: Progress | None) -> None:
+class Finished:
+    """The files that an earlier run has finished: eight bytes each.
+
+    Args:
+        digests: Their names in the journal, sixteen hexadecimal digits.
+
+    Example:
+        >>> finished = Finished(["00000000000000ff"])
+        >>> len(finished), "00000000000000ff" in finished, "00000000000000fe" in finished
+        (1, True, False)
+    """
+
+    def __init__(self, digests: Iterable[str] = ()) -> None:
+        self._numbers = np.unique(np.fromiter((int(digest, 16) for digest in digests), np.uint64))
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __contains__(self, digest: str) -> bool:
+        number = np.uint64(int(digest, 16))
+        at = int(np.searchsorted(self._numbers, number))
+        return at < len(self._numbers) and bool(self._numbers[at] == number)
+
+
+def run(source: Path, work: Work, done: Finished, workers: int, progress: Progress | None) -> None:
     """Every file that is not done, in this process or in several.
 
     Raises:
@@ -181,6 +262,10 @@ def several(chunk: Iterable[Found]) -> int:
 
 def _outcome(found: Found) -> dict[str, object]:
     work = _Desk.work
+    if found.problem in _LEFT_ON_PURPOSE:
+        return {"skip": found.problem, "path": found.name}
+    if found.problem:
+        return {"fail": found.problem, "path": found.name, "again": True}
     try:
         with _opened(found) as file:
             head = file.read(_HEAD)
@@ -193,7 +278,7 @@ def _outcome(found: Found) -> dict[str, object]:
     except MedmapError as error:
         return {"fail": str(error), "path": found.name}
     except OSError as error:
-        return {"fail": f"the file cannot be read: {type(error).__name__}", "path": found.name}
+        return {"fail": f"{FILE_UNREADABLE}: {type(error).__name__}", "path": found.name, "again": True}
     if result is None:
         return {"skip": "DICOMDIR", "path": found.name}
     name = f"{result.folder}/{result.name}-{work.digest(found)[:8]}.dcm"
@@ -258,8 +343,10 @@ def _write(line: dict[str, object]) -> None:
 # -- the journal -----------------------------------------------------------------------------------------------------
 
 
-def begin_journal(path: Path, profile: Profile, key: Key, *, resume: bool) -> set[str]:
+def begin_journal(path: Path, profile: Profile, key: Key, *, resume: bool) -> Finished:
     """Make the journal, or read what an earlier run has finished.
+
+    What could not be read then is tried again: it failed for reasons of the machine, such as rights.
 
     Raises:
         UsageError: A journal without ``resume``, or one of another profile or key.
@@ -274,16 +361,16 @@ def begin_journal(path: Path, profile: Profile, key: Key, *, resume: bool) -> se
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(json.dumps(head) + "\n")
-        return set()
+        return Finished()
     if not resume:
         raise UsageError(f"an earlier run left {path}", remedy="go on with --resume, or choose another output")
     lines = journal_lines(path)
     if next(lines, None) != head:
         raise UsageError(f"{path} belongs to a run with other options or another key", remedy="choose another output")
-    done = {str(line["s"]) for line in lines if "s" in line}
+    done = Finished(str(line["s"]) for line in lines if "s" in line and "again" not in line)
     with path.open("r+b") as file:  # a line cut by a kill is ended, so that it spoils none after it
         file.seek(0, os.SEEK_END)
-        file.write(b"\n")
+        file.write(b'\n{"resumed":1}\n')
     return done
 
 
@@ -297,3 +384,12 @@ def journal_lines(path: Path) -> Iterator[dict[str, object]]:
                 continue
             if isinstance(line, dict):
                 yield line
+
+
+def lines_that_count(path: Path) -> Iterator[dict[str, object]]:
+    """The journal's lines without what an earlier run could not read: the last run has tried it again."""
+    runs = sum(1 for line in journal_lines(path) if "resumed" in line)
+    for line in journal_lines(path):
+        runs -= "resumed" in line
+        if runs == 0 or "again" not in line:
+            yield line

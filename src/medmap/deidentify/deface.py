@@ -32,6 +32,10 @@ WORKING_MM = 3.0  # the head is found on a grid of about this spacing
 Bools = NDArray[np.bool_]
 
 
+class NoHead(DataError):
+    """There is no head in the image, or none that the rule understands."""
+
+
 def defaced(image: Image) -> tuple[Image, Mask]:
     """A head without its face and skin, and the mask of what was emptied.
 
@@ -43,7 +47,8 @@ def defaced(image: Image) -> tuple[Image, Mask]:
 
     Raises:
         GeometryError: No patient coordinates: nobody knows where the front is.
-        DataError: Not a volume of one channel, or no head in it.
+        DataError: Not a volume of one channel.
+        NoHead: No head in it.
     """
     if image.geometry.kind != "patient":
         raise GeometryError("a face is only found where the patient's front is known", got=image.geometry.kind)
@@ -65,7 +70,7 @@ def face_mask(array: NDArray[Any], geometry: Geometry, *, is_hu: bool) -> Bools:
         is_hu: Whether values are Hounsfield units; otherwise air is told apart by Otsu's threshold.
 
     Raises:
-        DataError: No head in it.
+        NoHead: No head in it.
     """
     from scipy import ndimage
 
@@ -99,7 +104,7 @@ def _otsu(values: NDArray[Any]) -> float:
     top = float(np.percentile(values, 99))
     low = float(values.min())
     if not top > low:
-        raise DataError("there is no head in the image", got="one value everywhere")
+        raise NoHead("there is no head in the image", got="one value everywhere")
     count, edges = np.histogram(np.clip(values, low, top), bins=128)
     middle = (edges[:-1] + edges[1:]) / 2
     below, weighted = np.cumsum(count), np.cumsum(count * middle)
@@ -120,7 +125,7 @@ def _head(values: NDArray[np.float32], threshold: float) -> Bools:
     inside = np.stack([ndimage.binary_fill_holes(inside[:, :, z]) for z in range(inside.shape[2])], axis=2)
     labels, count = ndimage.label(ndimage.binary_opening(np.pad(inside, 2, mode="edge"))[2:-2, 2:-2, 2:-2])
     if not count:
-        raise DataError("there is no head in the image", got="only air")
+        raise NoHead("there is no head in the image", got="only air")
     return np.asarray(labels == 1 + int(np.bincount(labels.ravel())[1:].argmax()))
 
 
@@ -136,20 +141,20 @@ def _core(head: Bools, spacing: NDArray[Any]) -> Bools:
     """The inside of the skull's vault: the head deeper than scalp and skull, above the narrowing to the face.
 
     Raises:
-        DataError: What is there is not the size of a head.
+        NoHead: What is there is not the size of a head.
     """
     from scipy import ndimage
 
     core = _depth_mm(head, spacing) >= CORE_DEPTH_MM
     labels, count = ndimage.label(core)
     if not count:
-        raise DataError("there is no head in the image", got="nothing as thick as a head")
+        raise NoHead("there is no head in the image", got="nothing as thick as a head")
     sizes = np.bincount(labels.ravel())[1:]
     core = labels == 1 + int(sizes.argmax())
     widths = [np.ptp(np.flatnonzero(head.any(axis=axes))) + 1 for axes in ((1, 2), (0, 2))]
     width, length = (float(w * s) for w, s in zip(widths, spacing[:2], strict=True))
     if not (HEAD_WIDTH_MM[0] <= width <= HEAD_WIDTH_MM[1] and HEAD_LENGTH_MM[0] <= length <= HEAD_LENGTH_MM[1]):
-        raise DataError(
+        raise NoHead(
             "there is no head in the image",
             got=f"a body {width:.0f} mm wide and {length:.0f} mm from front to back",
             expected=f"{HEAD_WIDTH_MM[0]:g}–{HEAD_WIDTH_MM[1]:g} mm and {HEAD_LENGTH_MM[0]:g}–{HEAD_LENGTH_MM[1]:g} mm",
@@ -161,7 +166,7 @@ def _core(head: Bools, spacing: NDArray[Any]) -> Bools:
     # the front of the vault is where the head is widest, above the face: what lies before it further down is face
     vault = core[:, :, max(lowest, top - int(85 / spacing[2])) :]
     if not vault.any():
-        raise DataError("there is no head in the image", got="no core below the crown")
+        raise NoHead("there is no head in the image", got="no core below the crown")
     front = int(np.flatnonzero(vault.any(axis=(0, 2)))[0])
     core[:, :front, :] = False
     # below the skull's base the front is jaw
@@ -218,37 +223,57 @@ def deface_series(datasets: Sequence[Any]) -> int:
         How many voxels were emptied.
 
     Raises:
-        DataError: No head, compressed or unusual pixels, fewer than 8 slices.
+        NoHead: What is there is no head, or not the size of one.
+        DataError: Compressed or unusual pixels, slices of several kinds of values, fewer than 8 slices.
         GeometryError: Slices without a place, of different directions, or at the same place.
     """
     ordered, geometry = _in_order(datasets)
     volume = np.stack([_stored(d) for d in ordered], axis=2)
-    first = ordered[0]
-    slope, intercept = float(first.get("RescaleSlope", 1) or 1), float(first.get("RescaleIntercept", 0) or 0)
-    is_hu = str(first.get("Modality", "")) == "CT"
-    mask = face_mask(volume * slope + intercept, geometry, is_hu=is_hu)
+    if len({_kind(d) for d in ordered}) > 1:
+        raise DataError(
+            "slices of several kinds of numbers are no volume", got=sorted({str(_kind(d)) for d in ordered})
+        )
+    # each slice has its own scale in MR, where none is the series' own
+    slopes = np.array([float(d.get("RescaleSlope", 1) or 1) for d in ordered])
+    intercepts = np.array([float(d.get("RescaleIntercept", 0) or 0) for d in ordered])
+    is_hu = str(ordered[0].get("Modality", "")) == "CT"
+    mask = face_mask(volume * slopes + intercepts, geometry, is_hu=is_hu)
     least = volume.min()
     for index, data in enumerate(ordered):
         values = volume[:, :, index].copy()
         values[mask[:, :, index]] = least
         if mask[:, :, index].any():
-            data.PixelData = values.tobytes()
+            data.PixelData = values.astype(_kind(data)).tobytes()
         data.RecognizableVisualFeatures = "NO"
     return int(mask.sum())
 
 
-def _stored(data: Any) -> NDArray[Any]:
-    from medmap.deidentify.stored import NATIVE
+def _kind(data: Any) -> np.dtype[Any]:
+    """How the values of a slice are stored.
+
+    Raises:
+        DataError: Compressed, coloured or packed in a way that is not dealt with.
+    """
+    from medmap.deidentify.stored import BIG_ENDIAN, NATIVE
 
     syntax = str(data.file_meta.TransferSyntaxUID)
     bits = int(data.BitsAllocated)
-    if syntax not in NATIVE or bits not in (8, 16) or int(data.get("SamplesPerPixel", 1)) != 1:
+    if (
+        syntax not in NATIVE
+        or bits not in (8, 16)
+        or int(data.get("SamplesPerPixel", 1)) != 1
+        or (syntax == BIG_ENDIAN and bits == 8)
+    ):
         raise DataError("a face is taken out of plain grey slices", got=f"{syntax}, {bits} bits", expected="native")
-    order = ">" if syntax == "1.2.840.10008.1.2.2" else "<"
-    kind = f"{order}{'i' if int(data.get('PixelRepresentation', 0)) else 'u'}{bits // 8}"
+    signed = int(data.get("PixelRepresentation", 0) or 0)
+    return np.dtype(f"{'>' if syntax == BIG_ENDIAN else '<'}{'i' if signed else 'u'}{bits // 8}")
+
+
+def _stored(data: Any) -> NDArray[Any]:
+    kind = _kind(data)
     count = int(data.Rows) * int(data.Columns)
-    if len(data.PixelData) < count * bits // 8:
-        raise DataError("the pixels are truncated", got=len(data.PixelData), expected=count * bits // 8)
+    if len(data.PixelData) < count * kind.itemsize:
+        raise DataError("the pixels are truncated", got=len(data.PixelData), expected=count * kind.itemsize)
     return np.frombuffer(data.PixelData, kind, count=count).reshape(int(data.Rows), int(data.Columns))
 
 

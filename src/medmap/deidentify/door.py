@@ -66,7 +66,7 @@ def deidentify(  # noqa: PLR0913  (the options of one command)
 
     Raises:
         UsageError: A wrong option, an output in the source or with something in it, a key that others can read or
-            that would lie with the data.
+            that would lie with the data, a report in the place of something else.
         DataError: The source is absent or holds no DICOM file.
         InterruptedRun: Stopped.
 
@@ -77,15 +77,12 @@ def deidentify(  # noqa: PLR0913  (the options of one command)
     asked = Profile.of(name=profile, keep=keep, clean=clean)
     key_path = Path(key) if key is not None else output.with_name(output.name + ".key")
     journal = output.with_name(output.name + ".journal")
+    page = None if report is None else Path(report)
     _require_apart(source, output, key_path)
-    if report is not None:
-        _require_report(source, Path(report))
+    _require_report(source, page, (key_path, journal))
     if workers < 1:
         raise UsageError("too few workers", got=workers, expected="1 or more")
-    if output.exists() and any(output.iterdir()) and not journal.exists():
-        raise UsageError(f"{output} is not empty", remedy="choose another output")
-    if not resume and journal.exists():
-        raise UsageError(f"an earlier run left {journal}", remedy="go on with --resume, or choose another output")
+    _require_new(output, journal, resume=resume)
     secret = _key(key_path, resume=resume)
     output.mkdir(parents=True, exist_ok=True)
     done = begin_journal(journal, asked, secret, resume=resume)
@@ -97,13 +94,21 @@ def deidentify(  # noqa: PLR0913  (the options of one command)
     found = verification(journal, asked)
     if not found.written and not found.refused:
         raise DataError(f"{source} holds no DICOM file", got=f"{found.skipped} other files")
-    page = sheet = None
-    if report is not None:
-        page = Path(report)
-        page.parent.mkdir(parents=True, exist_ok=True)
-        sheet = write_samples(output, journal, page.with_name(f"{page.stem}-samples.html"))
-        page, _ = write_report(found, page, sheet.name if sheet else None)
+    sheet = None if page is None else _reported(found, output, journal, page)
     return Deidentified(output, key_path, journal, page, found, sheet)
+
+
+def _reported(found: Verification, output: Path, journal: Path, page: Path) -> Path | None:
+    """Write the report and its sheet of samples; the sheet, where there are pictures."""
+    page.parent.mkdir(parents=True, exist_ok=True)
+    sheet = write_samples(output, journal, _beside(page)[1])
+    write_report(found, page, sheet.name if sheet else None)
+    return sheet
+
+
+def _beside(page: Path) -> tuple[Path, Path]:
+    """The report as JSON and the sheet of samples, which stand beside the page."""
+    return page.with_suffix(".json"), page.with_name(f"{page.stem}-samples.html")
 
 
 def _key(path: Path, *, resume: bool) -> Key:
@@ -114,12 +119,25 @@ def _key(path: Path, *, resume: bool) -> Key:
     return create_key(path)
 
 
-def _require_report(source: Path, report: Path) -> None:
-    whole, page = source.resolve(), report.resolve()
-    if page == whole or whole in page.parents:
-        raise UsageError("the report would lie in the source", got=report, remedy="name a file outside it")
+def _require_new(output: Path, journal: Path, *, resume: bool) -> None:
+    if output.exists() and any(output.iterdir()) and not journal.exists():
+        raise UsageError(f"{output} is not empty", remedy="choose another output")
+    if not resume and journal.exists():
+        raise UsageError(f"an earlier run left {journal}", remedy="go on with --resume, or choose another output")
+
+
+def _require_report(source: Path, page: Path | None, apart: tuple[Path, ...]) -> None:
+    if page is None:
+        return
+    whole, taken = source.resolve(), [path.resolve() for path in apart]
+    for path in (page, *_beside(page)):
+        made = path.resolve()
+        if made == whole or whole in made.parents:
+            raise UsageError("the report would lie in the source", got=page, remedy="name a file outside it")
+        if made in taken:
+            raise UsageError("the report would take the place of the key or the journal", got=path)
     if page.exists() and page.suffix.lower() not in (".html", ".htm"):
-        raise UsageError(f"{report} exists and is no report", remedy="name a file that ends in .html")
+        raise UsageError(f"{page} exists and is no report", remedy="name a file that ends in .html")
 
 
 def _require_apart(source: Path, output: Path, key: Path) -> None:
@@ -136,3 +154,5 @@ def _require_apart(source: Path, output: Path, key: Path) -> None:
         raise UsageError(
             "the key would lie with the data it can open", got=key, remedy="name a file outside the output"
         )
+    if whole in secret.parents or secret == whole:
+        raise UsageError("the key would lie in the source", got=key, remedy="name a file outside the source")

@@ -14,9 +14,10 @@ from typing import Any
 
 from medmap.deidentify.archive import journal_lines
 from medmap.deidentify.stored import Compressed, Undecodable, open_pixels
-from medmap.errors import DataError, GeometryError, LimitError, MedmapError
+from medmap.errors import DataError, LimitError, MedmapError
 from medmap.read.opened import heard
 
+_FACE = ("HEAD", "BRAIN", "SKULL", "FACE", "SINUS", "ORBIT")
 _HEAD = ("HEAD", "BRAIN", "SKULL", "FACE", "NECK", "HEADNECK", "SINUS", "ORBIT", "EYE", "EAR", "JAW", "CSPINE", "IAC")
 FEWEST_SLICES = 8
 LEFT = "face"
@@ -60,23 +61,26 @@ def _outcome(folder: Path) -> dict[str, object]:
             return {"r": [["pixels", LEFT]], "note": "heads of multi-frame objects, left as they are"}
         if len(files) < FEWEST_SLICES:
             return {"note": "heads of too few slices to find a face in"}
-        return _taken_out(files)
+        part = str(first.get("BodyPartExamined") or "").upper()
+        return _taken_out(files, must_be_a_head=any(word in part for word in _FACE))
 
 
-def _taken_out(files: list[Path]) -> dict[str, object]:
+def _taken_out(files: list[Path], *, must_be_a_head: bool) -> dict[str, object]:
     from pydicom import dcmread
 
-    from medmap.deidentify.deface import deface_series
+    from medmap.deidentify.deface import NoHead, deface_series
 
     series = [dcmread(path) for path in files]
     try:
         for ds in series:
             _make_native(ds)
         deface_series(series)
-    except (GeometryError, _UnusualPixels):
-        return {"r": [["pixels", LEFT]], "note": "heads that could not be judged"}
-    except DataError:
+    except NoHead:
+        if must_be_a_head:
+            return {"r": [["pixels", LEFT]], "note": "heads in which the rule finds no head"}
         return {"note": "series without a head"}
+    except (DataError, _UnusualPixels):  # no volume of plain slices: nobody has looked
+        return {"r": [["pixels", LEFT]], "note": "heads that could not be judged"}
     for path, ds in zip(files, series, strict=True):
         part = path.with_name(f".{path.name}.part")
         ds.save_as(part, enforce_file_format=True)

@@ -114,8 +114,8 @@ def _made(file: BinaryIO, profile: Profile, key: Key) -> Made | None:
     _require_whole(dataset)
     identity_of_file = _place_of(dataset, key)
     walk = walked(dataset, profile, key)
-    notes, unseen, boxes = _pixels(dataset, profile, walk.identity.words())
-    syntax = str(dataset.file_meta.get("TransferSyntaxUID", syntax)) if notes else syntax
+    looked = _pixels(dataset, profile, walk.identity.words())
+    syntax = str(dataset.file_meta.get("TransferSyntaxUID", "") or syntax)
     _mark(dataset, profile, walk.identity)
     implicit, little = (bool(flag) for flag in dataset.original_encoding)
     actions = Counter(walk.actions)
@@ -130,13 +130,13 @@ def _made(file: BinaryIO, profile: Profile, key: Key) -> Made | None:
     again, wrong = examined(before + after, implicit, little, profile)
     if residuals or found:
         residuals = _still_there(again, before + after, walk, profile)
-    if notes:  # that pixels were changed is said in a description of our own
+    if looked.described:  # that pixels were changed is said in a description of our own
         wrong = [residual for residual in wrong if residual.place != _DERIVATION]
-    residuals += wrong + unseen + found_in_pixels(pixels, walk.identity)
+    residuals += [*wrong, *looked.left, *found_in_pixels(pixels, walk.identity)]
     folder, name = identity_of_file
     content = _file(dataset, syntax, before + pixels + after)
     left = tuple(dict.fromkeys(residuals))
-    return Made(content, folder, name, actions, left, tuple(notes), _modality(dataset), boxes)
+    return Made(content, folder, name, actions, left, tuple(looked.notes), _modality(dataset), looked.boxes)
 
 
 def _modality(dataset: Dataset) -> str:
@@ -186,30 +186,57 @@ def _place_of(dataset: Dataset, key: Key) -> tuple[str, str]:
     return folder, key.short("instance", instance)
 
 
-def _pixels(dataset: Dataset, profile: Profile, known: list[str]) -> tuple[list[str], list[Residual], tuple[Box, ...]]:
+@dataclass
+class _Looked:
+    """What was found in and beside the pixels.
+
+    Args:
+        notes: What was done, in words.
+        left: What could not be dealt with.
+        boxes: Places that were blacked out.
+        described: Whether a derivation is described.
+    """
+
+    notes: list[str]
+    left: list[Residual]
+    boxes: tuple[Box, ...] = ()
+    described: bool = False
+
+
+def _pixels(dataset: Dataset, profile: Profile, known: list[str]) -> _Looked:
     """What hides in or beside the pixels: words in codestreams always, drawings and painted text where asked."""
     from medmap.deidentify.codestreams import cleaned_codestreams
     from medmap.deidentify.embedded import cleaned_overlays, document_kind, without_document
-    from medmap.deidentify.pixels import cleaned_pixels
 
     taken, hidden = cleaned_codestreams(dataset)
-    notes = sorted({f"taken out: {removed.what}" for removed in taken})
-    left = [Residual("pixels", what) for what in hidden]
+    found = _Looked(sorted({f"taken out: {r.what}" for r in taken}), [Residual("pixels", what) for what in hidden])
     if document_kind(dataset) == "PDF":
         without_document(dataset)
-        notes.append("encapsulated PDF replaced by an empty page")
+        found.notes.append("encapsulated PDF replaced by an empty page")
     if "graphics" in profile.clean:
         removed, blackened = cleaned_overlays(dataset)
-        notes += sorted({f"taken out: {r.what}" for r in removed})
-        notes += ["text in overlays blacked out"] if blackened else []
-    boxes: tuple[Box, ...] = ()
+        found.notes += sorted({f"taken out: {r.what}" for r in removed})
+        found.notes += ["text in overlays blacked out"] if blackened else []
     if "pixels" in profile.clean:
-        cleaning = cleaned_pixels(dataset, known=known)
-        notes += ["text in pixels blacked out"] if cleaning.changed else []
-        notes += ["pixels looked at"] if cleaning.looked and not cleaning.changed else []
-        left += [Residual("pixels", "picture that could not be looked at")] if cleaning.residual else []
-        boxes = tuple((b.row0, b.column0, b.row1, b.column1) for b in cleaning.boxes[:MOST_BOXES])
-    return notes, left, boxes
+        _painted(dataset, known, found)
+    return found
+
+
+def _painted(dataset: Dataset, known: list[str], found: _Looked) -> None:
+    """Text painted into the pixels, and a word on those that were not looked at."""
+    from medmap.deidentify.pixels import cleaned_pixels
+
+    cleaning = cleaned_pixels(dataset, known=known)
+    found.boxes = tuple((b.row0, b.column0, b.row1, b.column1) for b in cleaning.boxes[:MOST_BOXES])
+    found.described = cleaning.changed
+    if cleaning.residual:
+        found.left.append(Residual("pixels", "picture that could not be looked at"))
+    elif cleaning.changed:
+        found.notes.append("text in pixels blacked out")
+    elif cleaning.looked:
+        found.notes.append("pixels looked at")
+    elif any(tag in dataset for tag in _PIXELS):
+        found.notes.append("pixels not looked at: a picture as a scanner reconstructs it")
 
 
 def _mark(dataset: Dataset, profile: Profile, known: Identity) -> None:
