@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import tracemalloc
 from dataclasses import replace
 
 import imagecodecs
@@ -144,3 +145,18 @@ def test_partial_range_colours() -> None:
     found = decode_frame(np.array([235, 16, 128, 128], np.uint8).tobytes(), spec)
     assert np.abs(found.astype(int) - [[[255] * 3, [0] * 3]]).max() <= 1
     assert white_and_black.shape == found.shape
+
+
+def test_a_deeper_codestream_takes_no_more_memory_than_its_frame() -> None:
+    values = RNG.integers(0, 4096, (512, 512)).astype(np.uint16)
+    stream = imagecodecs.jpegls_encode(values)  # declares 16 bits, though no value needs more than 12
+    assert codestream_of(stream).bits == 16
+    spec = PixelSpec(512, 512, bits_stored=12, transfer_syntax=JPEG + "80")
+    tracemalloc.start()
+    try:
+        np.testing.assert_array_equal(decode_frame(stream, spec), values)
+        tracemalloc.reset_peak()
+        decode_frame(stream, spec)
+        assert tracemalloc.get_traced_memory()[1] < 3 * values.nbytes
+    finally:
+        tracemalloc.stop()

@@ -311,7 +311,11 @@ def _as_declared(array: NDArray[Any], spec: PixelSpec) -> NDArray[Any]:
         return array
     if spec.dtype.kind == "i" and array.dtype.kind == "u":
         left = spec.bits_allocated - spec.bits_stored
-        return np.asarray(np.right_shift(np.left_shift(array.astype(spec.dtype), left), left))
+        values = array.astype(spec.dtype)
+        if left:
+            np.left_shift(values, left, out=values)
+            np.right_shift(values, left, out=values)  # arithmetic: the sign is extended
+        return values
     if spec.dtype.kind == "u" and array.dtype.kind == "i":
         return np.asarray(array.astype(spec.dtype) & spec.dtype.type(2**spec.bits_stored - 1))
     return array.astype(spec.dtype)
@@ -321,9 +325,12 @@ def _within(decoded: NDArray[Any], array: NDArray[Any], bits: int, spec: PixelSp
     """Values of a codestream deeper than BitsStored, which must need no more bits: what follows counts on it."""
     if bits <= spec.bits_stored or spec.bits_allocated == 1:
         return array
+    if array.dtype.kind == "u" == decoded.dtype.kind and int(decoded.max()) < 2**spec.bits_stored:
+        return array  # most files; what follows takes eight times the frame's memory
     half = 2 ** (spec.bits_stored - 1) if spec.dtype.kind == "i" else 0
     low, high = -half, 2**spec.bits_stored - 1 - half
-    raw, values = decoded.astype(np.int64), array.astype(np.int64)
+    wide = np.int32 if spec.bits_allocated <= 16 else np.int64
+    raw, values = decoded.astype(wide), array.astype(wide)
     same = np.zeros(raw.shape, bool)
     for kept in (bits, spec.bits_stored):  # a sign may have been extended to the depth of the codestream, or not
         same |= (raw & (2**bits - 1)) == (values & (2**kept - 1))
