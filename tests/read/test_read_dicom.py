@@ -482,3 +482,11 @@ def test_slides_that_hold_more_than_one_picture_are_refused_with_a_way_out(tmp_p
     huge.TotalPixelMatrixRows = huge.TotalPixelMatrixColumns = 2**31
     with pytest.raises(LimitError):
         read(saved(tmp_path, huge))
+
+
+def test_one_plane_of_a_dose_grid_keeps_its_place(tmp_path: Path) -> None:
+    planes = np.stack([STORED, STORED + 1, STORED + 2])
+    path = saved(tmp_path, made(planes, NumberOfFrames=3, GridFrameOffsetVector=[0, 2.5, 5]))
+    whole, one = read(path), read(f"{path}#2")
+    np.testing.assert_array_equal(one.array, whole.array[:, :, 2])
+    np.testing.assert_allclose(one.geometry.to_world([(0, 0)])[0], whole.geometry.to_world([(0, 0, 2)])[0])

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
+
+from medmap.read.dicom import nuclear
 from medmap.read.dicom.instances import Instance
 from medmap.read.dicom.kinds import kind_of_class
 from medmap.read.dicom.mosaic import is_mosaic, tiles
-from medmap.read.dicom.place import groups, per_frame, within
+from medmap.read.dicom.place import floats, groups, per_frame, within
 from medmap.read.dicom.sorting import Frame
 from medmap.read.opened import at_the_door, heard
 
@@ -31,6 +35,8 @@ _SAME: tuple[tuple[str, str, str], ...] = (
     ("PixelValueTransformationSequence", "RescaleIntercept", "RescaleIntercept"),
     ("PixelValueTransformationSequence", "RescaleType", "RescaleType"),
 )
+# axes of a gated reconstruction, and how sorting calls them
+_GATES: Mapping[str, str] = MappingProxyType({"interval": "RRInterval", "slot": "TimeSlot"})
 _TYPES = ("MRImageFrameTypeSequence", "CTImageFrameTypeSequence", "PETFrameTypeSequence")
 
 
@@ -43,15 +49,63 @@ def frames_of(instance: Instance) -> list[Frame] | None:
     if instance.frames == 1 and "PerFrameFunctionalGroupsSequence" not in instance.header:
         return [Frame(instance, None, instance.header)]
     if "PerFrameFunctionalGroupsSequence" not in instance.header:
-        return None
-    import pydicom
-
-    with instance.as_file() as path, at_the_door(path, "DICOM"), heard([], "pydicom"):
-        header = pydicom.dcmread(path, stop_before_pixels=True)
+        return _rebuilt(instance)
+    with _header(instance) as header:
         if len(per_frame(header)) != instance.frames:
             return None
         found = [Frame(instance, n, _values(header, n, instance.header)) for n in range(instance.frames)]
     return found if all(f.plane is not None and f.position is not None for f in found) else None
+
+
+@contextmanager
+def _header(instance: Instance) -> Iterator[Any]:
+    """The whole header, by pydicom; what is wrong with values that are asked for inside is told as with the file."""
+    import pydicom
+
+    with instance.as_file() as path, at_the_door(path, "DICOM"), heard([], "pydicom"):
+        yield pydicom.dcmread(path, stop_before_pixels=True)
+
+
+# -- nuclear medicine ------------------------------------------------------------------------------------------------
+
+
+def runs_of(instance: Instance) -> tuple[nuclear.Run, ...]:
+    """The images that a nuclear medicine object holds; none for other objects."""
+    if instance.sop_class_uid not in nuclear.CLASSES or instance.frames < 2:
+        return ()
+    with _header(instance) as header:
+        return nuclear.runs(header, instance.frames)
+
+
+def _rebuilt(instance: Instance) -> list[Frame] | None:
+    """The slices of a reconstruction with their places, and slots of the heart beat; None for any other object."""
+    if instance.sop_class_uid not in nuclear.CLASSES or instance.frames < 2:
+        return None
+    with _header(instance) as header:
+        where = nuclear.placed(header, instance.frames)
+        position = floats(where.get("ImagePositionPatient"), 3)
+        cosines = floats(where.get("ImageOrientationPatient"), 6)
+        offsets = where.get("SliceOffsets")
+        if offsets is None or position is None or cosines is None or not nuclear.runs(header, instance.frames):
+            return None
+        normal = np.cross(cosines[:3], cosines[3:])
+        axes = nuclear.axes_of(header, instance.frames)
+        found = []
+        for number, offset in enumerate(offsets):
+            own: dict[str, Any] = {
+                "ImagePositionPatient": tuple(float(v) for v in position + normal * offset),
+                "ImageOrientationPatient": tuple(float(v) for v in cosines),
+            }
+            interval = axes["interval"][number] if "interval" in axes else 1
+            own |= {name: axes[axis][number] for axis, name in _GATES.items() if axis in axes}
+            step_s = nuclear.slot_s(header, interval)
+            if "slot" in axes and step_s is not None:
+                own["TriggerTime"] = (axes["slot"][number] - 1) * step_s * 1000
+            found.append(Frame(instance, number, MappingProxyType({**instance.header, **own})))
+    return found
+
+
+# -- enhanced multi-frame --------------------------------------------------------------------------------------------
 
 
 def _values(header: Any, number: int, scanned: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -10,7 +10,7 @@ picture. A frame of a file is named ``file.dcm#3``, counted from 0.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import MappingProxyType
@@ -22,14 +22,14 @@ from numpy.typing import NDArray
 from medmap.errors import ReadError
 from medmap.geometry import Geometry
 from medmap.image import Source
-from medmap.read.dicom import parametric, segmentation
+from medmap.read.dicom import nuclear, parametric, segmentation
 from medmap.read.dicom.codecs import PixelSpec, decode_frame
 from medmap.read.dicom.drawn import open_structures
 from medmap.read.dicom.elements import Elements
 from medmap.read.dicom.frames import Frames
 from medmap.read.dicom.header import header_of, named, spec_of, translated, understood
 from medmap.read.dicom.meaning import Meaning, windows
-from medmap.read.dicom.place import place_of
+from medmap.read.dicom.place import Over, place_of
 from medmap.read.dicom.planes import Stacked, pixels_absent, slide, tile_of_slide
 from medmap.read.dicom.structures import is_structure_set
 from medmap.read.opened import RGB, Opened
@@ -96,11 +96,11 @@ def _what(header: Any) -> str:
 def _described(path: Path, member: str | None, found: tuple[Any, Elements], notes: list[str]) -> Opened:
     header, elements = found
     spec, count = spec_of(path, header, elements, notes)
-    frame = _frame(path, member, count)
+    run = nuclear.chosen(path, member, header, count, notes)
+    picked = run.frames
     frames = Frames.of(elements, header, spec, count, notes)
     meaning = Meaning.of(header, spec, notes)
-    picked = range(count) if frame is None else range(frame, frame + 1)
-    tiles, geometry, times = _placed(path, header, (spec, count), frame, notes)
+    tiles, geometry, times = _placed(path, header, (spec, count), (run, member is not None), notes)
     _odd(header, spec, notes)
     once = meaning.transforms[0] if len(set(meaning.transforms)) == 1 else None
     return Opened(
@@ -133,29 +133,30 @@ def _described(path: Path, member: str | None, found: tuple[Any, Elements], note
 
 
 def _placed(
-    path: Path, header: Any, extent: tuple[PixelSpec, int], frame: int | None, notes: list[str]
+    path: Path, header: Any, extent: tuple[PixelSpec, int], which: tuple[nuclear.Run, bool], notes: list[str]
 ) -> tuple[Stacked | None, Geometry, tuple[float, ...] | None]:
-    """Where tiles lie (None where frames are no tiles of one picture), the grid, and the times of a cine."""
-    spec, count = extent
+    """Where tiles lie (None where frames are no tiles of one picture), the grid, and the times of a cine.
+
+    Args:
+        path, header: The file.
+        extent: How frames are stored, and how many there are.
+        which: The frames that are read, and whether they were asked for by name.
+        notes: Gets what is odd.
+    """
+    (spec, count), (run, asked) = extent, which
     if _whole_number(header.get("TotalPixelMatrixRows")) and _whole_number(header.get("TotalPixelMatrixColumns")):
-        if frame is not None:
-            return None, tile_of_slide(path, header, (count, frame), notes), None
+        if asked:
+            return None, tile_of_slide(path, header, (count, run.frames[0]), notes), None
         tiles = slide(path, header, count, notes)
         return tiles, tiles.geometry, None
-    picked = range(count) if frame is None else range(frame, frame + 1)
-    return None, *place_of(path, header, (spec.rows, spec.columns), picked, notes)
+    where = nuclear.placed(header, count)
+    if run.times_s is not None and len(run.frames) > 1:
+        where = Over(where, {"FrameTimeVector": tuple(np.diff(run.times_s, prepend=0.0) * 1000)})
+    return None, *place_of(path, where, (spec.rows, spec.columns), run.frames, notes)
 
 
 def _whole_number(value: Any) -> bool:
     return isinstance(value, int) and value > 0
-
-
-def _frame(path: Path, member: str | None, frames: int) -> int | None:
-    if member is None:
-        return None
-    if not (member.isascii() and member.isdigit() and len(member) < 10 and int(member) < frames):
-        raise ReadError(f"{path} has no frame {member!r}", expected=f"0 to {frames - 1}")
-    return int(member)
 
 
 def _odd(header: Any, spec: PixelSpec, notes: list[str]) -> None:
@@ -171,7 +172,7 @@ def _workers() -> int:
     return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 16)
 
 
-def _decoded(path: Path, frames: Frames, meaning: Meaning, picked: range) -> NDArray[Any]:
+def _decoded(path: Path, frames: Frames, meaning: Meaning, picked: Sequence[int]) -> NDArray[Any]:
     """(rows, columns[, frames][, channels]): frames decoded side by side, each into its place."""
     first = _values(path, frames, meaning, picked[0])
     if len(picked) == 1:
@@ -220,7 +221,7 @@ def _side_by_side(place: Callable[[int], None], numbers: range) -> None:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _measured(array: NDArray[Any], meaning: Meaning, picked: range, cine: bool) -> NDArray[np.bool_] | None:
+def _measured(array: NDArray[Any], meaning: Meaning, picked: Sequence[int], cine: bool) -> NDArray[np.bool_] | None:
     """Where something was measured; of a cine, where it was in every frame."""
     if meaning.padding is None:
         return None

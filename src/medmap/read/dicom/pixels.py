@@ -8,7 +8,7 @@ with one call, and whole numbers are shifted where they were read to.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -29,6 +29,7 @@ from medmap.read.dicom.header import header_of
 from medmap.read.dicom.instances import Instance
 from medmap.read.dicom.lattice import Lattice
 from medmap.read.dicom.meaning import Meaning
+from medmap.read.dicom.place import Over
 from medmap.read.dicom.sorting import Frame, seconds
 from medmap.read.opened import Opened, at_the_door, heard
 
@@ -61,22 +62,10 @@ class Plan:
         return (len(self.opened.channels),) if len(self.opened.channels) > 1 else ()
 
 
-class _Over:
-    """A file's header with some values replaced: those of another slice of the same series."""
-
-    def __init__(self, header: Any, own: Mapping[str, Any]) -> None:
-        self._header, self._own = header, own
-
-    def get(self, name: Any, default: Any = None) -> Any:
-        """A value by its keyword."""
-        return self._own[name] if name in self._own else self._header.get(name, default)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._own or name in self._header
-
-
 def member_of(frame: Frame) -> str | None:
-    """The frame in the file's own words; the tiles of a mosaic are one frame."""
+    """The frame or frames in the file's own words; the tiles of a mosaic are one frame."""
+    if "Run" in frame.values:
+        return str(frame.values["Run"]) or None
     return None if frame.index is None or "MosaicTile" in frame.values else str(frame.index)
 
 
@@ -110,7 +99,7 @@ def planned(frames: Sequence[Frame]) -> Plan:
             return Plan(opened.dtype, opened, opened.quantity, None)
         with heard([], "pydicom"):
             header, _ = header_of(path)
-            shared = _Over(header, _first_moment(frames))
+            shared = Over(header, _first_moment(frames))
             known: dict[tuple[Any, ...], Meaning] = {}
             unusable: set[tuple[Any, ...]] = set()
             keys = [_key(frame) for frame in frames]
@@ -119,7 +108,7 @@ def planned(frames: Sequence[Frame]) -> Plan:
                     notes: list[str] = []
                     own = {name: frame.values[name] for name in _OWN if name in frame.values}
                     spec = PixelSpec.of(frame.instance.header, frame.instance.transfer_syntax)
-                    known[key] = Meaning.of(_Over(shared, own), spec, notes)
+                    known[key] = Meaning.of(Over(shared, own), spec, notes)
                     unusable.update({key} if any("unusable" in note for note in notes) else ())
     if unusable and len(unusable) < len(known):
         raise ReadError("some slices of the series have a rescale slope or intercept that cannot be used, others not")

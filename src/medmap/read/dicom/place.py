@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,20 @@ from medmap.errors import ReadError
 from medmap.geometry import Floats, Geometry
 
 UNIFORM = 0.01  # slices are uniform when none is off its place by more than this part of their distance
+
+
+class Over:
+    """A file's header with some values replaced: those of another slice, or those that stand elsewhere in it."""
+
+    def __init__(self, header: Any, own: Mapping[str, Any]) -> None:
+        self._header, self._own = header, own
+
+    def get(self, name: Any, default: Any = None) -> Any:
+        """A value by its keyword."""
+        return self._own[name] if name in self._own else self._header.get(name, default)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._own or name in self._header
 
 
 def groups(header: Any, name: str) -> Sequence[Any]:
@@ -45,7 +59,7 @@ def floats(value: Any, count: int) -> Floats | None:
 
 
 def place_of(
-    path: Path, header: Any, size: tuple[int, int], picked: range, notes: list[str]
+    path: Path, header: Any, size: tuple[int, int], picked: Sequence[int], notes: list[str]
 ) -> tuple[Geometry, tuple[float, ...] | None]:
     """The grid of the frames ``picked``, and their times in seconds when they are a cine.
 
@@ -57,14 +71,16 @@ def place_of(
     plane = _plane(header, picked[0], notes)
     times = None
     positions = [floats(within(header, f, "PlanePositionSequence", "ImagePositionPatient"), 3) for f in picked]
-    if len(picked) == 1:
-        return _flat(header, size, plane, positions[0], notes), None
-    offsets = _dose_offsets(header, picked)
+    offsets = _offsets(header, picked)
     if plane is not None and offsets is not None and positions[0] is not None:
         normal = np.cross(plane[:, 1], plane[:, 0])
         normal /= np.linalg.norm(normal)
         places = positions[0] + offsets[:, None] * normal
-        return _volume(path, header, size, picked, (plane, places), notes), None
+        if len(picked) > 1:
+            return _volume(path, header, size, picked, (plane, places), notes), None
+        positions = [places[0]]
+    if len(picked) == 1:
+        return _flat(header, size, plane, positions[0], notes), None
     has_places = bool(per_frame(header)) and all(p is not None for p in positions)
     if plane is not None and has_places and len({tuple(p) for p in positions if p is not None}) == len(picked):
         return _volume(path, header, size, picked, (plane, np.array(positions)), notes), None
@@ -78,10 +94,14 @@ def place_of(
     return _flat(header, size, plane, positions[0], notes), times
 
 
-def _dose_offsets(header: Any, picked: range) -> Floats | None:
-    """Distances of a dose grid's planes along the normal, in mm (PS3.3, C.8.8.3.2)."""
+def _offsets(header: Any, picked: Sequence[int]) -> Floats | None:
+    """Distances of frames along the normal, in mm, of a dose grid (PS3.3, C.8.8.3.2) or another that states them."""
+    stated = header.get("SliceOffsets")  # of no object, but of a header that was put together
+    if stated is not None:
+        found = np.array([stated[frame] for frame in picked], np.float64)
+        return found if len(set(found)) == len(picked) and np.isfinite(found).all() else None
     given = header.get("GridFrameOffsetVector")
-    if given is None or not hasattr(given, "__len__") or len(given) <= picked[-1]:
+    if given is None or not hasattr(given, "__len__") or len(given) <= max(picked):
         return None
     offsets = floats([given[frame] for frame in picked], len(picked))
     if offsets is None or len(set(offsets)) < len(picked):
@@ -163,7 +183,12 @@ def _ultrasound_spacing(header: Any, notes: list[str]) -> Floats | None:
 
 
 def _volume(
-    path: Path, header: Any, size: tuple[int, int], picked: range, place: tuple[Floats, Floats], notes: list[str]
+    path: Path,
+    header: Any,
+    size: tuple[int, int],
+    picked: Sequence[int],
+    place: tuple[Floats, Floats],
+    notes: list[str],
 ) -> Geometry:
     plane, positions = place
     for frame in picked:

@@ -188,6 +188,7 @@ def _direction(frame: Frame) -> tuple[float, ...] | None:
 # tells everything apart.
 SPLITS: tuple[tuple[str, Callable[[Frame], Any]], ...] = (
     ("component", _component),
+    ("interval", _number("RRInterval")),
     ("echo", _number("EchoTime")),
     ("echo", _number("EchoNumbers")),
     ("b", lambda frame: b_value(frame.values)),
@@ -195,6 +196,7 @@ SPLITS: tuple[tuple[str, Callable[[Frame], Any]], ...] = (
     ("time", _number("TemporalPositionIdentifier")),
     ("inversion", _number("InversionTime")),
     ("phase", _number("TriggerTime", 1e-3)),
+    ("slot", _number("TimeSlot")),
     ("time", _number("FrameReferenceTime", 1e-3)),
     ("acquisition", _number("AcquisitionNumber")),
     ("time", _time("AcquisitionTime")),
@@ -221,7 +223,7 @@ def split(frames: Sequence[Frame]) -> list[Group]:
         found = _by(frames, places, ask)
         if found is not None:
             return _named(name, found)
-    for first, ask_first in SPLITS[:6]:
+    for first, ask_first in SPLITS[:7]:
         for second, ask_second in SPLITS:
             found = _by(frames, places, _both(ask_first, ask_second))
             if found is not None:

@@ -23,7 +23,7 @@ from medmap.errors import ReadError
 from medmap.image import Image
 from medmap.read.archive import held
 from medmap.read.dicom import kinds
-from medmap.read.dicom.enhanced import frames_of
+from medmap.read.dicom.enhanced import frames_of, runs_of
 from medmap.read.dicom.gather import Gathered, gather
 from medmap.read.dicom.instances import Instance
 from medmap.read.dicom.kinds import SeriesKind
@@ -42,7 +42,8 @@ class Part:
     """What of a series reads as one image.
 
     Args:
-        name: ``volume``, ``stack-2``, ``echo-1``, ``b-1000``, ``time-3``, ``picture-1``, ``cine-1`` …
+        name: ``volume``, ``stack-2``, ``echo-1``, ``b-1000``, ``time-3``, ``picture-1``, ``cine-1``,
+            ``energy-window-1-detector-2`` …
         shape: volume, picture, cine, or object (a segmentation, a slide).
         frames: In order along the normal, or by number.
         split: What told this part from its neighbours: "", component, echo, b, direction, phase, time …
@@ -65,7 +66,9 @@ class Part:
     @property
     def slices(self) -> int:
         """Number of slices or frames."""
-        return self.frames[0].instance.frames if self.shape in ("cine", "object") else len(self.frames)
+        if self.shape not in ("cine", "object"):
+            return len(self.frames)
+        return max(1, int(self.frames[0].values.get("NumberOfFrames", 1)))
 
 
 @dataclass(frozen=True)
@@ -277,11 +280,24 @@ def _parts(members: list[Instance]) -> tuple[tuple[Part, ...], tuple[Problem, ..
             parts.append(_part(group, number if len(placed) > 1 else 0))
     unplaced = [f.instance for f in frames if f.plane is None or f.position is None]
     for number, member in enumerate([*dict.fromkeys(unplaced), *alone], 1):
+        parts += _whole(member, number)
+    return _uniquely_named(parts), _mixture(placed, len(unplaced) + len(alone))
+
+
+def _whole(member: Instance, number: int) -> list[Part]:
+    """An object that its own reader reads: one part, or one for each run of frames that are counted apart."""
+    runs = runs_of(member)
+    if len(runs) < 2:
         special = kinds.kind_of_class(member.sop_class_uid)
         shape = "object" if special else "cine" if member.frames > 1 else "picture"
         name = f"{(special or shape).replace(' ', '-')}-{number}"
-        parts.append(Part(name, shape, (Frame(member, None, member.header),)))
-    return _uniquely_named(parts), _mixture(placed, len(unplaced) + len(alone))
+        return [Part(name, shape, (Frame(member, None, member.header),))]
+    found = []
+    for run in runs:
+        values = MappingProxyType({**member.header, "Run": run.name, "NumberOfFrames": len(run.frames)})
+        shape = "cine" if len(run.frames) > 1 else "picture"
+        found.append(Part(run.name, shape, (Frame(member, None, values),), run.split))
+    return found
 
 
 def _uniquely_named(parts: list[Part]) -> tuple[Part, ...]:
@@ -371,7 +387,9 @@ def _by_file(part: Part) -> bool:
     """Whether the file's own reader reads the part: pictures without a place, cines, colour frames of one object."""
     if "Mosaic" in part.frames[0].values:
         return False
-    return len(part.frames) == 1 and (part.shape in ("cine", "object") or part.frames[0].instance.frames == 1)
+    return len(part.frames) == 1 and (
+        part.shape in ("cine", "object") or "Run" in part.frames[0].values or part.frames[0].instance.frames == 1
+    )
 
 
 def _opened(series: Series, part: Part) -> Opened:

@@ -129,17 +129,17 @@ def open_volume(frames: Sequence[Frame], name: str) -> Opened:
 
 
 def open_single(frame: Frame) -> Opened:
-    """The header of one object that its own reader reads whole."""
-    instance = frame.instance
+    """The header of one object that its own reader reads whole, or as far as the frame says."""
+    instance, member = frame.instance, member_of(frame)
     instance.require_unchanged()
     with instance.as_file() as path, at_the_door(path, "DICOM"):
-        opened = open_dicom(path, None)
+        opened = open_dicom(path, member)
     if instance.member is None:
         return opened
 
     def pixels(notes: list[str]) -> NDArray[Any]:
         with instance.as_file() as path, at_the_door(path, "DICOM"):
-            return open_dicom(path, None).pixels(notes)
+            return open_dicom(path, member).pixels(notes)
 
     source = replace(opened.source, path=f"{instance.path}#{instance.member}")
     return replace(opened, pixels=pixels, source=source)
