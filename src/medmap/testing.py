@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -62,10 +63,24 @@ def check_task(
         numbers = net(images).float().numpy()
     found = task.decode(numbers[0])
     _require(isinstance(found, (Scores, Boxes, Mask, Picture)), "decode gives a result of medmap.results", type(found))
-    chosen = task.score(numbers, cases)
+    store = _Prepared(tuple(cases), tuple(examples))
+    with torch.no_grad():
+        answers = task.answers(lambda batch: net(torch.from_numpy(batch)).float().numpy(), store, range(len(cases)))
+    chosen = task.score(answers, cases)
     _require(
         isinstance(chosen, Selection) and np.isfinite(chosen.value), "score gives a finite selection value", chosen
     )
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """Examples as a store holds them."""
+
+    cases: tuple[Case, ...]
+    examples: tuple[Tensors, ...]
+
+    def __getitem__(self, row: int) -> Tensors:
+        return self.examples[row]
 
 
 def _check_draw(task: Task, examples: Sequence[Tensors]) -> None:

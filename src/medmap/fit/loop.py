@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,7 +19,7 @@ from medmap.errors import NotFiniteError
 from medmap.feed import Feed, Store, plain_batches
 from medmap.fit.fast import FlatWeights
 from medmap.networks import parameter_groups, set_frozen
-from medmap.tasks import Batch, Selection, Task
+from medmap.tasks import Batch, Forward, Selection, Task
 
 if TYPE_CHECKING:
     import torch
@@ -362,7 +363,8 @@ def _judge(
     due = state.epoch % section.validate_every == 0 or state.epoch == section.epochs
     if len(validation) and due:
         cases = [store.cases[int(i)] for i in validation]
-        selection = task.score(logits(state.fabric, state.judged, store, validation, section)[:, 0], cases)
+        with forwarding(state.fabric, state.judged, section) as forward:
+            selection = task.score(task.answers(forward, store, validation), cases)
         row[f"val_{selection.name}"] = selection.shown
     value = float(state.epoch)
     if section.select == "best" and len(validation):
@@ -373,6 +375,33 @@ def _judge(
     row["best_epoch"] = state.best_epoch + 1
     state.rows.append(row)
     return selection
+
+
+@contextmanager
+def forwarding(fabric: Fabric, net: torch.nn.Module, section: FitSection) -> Iterator[Forward]:
+    """The network as a plain function of prepared images, for as long as it is judged.
+
+    Args:
+        fabric: Placement and precision.
+        net: The network; left in the mode it was in.
+        section: Layout.
+    """
+    import torch
+
+    device = next(net.parameters()).device
+    was_training = net.training
+    net.eval()
+
+    def forward(images: NDArray[np.float32]) -> NDArray[np.float32]:
+        batch = laid_out(torch.from_numpy(np.ascontiguousarray(images)).to(device), section.lays_last(device.type))
+        numbers: NDArray[np.float32] = net(batch).float().cpu().numpy()
+        return numbers
+
+    try:
+        with torch.inference_mode(), fabric.autocast():
+            yield forward
+    finally:
+        net.train(was_training)
 
 
 def logits(
@@ -393,18 +422,9 @@ def logits(
         section: Layout.
         views: For each view the spatial axes that are mirrored; ``()`` is the image as it is.
     """
-    import torch
-
-    device = next(net.parameters()).device
-    was_training = net.training
-    net.eval()
     out = []
-    with torch.inference_mode(), fabric.autocast():
+    with forwarding(fabric, net, section) as forward:
         for batch in plain_batches(store, rows, JUDGED_AT_ONCE):
             images = [batch.flip([2 + axis for axis in view]) if view else batch for view in views]
-            numbers = [
-                net(laid_out(x.to(device), section.lays_last(device.type))).float().cpu().numpy() for x in images
-            ]
-            out.append(np.stack(numbers, axis=1))
-    net.train(was_training)
+            out.append(np.stack([forward(x.numpy()) for x in images], axis=1))
     return np.concatenate(out)

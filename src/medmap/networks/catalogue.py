@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from medmap.errors import ConfigError
-from medmap.networks import libraries, own
+from medmap.networks import libraries, own, unet
 from medmap.networks.spec import NetworkInfo, NetworkSpec
 
 LIBRARIES: dict[str, Callable[[str, NetworkSpec], nn.Module]] = {
@@ -129,14 +129,26 @@ _ROWS: dict[int, dict[str, Row]] = {
 }
 
 
-def names(dimensions: int) -> tuple[str, ...]:
-    """List the plain names of the networks in 2 or 3 dimensions.
+_DENSE_ROWS: dict[str, Row] = {
+    "unet": Row("medmap", "plain", unet.build_unet, "decoder"),
+    "residual_unet": Row("medmap", "residual", unet.build_unet, "decoder"),
+}
+
+
+def _table(dimensions: int, dense: bool) -> dict[str, Row]:
+    if dense:
+        return _DENSE_ROWS if dimensions in (2, 3) else {}
+    return _ROWS.get(dimensions, {})
+
+
+def names(dimensions: int, *, dense: bool = False) -> tuple[str, ...]:
+    """List the plain names of the networks in 2 or 3 dimensions: classifiers, or those that answer for each voxel.
 
     Example:
-        >>> "resnet18" in names(3), "vgg16" in names(3)
-        (True, False)
+        >>> "resnet18" in names(3), "vgg16" in names(3), "unet" in names(3, dense=True)
+        (True, False, True)
     """
-    return tuple(_ROWS.get(dimensions, {}))
+    return tuple(_table(dimensions, dense))
 
 
 def split_name(name: str) -> tuple[str, str] | None:
@@ -157,15 +169,21 @@ def split_name(name: str) -> tuple[str, str] | None:
     return prefix, entry
 
 
-def row(name: str, dimensions: int) -> Row:
+def row(name: str, dimensions: int, *, dense: bool = False) -> Row:
     """Find the row of a plain name.
 
     Raises:
         ConfigError: There is none; the message names the closest, in this number of dimensions or another library.
     """
-    rows = _ROWS.get(dimensions, {})
+    rows = _table(dimensions, dense)
     if name in rows:
         return rows[name]
+    if dense:
+        raise ConfigError(
+            f"medmap has no {dimensions}-D network for segmentation of this name",
+            got=repr(name),
+            expected=", ".join(rows) + ", or monai:SegResNet, monai:VNet, monai:UNETR …",
+        )
     elsewhere = [f"{other}-D" for other, table in _ROWS.items() if name in table]
     expected = difflib.get_close_matches(name.lower(), rows, n=3, cutoff=0.5)
     expected += [f"{library}:{name}" for library in LIBRARIES if name in libraries.library_names(library, dimensions)]

@@ -34,7 +34,8 @@ def build(spec: NetworkSpec, *, seed: int | None = None) -> nn.Module:
             global generator.
 
     Returns:
-        A network in training mode: (batch, in_channels, *input_shape) → (batch, outputs), float32.
+        A network in training mode: (batch, in_channels, *input_shape) → (batch, outputs), float32; a dense one →
+        (batch, outputs, *input_shape), a U-Net while it trains a list of that and coarser ones.
 
     Raises:
         SizeError: A size that the network cannot take; the message names one that it can.
@@ -55,18 +56,19 @@ def build(spec: NetworkSpec, *, seed: int | None = None) -> nn.Module:
 
 def _build(spec: NetworkSpec) -> nn.Module:
     prefixed = catalogue.split_name(spec.name)
-    row = catalogue.row(spec.name, spec.dimensions) if prefixed is None else None
+    row = catalogue.row(spec.name, spec.dimensions, dense=spec.dense) if prefixed is None else None
     if spec.width != 1.0 and (row is None or row.library != "medmap"):
         raise ConfigError(
             f"{spec.name} has a fixed width",
             got=f"network.width = {spec.width}",
             expected="1.0",
-            remedy="take small_resnet or cnn for another width, or a wider or narrower network of the same family",
+            remedy=f"take {'unet' if spec.dense else 'small_resnet or cnn'} for another width, or a wider or narrower "
+            "network of the same family",
         )
     if row is not None:
         _refuse_small(spec, row)
         net = row.make(row.entry, spec)
-        if row.library != "medmap":
+        if row.library != "medmap" and not spec.dense:
             fit_stem(net, spec)
         if row.library not in ("medmap", "timm"):  # these were told when they were made
             set_dropout(net, spec.dropout)
@@ -95,10 +97,11 @@ def _with_quick_statistics(net: nn.Module) -> nn.Module:
 
 
 def _build_prefixed(spec: NetworkSpec) -> nn.Module:
-    """Make a network that no row vouches for, and check that it takes the size and is a classifier."""
+    """Make a network that no row vouches for, and check that it takes the size and answers as it is asked to."""
     library, _, entry = spec.name.partition(":")
     net = catalogue.LIBRARIES[library](entry, spec)
-    fit_stem(net, spec)
+    if not spec.dense:
+        fit_stem(net, spec)
     if library != "timm":  # timm was told when it was asked
         set_dropout(net, spec.dropout)
     try:
@@ -109,12 +112,15 @@ def _build_prefixed(spec: NetworkSpec) -> nn.Module:
             got=shape_text(spec.input_shape),
             remedy="resize the images, or take a network for small images such as small_resnet or cnn",
         ) from refusal
-    if shape != (1, spec.outputs):
+    expected = (1, spec.outputs, *spec.input_shape) if spec.dense else (1, spec.outputs)
+    if shape != expected:
         raise ConfigError(
-            f"{spec.name} is no classifier",
+            f"{spec.name} gives no class for each {'voxel' if spec.dimensions == 3 else 'pixel'}"
+            if spec.dense
+            else f"{spec.name} is no classifier",
             got=f"an output of shape {shape} for one image",
-            expected=(1, spec.outputs),
-            remedy="choose a network for classification",
+            expected=expected,
+            remedy=f"choose a network for {'segmentation' if spec.dense else 'classification'}",
         )
     return net
 

@@ -142,10 +142,10 @@ def _divisible(net: nn.Module, spec: NetworkSpec) -> nn.Module:
 
 
 def from_monai(entry: str, spec: NetworkSpec) -> nn.Module:
-    """Make a classifier of MONAI without weights.
+    """Make a network of MONAI without weights: a classifier, or one that answers for each voxel.
 
     Raises:
-        ConfigError: An unknown name, one that is no classifier, or a size that the network cannot take.
+        ConfigError: An unknown name, one of another kind, or a size that the network cannot take.
     """
     from monai.networks import nets
     from monai.networks.nets.efficientnet import EfficientNet, EfficientNetBN
@@ -159,6 +159,8 @@ def from_monai(entry: str, spec: NetworkSpec) -> nn.Module:
         "num_classes": spec.outputs,
         "pretrained": False,
     }
+    if spec.dense:
+        values |= {"img_size": spec.input_shape, "channels": (32, 64, 128, 256, 320), "strides": (2, 2, 2, 2)}
     if entry.startswith("efficientnet-b"):
         values["model_name"] = entry
     maker: Any = EfficientNetBN if "model_name" in values else getattr(nets, entry, None)

@@ -29,6 +29,9 @@ class NetworkSpec:
         stem: ``auto`` follows the rule of `stem_strides`, ``small`` never reduces before the first stage,
             ``standard`` is the library's stem untouched.
         init: Where starting weights come from; carried here for the record, applied by `load_weights`.
+        dense: Whether ``outputs`` are numbers for each pixel or voxel instead of for the image.
+        strides: For a U-Net, how each stage after the first reduces each axis; None goes by `unet_strides`.
+        norm: For a U-Net, ``batch`` or ``instance``.
 
     Raises:
         ConfigError: A value outside its range.
@@ -47,10 +50,15 @@ class NetworkSpec:
     width: float = 1.0
     stem: Stem = "auto"
     init: str | None = None
+    dense: bool = False
+    strides: tuple[tuple[int, ...], ...] | None = None
+    norm: Literal["batch", "instance"] = "batch"
 
     def __post_init__(self) -> None:
         """Check every range, so that a spec that exists can be believed."""
         object.__setattr__(self, "input_shape", tuple(self.input_shape))
+        if self.strides is not None:
+            object.__setattr__(self, "strides", tuple(tuple(step) for step in self.strides))
         checks: tuple[tuple[str, bool, object, str], ...] = (
             ("network.dimensions", self.dimensions in (2, 3), self.dimensions, "2 or 3"),
             ("network.in_channels", _is_count(self.in_channels), self.in_channels, "a whole number of at least 1"),
@@ -63,6 +71,13 @@ class NetworkSpec:
             ),
             ("network.dropout", 0.0 <= self.dropout < 1.0, self.dropout, "a probability from 0 up to but not 1"),
             ("network.width", 0.0 < self.width <= 16.0, self.width, "a multiplier above 0, at most 16"),
+            ("network.norm", self.norm in ("batch", "instance"), self.norm, "batch or instance"),
+            (
+                "network.strides",
+                all(len(step) == self.dimensions and set(step) <= {1, 2} for step in self.strides or ()),
+                self.strides,
+                f"{self.dimensions} numbers a stage, each 1 or 2",
+            ),
             ("network.stem", self.stem in ("auto", "small", "standard"), self.stem, "auto, small or standard"),
         )
         for field, good, got, expected in checks:

@@ -6,7 +6,7 @@ import importlib
 from typing import Any
 
 from medmap.errors import ConfigError
-from medmap.tasks.protocol import Batch, Selection, Task, Tensors
+from medmap.tasks.protocol import Batch, Examples, Forward, Selection, Task, Tensors
 
 # name -> module with ``Section`` (its part of run.yaml) and ``make(section, dataset) -> Task``
 TASKS = {"classify": "medmap.tasks.classify"}
@@ -23,4 +23,4 @@ def task_module(name: str) -> Any:
     return importlib.import_module(TASKS[name])
 
 
-__all__ = ["TASKS", "Batch", "Selection", "Task", "Tensors", "task_module"]
+__all__ = ["TASKS", "Batch", "Examples", "Forward", "Selection", "Task", "Tensors", "task_module"]

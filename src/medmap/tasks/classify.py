@@ -16,7 +16,7 @@ from medmap.config import Section
 from medmap.decision import Decision, apply_temperature, calibrated, decide
 from medmap.errors import DatasetError
 from medmap.results import Label, ScoreKind, Scores
-from medmap.tasks.protocol import Batch, Selection, Tensors
+from medmap.tasks.protocol import Batch, Examples, Forward, Selection, Tensors
 
 if TYPE_CHECKING:
     import torch
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from medmap.dataset import Case, Dataset
 
 Floats = NDArray[np.float64]
+JUDGED_AT_ONCE = 256
 
 
 class ClassifySection(Section):
@@ -228,6 +229,14 @@ class Classify:
         if self.kind == "multilabel":
             return tuple(n for n, called in zip(names, chosen, strict=True) if called), False
         return (names[int(chosen)],), False
+
+    def answers(self, forward: Forward, store: Examples, rows: Sequence[int]) -> NDArray[np.float32]:
+        """(rows, outputs) the network's numbers."""
+        parts = []
+        for start in range(0, len(rows), JUDGED_AT_ONCE):
+            images = [store[int(row)]["image"] for row in rows[start : start + JUDGED_AT_ONCE]]
+            parts.append(forward(np.stack(images).astype(np.float32)))
+        return np.concatenate(parts)
 
     def score(self, logits: NDArray[Any], cases: Sequence[Case]) -> Selection:
         """What "best by validation" goes by: mean AUROC less a tenth of the log loss; −error for a regression.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -34,6 +34,23 @@ class Batch:
     truth: torch.Tensor
     cases: tuple[str, ...]
     own_share: torch.Tensor | None = None
+
+
+class Examples(Protocol):
+    """Prepared cases, as a task may look at them."""
+
+    @property
+    def cases(self) -> tuple[Case, ...]:
+        """The cases, in the order of the rows."""
+        ...
+
+    def __getitem__(self, row: int) -> Tensors:
+        """One prepared case."""
+        ...
+
+
+# (batch, channels, spatial …) float32 to the network's numbers, without augmentation and gradients
+Forward = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -68,7 +85,7 @@ class Task(Protocol):
         ...
 
     def collate(self, examples: Sequence[Tensors], cases: Sequence[Case]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Images and truth of a batch."""
+        """Images and truth of a batch; a truth with the images' spatial axes is moved with them by augmentation."""
         ...
 
     def loss(self, net: torch.nn.Module, batch: Batch) -> torch.Tensor:
@@ -79,8 +96,12 @@ class Task(Protocol):
         """The network's numbers for one case as a result."""
         ...
 
-    def score(self, logits: NDArray[np.float32], cases: Sequence[Case]) -> Selection:
-        """How good the network's numbers are, for choosing among epochs."""
+    def answers(self, forward: Forward, store: Examples, rows: Sequence[int]) -> Any:
+        """What ``score`` looks at, for some prepared cases: the network's numbers, or what is left of them."""
+        ...
+
+    def score(self, answers: Any, cases: Sequence[Case]) -> Selection:
+        """How good the answers are, for choosing among epochs."""
         ...
 
     def supports(self, dimensions: int, channels: int) -> str | None:
