@@ -20,11 +20,11 @@ GOAL_FILES_S = 100
 GOAL_GROWTH = 1.2
 
 MEASURE = """
-import json, resource, sys, time
+import json, os, resource, sys, time
 from pathlib import Path
 sys.path[:0] = [p for p in sys.argv[4:] if p]
 source, output, who = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
-files = sorted(source.iterdir())
+files = lambda: (Path(entry.path) for entry in os.scandir(source))  # no list: it would be measured too
 if who == "medmap":
     import medmap as mm
     from medmap.deidentify.table import rows
@@ -35,17 +35,17 @@ elif who == "pydicom":
     import pydicom
     output.mkdir()
     begin = time.process_time()
-    for path in files:
+    for path in files():
         pydicom.dcmread(path).save_as(output / path.name)
 else:
     from dicomanonymizer import anonymize_dicom_file
     output.mkdir()
     begin = time.process_time()
-    for path in files:
+    for path in files():
         anonymize_dicom_file(str(path), str(output / path.name))
 seconds = time.process_time() - begin
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-print(json.dumps({"files_s": len(files) / seconds, "peak_mib": peak}))
+print(json.dumps({"files_s": sum(1 for _ in files()) / seconds, "peak_mib": peak}))
 """
 
 

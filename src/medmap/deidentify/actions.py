@@ -30,6 +30,7 @@ _DUMMIES: dict[str, object] = {
 }
 FIRST_VALUE = ("1", "1C")
 MUST_BE_THERE = ("2", "2C")
+_TIME = re.compile(r"(?:(?:[01]\d|2[0-4])(?::?[0-5]\d(?::?[0-6]\d(?:\.\d{1,6})?)?)?)?")
 _DIGITS = re.compile(r"(\d{4})(\d{2})?(\d{2})?(.*)", re.DOTALL)
 
 
@@ -82,9 +83,19 @@ def shifted(text: str, vr: str, days: int) -> str | None:
         ('20200229', '20200302120000.5+0100', None)
     """
     if vr == "TM":
-        return text if re.fullmatch(r"[\d.:\s\\]*", text) else None
+        return text if all(is_time(word) for word in text.split("\\")) else None
     found = [_moved(word.strip(" \0"), vr, days) for word in text.split("\\")]
     return None if None in found else "\\".join(word or "" for word in found)
+
+
+def is_time(text: str) -> bool:
+    """Whether a text is a time of day (PS3.5 6.2, TM; also the old one with colons): a date in its place is none.
+
+    Example:
+        >>> is_time("101500.25"), is_time("10:15"), is_time("19480923")
+        (True, True, False)
+    """
+    return _TIME.fullmatch(text.strip(" \0")) is not None
 
 
 def _moved(text: str, vr: str, days: int) -> str | None:

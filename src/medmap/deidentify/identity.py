@@ -8,8 +8,10 @@ is in ``Ann1950`` and ``scan_Ann``, and an identifier with digits also within a 
 from __future__ import annotations
 
 import re
+import struct
 import unicodedata
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -25,6 +27,16 @@ _NO_NAMES = frozenset(
         *("operator", "technologist", "technician"),
     ]
 )
+# What stands before and after names (the fourth and fifth component) and is a word of its own.
+_TITLES = frozenset(
+    [
+        *("captain", "major", "colonel", "general", "sergeant", "lieutenant", "reverend", "father", "mother", "sister"),
+        *("brother", "mister", "madame", "mademoiselle", "junior", "senior", "esquire", "baron", "baroness", "count"),
+        *("countess", "gräfin", "freiherr", "prince", "princess", "second", "third", "fourth", "maître", "senor"),
+        *("senora", "señor", "señora", "signor", "signora"),
+    ]
+)
+_LEAST_ASIDE = 5  # letters of a name in such a component: shorter words there are titles and degrees
 _ENCODINGS = ("utf-8", "latin-1")
 _WIDE_ENCODINGS = (*_ENCODINGS, "utf-16-le", "utf-16-be")
 _TIME = re.compile(rb"(?:[01]\d|2[0-3])[0-5]\d(?:[0-5]\d)?(?!\d)")
@@ -47,9 +59,24 @@ MONTHS = tuple(
         "dec december dez dezember diciembre décembre dicembre dezembro",
     )
 )
-_LETTERS = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "ß": "ss", "æ": "ae", "ø": "oe", "å": "aa", "ł": "l"})
+_LETTERS = str.maketrans(
+    {
+        "ä": "ae",
+        "ö": "oe",
+        "ü": "ue",
+        "ß": "ss",
+        "æ": "ae",
+        "ø": "oe",
+        "å": "aa",
+        "ł": "l",
+        "đ": "d",
+        "ð": "d",
+        "ı": "i",
+    }
+)
 LONG = 8  # a value this long is looked for in pixel data too; shorter ones stand there by chance
 _LONG_SURNAME = 5  # a shorter one with an initial is often another word: X-ray is no Mr X. Ray
+_LEAST_BINARY = 7  # digits of a number that is looked for among binary numbers: shorter ones are measured
 _SHORT_DIGITS = 6  # a number shorter than this is looked for in text alone
 
 
@@ -75,7 +102,7 @@ class Identity:
         """Take a person's name apart (PS3.5 6.2.1: components by ``^``, spellings by ``=``)."""
         for person in text.split("\\"):
             for spelling in person.split("="):
-                components = [c.lower() for c in spelling.split("^")[:3]]
+                components = _components(spelling)
                 parts = [p for c in components for p in _SPLIT.split(c) if p and p not in _NO_NAMES]
                 for part in parts:
                     self.names.update(w for w in _ways_to_write(part) if _tells(w))
@@ -113,7 +140,9 @@ class Identity:
         self.uids.update(w for w in (word.strip(" \0") for word in text.split("\\")) if w and not is_standard(w))
 
     def add_raw(self, name: bytes) -> None:
-        """A person's name in the bytes of the file, whose encoding is the file's own."""
+        """A person's name in the bytes of the file: as they are, and as UTF-8, which few files declare."""
+        with suppress(UnicodeDecodeError):  # the encoding that the file declares has been asked already
+            self.add_name(name.decode("utf-8"))
         for part in re.split(rb"[\^= ]+", name):
             if len(part) >= 3 and not part.isascii():
                 self.raw.add(lowered(part))
@@ -124,9 +153,20 @@ class Identity:
         yield from (("uid", uid.encode("latin-1", "replace")) for uid in self.uids if len(uid) > LONG)
         yield from (("name", raw) for raw in self.raw)
 
+    def numbers(self, little: bool) -> tuple[tuple[str, bytes], ...]:
+        """Kind and bytes of long numbers and dates as binary numbers hold them: integers of 32 and 64 bits, doubles."""
+        return _binary(frozenset(self.values), frozenset(self.dates), little)
+
     def words(self) -> list[str]:
         """Everything as text: for looking at pictures."""
         return sorted(self.names | self.values | self.dates)
+
+
+def _components(spelling: str) -> list[str]:
+    """Family, given and middle name; what stands before and after them only where it is a name too (PS3.5 6.2.1.1)."""
+    parts = [component.strip(" \0").lower() for component in spelling.split("^")]
+    aside = [c for c in parts[3:5] if len(c) >= _LEAST_ASIDE and c not in _TITLES | _NO_NAMES]
+    return [*parts[:3], *(aside if any(parts[:3]) else parts[3:])]
 
 
 def _tells(part: str) -> bool:
@@ -170,12 +210,25 @@ def _text_needles(
         for text in texts:
             wide = len(text) >= 4 and not text.isdigit() and kind != "date"
             # letters outside ASCII are not put in lower case where they are looked for
-            for spelled in {text, text.upper()} if not text.isascii() else {text}:
+            for spelled in {text, text.upper(), text.title()} if not text.isascii() else {text}:
                 for encoding in _WIDE_ENCODINGS if wide else _ENCODINGS:
                     needle = spelled.encode(encoding, "ignore")
                     if len(needle) >= len(spelled) >= 2:
                         found.setdefault(lowered(needle), kind)
     return tuple((kind, needle) for needle, kind in found.items())
+
+
+@lru_cache(maxsize=256)
+def _binary(values: frozenset[str], dates: frozenset[str], little: bool) -> tuple[tuple[str, bytes], ...]:
+    order = "<" if little else ">"
+    found = []
+    for kind, texts in (("value", values), ("date", dates)):
+        for text in sorted(texts):
+            if text.isascii() and text.isdigit() and _LEAST_BINARY <= len(text.lstrip("0")) <= 15:
+                number = int(text)
+                found += [(kind, struct.pack(f"{order}L", number))] if number < 1 << 32 else []
+                found += [(kind, struct.pack(f"{order}Q", number)), (kind, struct.pack(f"{order}d", number))]
+    return tuple(found)
 
 
 @lru_cache(maxsize=256)

@@ -127,7 +127,7 @@ def _made(file: BinaryIO, profile: Profile, key: Key) -> Made | None:
         if changed:
             actions.update((path.rpartition("/")[2], "C") for path in changed)
             before, pixels, after = _written(dataset, implicit, little)
-    again, wrong = examined(before + after, implicit, little, profile)
+    again, wrong = examined(before + after, implicit, little, profile, walk.identity)
     if residuals or found:
         residuals = _still_there(again, before + after, walk, profile)
     if looked.described:  # that pixels were changed is said in a description of our own

@@ -7,6 +7,7 @@ says what it said before; a text of which nothing is left becomes ``ANONYMIZED``
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable
 from functools import lru_cache
 
@@ -55,17 +56,64 @@ _LOOKS_IDENTIFYING = (
     re.compile(rf"(?<!\w)\d{{1,5}}[A-Za-z]?\s+(?:{_CAPITAL}\s+){{1,3}}{_STREET}\b\.?"),
     re.compile(r"(?<!\w)\d{8,}(?!\w)"),
 )
+# Scripts that put no space between words, or write titles and particles onto a name: Thai to Khmer, kana, Han, Hangul.
+_RUNS_ON = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1100-\u11ff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\ua960-\ua97f"
+                      r"\uac00-\ud7ff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff]")  # fmt: skip
 _EMPTY_BRACKETS = re.compile(r"\(\s*\)|\[\s*\]|\{\s*\}")
 _LEFT_OVER = re.compile(r"\s*[,;:^=/-]+\s*(?=$|[,;])|^\s*[,;:^=/.-]+\s*")
 _SPACES = re.compile(r"[ \t]{2,}")
 
 
 def without_known(text: str, known: Identity) -> str:
-    """Text without the values that the same object's identifying attributes had."""
+    """Text without the values that the same object's identifying attributes had.
+
+    Letters outside ASCII are compared without their accents, their case and the width they are printed in.
+    """
     for uid in known.uids:
         text = text.replace(uid, " ")
     expression = _known(frozenset(known.names), frozenset(known.values), frozenset(known.dates))
-    return text if expression is None else expression.sub(" ", text)
+    if expression is None:
+        return text
+    text = expression.sub(" ", text)
+    return text if text.isascii() else _without_alike(text, known)
+
+
+def folded(text: str) -> tuple[str, list[int]]:
+    """Text without accents, case and printed forms (Unicode's compatibility forms), and where each letter came from.
+
+    Example:
+        >>> folded("Ά\ufb01x")
+        ('αfix', [0, 1, 1, 2])
+    """
+    letters, places = [], []
+    for place, sign in enumerate(text):
+        for letter in unicodedata.normalize("NFKD", sign).casefold():
+            if not unicodedata.combining(letter):
+                letters.append(letter)
+                places.append(place)
+    return "".join(letters), places
+
+
+@lru_cache(maxsize=64)
+def _alike(names: frozenset[str], values: frozenset[str]) -> re.Pattern[str] | None:
+    return _known(
+        *(frozenset(filter(None, (folded(word)[0] for word in words))) for words in (names, values)), frozenset()
+    )
+
+
+def _without_alike(text: str, known: Identity) -> str:
+    expression = _alike(frozenset(known.names), frozenset(known.values))
+    letters, places = folded(text)
+    if expression is None or expression.search(letters) is None:
+        return text
+    kept, reached = [], 0
+    for match in expression.finditer(letters):
+        begin, end = places[match.start()], places[match.end() - 1] + 1
+        while end < len(text) and unicodedata.combining(text[end]):
+            end += 1
+        kept.append(text[reached : max(begin, reached)])
+        reached = max(end, reached)
+    return " ".join([*kept, text[reached:]])
 
 
 def cleaned(text: str, known: Identity, *, dates: bool = True) -> str:
@@ -135,7 +183,8 @@ def _expression(word: str, is_value: bool) -> str:
     mixed = is_value and has_letters_and_digits(word.encode("utf-8", "replace"))
     sides = []
     for edge in (word[0], word[-1]):
-        sides.append(r"\d" if edge.isdigit() else r"[^\W\d_]" if edge.isalpha() and not mixed else "")
+        apart = edge.isalpha() and not mixed and not _RUNS_ON.match(edge)
+        sides.append(r"\d" if edge.isdigit() else r"[^\W\d_]" if apart else "")
     before, after = (f"(?<!{sides[0]})" if sides[0] else ""), (f"(?!{sides[1]})" if sides[1] else "")
     body = re.escape(word).replace(r"\ ", r"\s+")
     return rf"{before}{body}(?:['’]s(?!\w))?{after}" if word[-1].isalpha() else f"{before}{body}{after}"

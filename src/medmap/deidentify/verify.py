@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from medmap.deidentify.identity import LONG, Identity, hits, is_weak, lowered, stand_in
 from medmap.deidentify.profile import Profile
 from medmap.deidentify.table import PRIVATE, pattern
-from medmap.deidentify.walk import MOST_NESTED, TEXT, change_text
+from medmap.deidentify.walk import MOST_NESTED, TEXT, change_text, is_foreign
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -23,6 +23,7 @@ _SLAB = 1 << 24
 _NUMBERS = frozenset(
     ["DS", "IS", "US", "SS", "UL", "SL", "FL", "FD", "UV", "SV", "OB", "OW", "OF", "OD", "OL", "OV", "AT"]
 )
+_BINARY = frozenset(["UL", "SL", "UV", "SV", "FD"])
 _SHORTEST_AMONG_NUMBERS = 6
 _SHORTEST_PART = 3
 _BETWEEN = b" ^,_=.-/"
@@ -106,7 +107,7 @@ def located(
 
 
 def _is_ours(kind: str, needle: bytes, vr: str, profile: Profile) -> bool:
-    if kind == "date" and vr in ("DA", "DT", "TM"):
+    if kind == "date" and vr in ("DA", "DT"):
         return bool(profile.keep & {"dates", "dates-modified"}) or needle == b"19000101"
     # a short value stands among measured numbers by chance
     return vr in _NUMBERS and (is_weak(needle) or len(needle) < _SHORTEST_AMONG_NUMBERS)
@@ -136,23 +137,45 @@ def _without(text: str, identity: Identity, without_known: Any, tidied: Any) -> 
     return text if after == text else str(tidied(after))
 
 
-def examined(header: bytes, implicit: bool, little: bool, profile: Profile) -> tuple[Dataset, list[Residual]]:
-    """Read an object's header again and ask the profile of each attribute whether it may be there at all.
+def examined(
+    header: bytes, implicit: bool, little: bool, profile: Profile, identity: Identity
+) -> tuple[Dataset, list[Residual]]:
+    """Read an object's header again and ask of each attribute whether it may be there at all, and may say what it says.
 
     Args:
         header: The bytes that were written, without pixel data.
         implicit, little: How they are encoded.
         profile: What was asked for.
+        identity: What must not stand in texts of foreign letters and in binary numbers, which no search for words sees.
     """
     from pydicom.filereader import read_dataset
 
     dataset = read_dataset(io.BytesIO(header), implicit, little)
-    left = [
-        Residual(path, "attribute")
-        for _, tag, vr, path in _leaves(dataset, "", 0)
-        if _must_be_gone(tag, vr, profile) and not path.startswith("unreadable")
-    ]
-    return dataset, left
+    numbers = [(kind, needle) for kind, needle in identity.numbers(little) if needle in header]
+    left = []
+    for holder, tag, vr, path in _leaves(dataset, "", 0):
+        if _must_be_gone(tag, vr, profile):
+            left.append(Residual(path, "attribute"))
+        elif vr in TEXT:
+            if is_foreign(holder, tag) and _says(holder, tag, identity):
+                left.append(Residual(path, "name"))
+        elif numbers and vr in _BINARY:
+            data = _bytes_in_file(holder, tag)
+            left += [Residual(path, kind) for kind, needle in numbers if needle in data]
+    return dataset, list(dict.fromkeys(left))
+
+
+def _says(holder: Dataset, tag: int, identity: Identity) -> bool:
+    from medmap.deidentify.texts import without_known
+
+    value = holder[tag].value
+    words = [value] if isinstance(value, str) or not hasattr(value, "__iter__") else value
+    return any(without_known(str(word), identity) != str(word) for word in words)
+
+
+def _bytes_in_file(holder: Dataset, tag: int) -> bytes:
+    raw = holder.get_item(tag)
+    return raw.value if raw is not None and raw.is_raw and isinstance(raw.value, bytes) else b""
 
 
 def _must_be_gone(tag: int, vr: str, profile: Profile) -> bool:

@@ -16,7 +16,7 @@ from medmap.deidentify.private import is_safe
 from medmap.deidentify.profile import Profile, names_a_class
 from medmap.deidentify.secrets import Key
 from medmap.deidentify.table import CURVE, PRIVATE, pattern, type_of
-from medmap.deidentify.texts import cleaned
+from medmap.deidentify.texts import cleaned, tidied, without_known
 from medmap.errors import ReadError
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ MOST_NESTED = 48  # structured reports nest about ten deep; more is an attack
 TEXT = frozenset(["LO", "SH", "ST", "LT", "UT", "UC", "PN"])
 _DATE = frozenset(["DA", "DT", "TM"])
 _BYTES = frozenset(["OB", "OW", "UN", "OL", "OD", "OF", "OV"])
+_ESCAPE = b"\x1b"
 UNKNOWN = "unknown"
 
 PATIENT_NAME, PATIENT_ID, _DOCUMENT_TITLE = 0x00100010, 0x00100020, 0x00420010
@@ -102,6 +103,7 @@ class _Walk:
         self.implicit = bool(dataset.original_encoding[0])
         self.sop_class = str(dataset.get("SOPClassUID") or "")
         self.waiting: list[tuple[Dataset, int, str]] = []
+        self.foreign: list[tuple[Dataset, int, str]] = []
 
     def through(self, dataset: Dataset, place: _Place) -> None:
         """Every attribute of one level, then those below."""
@@ -196,6 +198,8 @@ class _Walk:
         if vr == "SQ":
             inside = _Place(place.depth + 1, tag, place.dummies, place.cleans or cleans)
             self._below(dataset, tag, inside)
+        elif vr in TEXT and is_foreign(dataset, tag):
+            self.foreign.append((dataset, tag, vr))
 
     def _below(self, dataset: Dataset, tag: int, place: _Place) -> None:
         if place.depth > MOST_NESTED:
@@ -238,6 +242,10 @@ class _Walk:
         dates = "dates" not in self.profile.keep
         for dataset, tag, vr in self.waiting:
             change_text(dataset, tag, vr, lambda text: cleaned(text, self.result.identity, dates=dates))
+        # the bytes of these look otherwise than those of the same name elsewhere: they are read
+        for dataset, tag, vr in self.foreign:
+            if without_names(dataset, tag, vr, self.result.identity):
+                self._count(pattern(tag), CLEAN)
 
     # -- what is known ---------------------------------------------------------------------------------------------
 
@@ -270,6 +278,41 @@ class _Walk:
         self.result.actions[row, action] += 1
 
 
+def is_foreign(dataset: Dataset, tag: int) -> bool:
+    """Whether a text has letters outside ASCII, also where ISO 2022 hides them behind escapes."""
+    raw = dataset.get_item(tag)
+    value = None if raw is None else raw.value
+    if isinstance(value, bytes):
+        return not value.isascii() or _ESCAPE in value
+    return value is not None and not str(value).isascii()
+
+
+def without_names(dataset: Dataset, tag: int, vr: str, identity: Identity) -> bool:
+    """Take what is known out of a text with foreign letters; read as UTF-8 first, which few files declare."""
+
+    def change(text: str) -> str:
+        after = without_known(text, identity)
+        return text if after == text else tidied(after)
+
+    raw: Any = dataset.get_item(tag)
+    data = raw.value if raw is not None and raw.is_raw and isinstance(raw.value, bytes) else b""
+    if not data.isascii() and (text := _utf_8(data)):
+        after = "\\".join(map(change, text.split("\\")))
+        if after != text:
+            encoded = after.encode("utf-8")
+            encoded += b" " * (len(encoded) % 2)
+            dataset[tag] = raw._replace(value=encoded, length=len(encoded))
+            return True
+    return change_text(dataset, tag, vr, change)
+
+
+def _utf_8(data: bytes) -> str:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        return ""
+
+
 def _block(dataset: Dataset, group: int, element: int) -> list[int]:
     first = group << 16 | element << 8
     return [int(tag) for tag in dataset.keys() if first <= int(tag) <= first | 0xFF]  # noqa: SIM118  (tags, not elements)
@@ -292,7 +335,7 @@ def _remember_value(dataset: Dataset, tag: int, vr: str, identity: Identity) -> 
     from pydicom.datadict import dictionary_has_tag, dictionary_VR
 
     # a name is a name, whatever the file says its representation is
-    if vr == "PN" or (vr in TEXT and dictionary_has_tag(tag) and dictionary_VR(tag) == "PN"):
+    if vr == "PN" or (vr in TEXT | _BYTES and dictionary_has_tag(tag) and dictionary_VR(tag) == "PN"):
         raw = dataset.get_item(tag)
         identity.add_name(_decoded(dataset, tag))
         if raw is not None and raw.is_raw and isinstance(raw.value, bytes) and not raw.value.isascii():
@@ -324,6 +367,8 @@ def _decoded(dataset: Dataset, tag: int) -> str:
     value = dataset[tag].value
     if value is None:
         return ""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace").strip(" \0")
     return "\\".join(map(str, value)) if _several(value) else str(value)
 
 
