@@ -1,7 +1,8 @@
-"""How good a classification or a predicted number is, with 95 % intervals over patients.
+"""How good a classification, a predicted number or a mask is, with 95 % intervals over patients.
 
 Arrays in, ``Estimate`` and ``Comparison`` out: a value that cannot be defined is None with a reason, never NaN. Where a
-patient has several cases, ``patients`` makes every interval a clustered one.
+patient has several cases, ``patients`` makes every interval a clustered one. A mask is judged case by case
+(``mask_scores``); ``medmap.evaluate`` puts the cases together.
 """
 
 from medmap.metrics.aggregation import Aggregated, PredictiveValues, aggregate, prevalence_adjusted_ppv_npv
@@ -33,7 +34,10 @@ from medmap.metrics.curves import (
 from medmap.metrics.estimate import Comparison, Estimate
 from medmap.metrics.inputs import Classes
 from medmap.metrics.intervals import Bootstrap, wilson
+from medmap.metrics.lesions import LesionCounts, lesion_counts
+from medmap.metrics.masks import MaskRules, MaskScores, as_regions, confusion, mask_scores
 from medmap.metrics.ranking import auprc, auroc, auroc_value
+from medmap.metrics.surfaces import SurfaceDistances, surface_distances
 from medmap.metrics.table import classification_table
 
 __all__ = [
@@ -44,12 +48,17 @@ __all__ = [
     "ConfusionMatrix",
     "DecisionCurve",
     "Estimate",
+    "LesionCounts",
+    "MaskRules",
+    "MaskScores",
     "PrecisionRecallCurve",
     "PredictiveValues",
     "ReliabilityCurve",
     "RocCurve",
+    "SurfaceDistances",
     "accuracy",
     "aggregate",
+    "as_regions",
     "auprc",
     "auroc",
     "auroc_value",
@@ -57,11 +66,14 @@ __all__ = [
     "brier",
     "classification_table",
     "compare_auroc",
+    "confusion",
     "confusion_matrix",
     "decision_curve",
     "ece",
     "f1",
+    "lesion_counts",
     "mae",
+    "mask_scores",
     "mcnemar",
     "npv",
     "ordinal_table",
@@ -77,5 +89,6 @@ __all__ = [
     "roc_curve",
     "sensitivity",
     "specificity",
+    "surface_distances",
     "wilson",
 ]
