@@ -16,7 +16,7 @@ from medmap.layouts.door import open_dataset
 from medmap.layouts.hashes import HASHES, hashed, hashes_text, truth_files
 from medmap.layouts.placing import DETACHED, require_free, whole_folder
 from medmap.read import forget_arrays, recognise
-from medmap.read.dicom.studies import series_in
+from medmap.read.dicom.kept import series_in
 
 COPIED = "images"
 

@@ -130,7 +130,9 @@ def is_collection(path: Path) -> bool:
     """Whether a path may hold DICOM series rather than one image: a folder, a DICOMDIR, a zip that is no array."""
     with at_the_door(path, "image"):
         if path.is_dir():
-            return any(_of_dicom(entry) for entry in _some_files(path))
+            from medmap.read.dicom.kept import is_kept
+
+            return is_kept(path) or any(_of_dicom(entry) for entry in _some_files(path))
         if not path.is_file():
             return False
         if path.name.upper() == "DICOMDIR":
@@ -189,7 +191,7 @@ def open_header(path: str | Path, member: str | None = None) -> Opened:
     """
     path = Path(path)
     if is_collection(path):
-        from medmap.read.dicom.studies import open_series
+        from medmap.read.dicom.kept import open_series
 
         with at_the_door(path, "DICOM"):
             return open_series(path, member)

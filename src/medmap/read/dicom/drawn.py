@@ -88,7 +88,7 @@ def grid_beside(path: Path, structures: StructureSet) -> Geometry:
     Raises:
         ReadError: No series is referred to, or none of them lies there.
     """
-    from medmap.read.dicom.studies import kept_studies
+    from medmap.read.dicom.kept import kept_studies, series_named
 
     if not structures.series_uids and not structures.image_uids:
         raise ReadError(
@@ -97,11 +97,12 @@ def grid_beside(path: Path, structures: StructureSet) -> Geometry:
         )
     folder = path.absolute().parent
     for place in (folder, folder.parent):
-        series = [one for study in kept_studies(place) for one in study.series if one.readable]
-        named = [s for s in series if s.uid in structures.series_uids]
+        found = [series_named(place, uid) for uid in structures.series_uids]
+        named = [one for one in found if one is not None and one.readable]
         if not named:
             images = set(structures.image_uids)
-            named = [s for s in series if any(i.sop_instance_uid in images for i in s.instances)]
+            every = [one for study in kept_studies(place) for one in study.series if one.readable]
+            named = [s for s in every if any(i.sop_instance_uid in images for i in s.instances)]
         if named:
             return _grid(named[0], structures)
     raise ReadError(

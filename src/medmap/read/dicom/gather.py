@@ -113,11 +113,14 @@ def _scan_files(paths: Iterable[Path], found: Gathered, workers: int | None) -> 
 
 def _scan_file(path: Path) -> Scanned | None:
     """None for what is no DICOM."""
-    with at_the_door(path, "DICOM"), path.open("rb", buffering=0) as file:
-        if not is_dicom(file.read(PEEK)):
-            return None
     with at_the_door(path, "DICOM"):
-        return scan(path)
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            if not is_dicom(os.pread(descriptor, PEEK, 0)):
+                return None
+            return scan_bytes(lambda at, count: os.pread(descriptor, count, at), str(path))
+        finally:
+            os.close(descriptor)
 
 
 def _take(found: Gathered, name: str, result: Scanned | MedmapError | None, where: tuple[Path, str | None]) -> None:

@@ -6,9 +6,11 @@ by the attribute that tells them apart: component, echo, b-value, time. What no 
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -43,23 +45,12 @@ class Frame:
     @property
     def plane(self) -> Floats | None:
         """(3, 2) steps to the next row and the next column, in mm; None when they are not stated validly."""
-        cosines = _vector(self.values.get("ImageOrientationPatient"), 6)
-        spacing = _vector(self.values.get("PixelSpacing"), 2)
-        if cosines is None or spacing is None or spacing.min() <= 0:
-            return None
-        row, column = cosines[:3], cosines[3:]
-        off = max(abs(float(row @ column)), abs(float(row @ row) - 1), abs(float(column @ column) - 1))
-        return None if off > 0.02 else np.stack([column * spacing[0], row * spacing[1]], axis=1)
+        return _plane(self.values.get("ImageOrientationPatient"), self.values.get("PixelSpacing"))[0]
 
     @property
     def normal(self) -> Floats | None:
         """(3,) unit vector along which slices are sorted (PS3.3 C.7.6.2.1.1)."""
-        plane = self.plane
-        if plane is None:
-            return None
-        normal = np.cross(plane[:, 1], plane[:, 0])
-        unit: Floats = normal / np.linalg.norm(normal)
-        return unit
+        return _plane(self.values.get("ImageOrientationPatient"), self.values.get("PixelSpacing"))[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +71,26 @@ class Group:
 
 
 def _vector(value: Any, count: int) -> Floats | None:
-    if not isinstance(value, tuple) or len(value) != count:
+    if not isinstance(value, tuple) or len(value) != count or not all(map(math.isfinite, value)):
         return None
-    vector = np.array(value, dtype=np.float64)
-    return vector if np.isfinite(vector).all() else None
+    return np.array(value, dtype=np.float64)
+
+
+@lru_cache(maxsize=4096)  # the slices of a series share it
+def _plane(orientation: Any, distances: Any) -> tuple[Floats | None, Floats | None]:
+    """The steps in the plane, and its normal, of what a header states; both read-only."""
+    cosines, spacing = _vector(orientation, 6), _vector(distances, 2)
+    if cosines is None or spacing is None or spacing.min() <= 0:
+        return None, None
+    row, column = cosines[:3], cosines[3:]
+    off = max(abs(float(row @ column)), abs(float(row @ row) - 1), abs(float(column @ column) - 1))
+    if off > 0.02:
+        return None, None
+    plane = np.stack([column * spacing[0], row * spacing[1]], axis=1)
+    normal = np.cross(plane[:, 1], plane[:, 0])
+    normal /= np.linalg.norm(normal)
+    plane.flags.writeable = normal.flags.writeable = False
+    return plane, normal
 
 
 def stacks(frames: Sequence[Frame]) -> list[list[Frame]]:

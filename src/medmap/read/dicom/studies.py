@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack
@@ -32,7 +31,6 @@ from medmap.read.dicom.sorting import Frame, Group, split, stacks, times_of
 from medmap.read.dicom.volume import in_time, open_volume, problems_of, read_volume, stacked_in_time
 from medmap.read.opened import DEFAULT_LIMIT_BYTES, Opened, require_room
 
-KEPT_FOLDERS = 16
 FEW_SLICES = 15  # of one plane of a localiser
 ACROSS = 0.3  # cosine: planes at more than about 70 degrees
 
@@ -187,10 +185,15 @@ def studies(path: str | Path, *, workers: int | None = None) -> Iterator[Study]:
     Raises:
         ReadError: Nothing is there, or no DICOM is in it.
     """
-    yield from _sorted(Path(path), gather(Path(path), workers))
+    yield from sorted_studies(Path(path), gather(Path(path), workers))
 
 
-def _sorted(path: Path, found: Gathered) -> Iterator[Study]:
+def sorted_studies(path: Path, found: Gathered) -> Iterator[Study]:
+    """The studies of what was gathered at ``path``.
+
+    Raises:
+        ReadError: No DICOM object is among it.
+    """
     if not found.instances:
         what = f"{found.others} files that are none, {len(found.damaged)} damaged, {len(found.missing)} missing"
         first = f"; {found.damaged[0][1]}" if found.damaged else ""
@@ -414,80 +417,3 @@ def _read(series: Series, part: Part, mend: Collection[str], limit_bytes: int) -
         array=array, geometry=opened.geometry, quantity=opened.quantity, channels=opened.channels,
         time_s=opened.time_s, source=replace(opened.source, warnings=tuple(dict.fromkeys(notes))),
     )  # fmt: skip
-
-
-# -- a series by folder and UID --------------------------------------------------------------------------------------
-
-_KEPT: dict[str, tuple[Gathered, tuple[Study, ...]]] = {}
-_KEPT_LOCK = threading.Lock()
-
-
-def kept_studies(path: Path) -> tuple[Study, ...]:
-    """``studies``, remembered in this process until a folder below ``path`` (or the file) changes."""
-    key = str(path.absolute())
-    with _KEPT_LOCK:
-        kept = _KEPT.get(key)
-    if kept is not None and _same(path, kept[0]):
-        return kept[1]
-    found = gather(path)
-    made = tuple(_sorted(path, found))
-    with _KEPT_LOCK:
-        while len(_KEPT) >= KEPT_FOLDERS:
-            _KEPT.pop(next(iter(_KEPT)))
-        _KEPT[key] = found, made
-    return made
-
-
-def _same(path: Path, found: Gathered) -> bool:
-    """Whether no folder got or lost a file, and no object was overwritten."""
-    import os
-
-    from medmap.read.dicom.instances import stamp_of
-
-    try:
-        if any(os.stat(folder).st_mtime_ns != changed for folder, changed in found.folders.items()):
-            return False
-    except OSError:
-        return False
-    # a file that was overwritten in place leaves its folder as it was
-    stamps = {instance.path: instance.stamp for instance in found.instances}
-    return all(stamp_of(path) == stamp for path, stamp in stamps.items())
-
-
-def series_in(path: Path, member: str | None) -> tuple[Series, int | str | None]:
-    """The series that ``folder#uid`` or ``folder#uid/part`` means; the only series of images without ``member``.
-
-    Raises:
-        ReadError: There is none, or several and none was named.
-    """
-    every = [series for study in kept_studies(path) for series in study.series]
-    if member is not None:
-        uid, _, part = member.partition("/")
-        for series in every:
-            if series.uid == uid:
-                return series, part or None
-        raise ReadError(f"{path} holds no series {uid!r}", got=_listing(every))
-    pictures = [s for s in every if s.readable and s.kind in kinds.IMAGES]
-    chosen = pictures if len(pictures) == 1 else [s for s in pictures if s.kind in ("volume", "picture", "cine")]
-    if len(pictures) != 1:
-        raise ReadError(
-            f"{path} holds {len(pictures) or 'no'} series of images" + (", not one" if pictures else ""),
-            got=_listing(every),
-            remedy=f"name one: {path}#{(chosen or pictures)[0].uid}" if pictures else None,
-        )
-    return pictures[0], None
-
-
-def _listing(every: list[Series]) -> str:
-    rows = [f"{s.uid} ({s.modality} {s.kind}, {len(s.instances)})" for s in every]
-    return ", ".join(rows[:5]) + (f" and {len(rows) - 5} more" if len(rows) > 5 else "") or "nothing"
-
-
-def open_series(path: Path, member: str | None) -> Opened:
-    """The header of a series in a folder, zip or DICOMDIR, with the way to its pixels.
-
-    Raises:
-        ReadError: No such series, or one that is no even volume.
-    """
-    series, part = series_in(path, member)
-    return series.open(part)
