@@ -178,12 +178,37 @@ def apply(images: torch.Tensor, drawn: Sequence[Drawn]) -> torch.Tensor:
     Returns:
         A new tensor of the same shape.
     """
-    out = _geometry(images, drawn)
+    grid = _grid(images, drawn)
+    out = images.clone() if grid is None else _sampled(images, grid, "bilinear")
     out = _intensity(out, drawn)
     return _cut_out(out, drawn)
 
 
-def _geometry(images: torch.Tensor, drawn: Sequence[Drawn]) -> torch.Tensor:
+def apply_with_truth(
+    images: torch.Tensor, truth: torch.Tensor, drawn: Sequence[Drawn]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Do the same to images and to label maps that lie on them; labels are moved to the nearest voxel.
+
+    Args:
+        images: (batch, channels, spatial …) float32, standardised.
+        truth: (batch, spatial …) integers below 2²⁴.
+        drawn: One for each image.
+    """
+    grid = _grid(images, drawn)
+    if grid is not None:
+        images = _sampled(images, grid, "bilinear")
+        truth = _sampled(truth[:, None].float(), grid, "nearest")[:, 0].to(truth.dtype)
+    return _cut_out(_intensity(images, drawn), drawn), truth
+
+
+def _sampled(images: torch.Tensor, grid: torch.Tensor, mode: str) -> torch.Tensor:
+    from torch.nn import functional
+
+    return functional.grid_sample(images, grid, mode=mode, padding_mode="border", align_corners=False)
+
+
+def _grid(images: torch.Tensor, drawn: Sequence[Drawn]) -> torch.Tensor | None:
+    """Where each voxel of the result comes from; None where nothing moves."""
     import torch
     from torch.nn import functional
 
@@ -200,12 +225,11 @@ def _geometry(images: torch.Tensor, drawn: Sequence[Drawn]) -> torch.Tensor:
         theta[n, :, ndim] = signs * 2 * np.array(one.shift)
         still[n] = not one.flips and not np.any(one.shift) and np.array_equal(matrix, np.eye(ndim))
     if still.all():
-        return images.clone()
+        return None
     # grid_sample counts the last axis first
     order = list(range(ndim))[::-1]
     theta = theta[:, order][:, :, [*order, ndim]]
-    grid = functional.affine_grid(torch.from_numpy(theta).to(images.device), list(images.shape), align_corners=False)
-    return functional.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    return functional.affine_grid(torch.from_numpy(theta).to(images.device), list(images.shape), align_corners=False)
 
 
 def _column(values: Sequence[float], like: torch.Tensor) -> torch.Tensor:

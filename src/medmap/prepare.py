@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from medmap.config import Section
-from medmap.errors import BundleError, DataError
+from medmap.errors import BundleError, DataError, GeometryError
 from medmap.geometry import Flip, Pad, Permute, Resample, Step, Trace
 from medmap.image import Image
 
@@ -28,7 +28,10 @@ class PrepareSection(Section):
     """How images become tensors; ``prepare:`` of run.yaml.
 
     Args:
-        shape: Voxels along each axis of what the network sees.
+        shape: Voxels along each axis of what the network sees: the whole image, or a patch of it.
+        grid: ``whole`` (the image is brought to ``shape``), ``spacing`` (to ``spacing_mm``, and the network sees
+            patches) or ``native`` (as it is, in patches).
+        spacing_mm: Distance between voxels along each axis, after the axes were turned to ``orientation``.
         keep_proportions: Pad to the target's proportions before resizing, instead of stretching.
         proportions: Relative edge lengths of the network's voxels, (1, 1, 1) for cubes.
         orientation: For volumes in a patient's space: the directions the axes are turned to, or None.
@@ -39,6 +42,8 @@ class PrepareSection(Section):
     """
 
     shape: tuple[int, ...] = Field(min_length=2, max_length=3)
+    grid: Literal["whole", "spacing", "native"] = "whole"
+    spacing_mm: tuple[Annotated[float, Field(gt=0, le=1000)], ...] | None = None
     keep_proportions: bool = True
     proportions: tuple[Annotated[float, Field(gt=0, le=1000)], ...] | None = None
     orientation: str | None = Field(default=None, pattern="^[LR][PA][SI]$")
@@ -52,6 +57,10 @@ class PrepareSection(Section):
             raise ValueError("prepare.proportions needs one number for each axis of prepare.shape")
         if min(self.shape) < 1:
             raise ValueError("prepare.shape needs at least one voxel along each axis")
+        if (self.grid == "spacing") != (self.spacing_mm is not None):
+            raise ValueError("prepare.spacing_mm goes with prepare.grid = spacing")
+        if self.spacing_mm is not None and len(self.spacing_mm) != len(self.shape):
+            raise ValueError("prepare.spacing_mm needs one number for each axis of prepare.shape")
         return self
 
 
@@ -93,6 +102,31 @@ class Recipe:
         trace, pixels = self._geometric(image)
         pixels = self._intensity(pixels)
         return Prepared({"image": np.ascontiguousarray(pixels)}, trace)
+
+    def truth(self, mask: Image, trace: Trace) -> NDArray[np.uint8]:
+        """A label map as it lies on the prepared image, each voxel the label of the nearest one.
+
+        Args:
+            mask: On the grid of the image that ``trace`` came from.
+            trace: What ``apply`` did.
+
+        Raises:
+            GeometryError: The mask is on another grid.
+            DataError: Labels above 255, or overlapping regions.
+        """
+        if not mask.geometry.same_grid(trace.source):
+            raise GeometryError(
+                "the mask is on another grid than its image",
+                got=mask.geometry.shape,
+                expected=trace.source.shape,
+                remedy="`medmap check` shows both headers; `--fix geometry` mends what is a copied header",
+            )
+        array = mask.array
+        if array.ndim != mask.geometry.ndim:
+            raise DataError("overlapping regions are no label map", got=f"{array.shape[-1]} channels")
+        if array.size and (array.min() < 0 or array.max() > 255):
+            raise DataError("a label is no number from 0 to 255", got=f"{array.min()} to {array.max()}")
+        return np.ascontiguousarray(trace.forward(array.astype(np.uint8), order=0), dtype=np.uint8)
 
     @property
     def digest(self) -> str:
@@ -192,6 +226,13 @@ def geometric_steps(image: Image, section: PrepareSection) -> tuple[Step, ...]:
         steps += [step for step in grid.oriented(section.orientation) if step not in idle]
     for step in steps:
         grid = step.apply(grid)
+    if section.grid == "native":
+        return tuple(steps)
+    if section.spacing_mm is not None:
+        grid.require_size("resampling to a spacing")
+        extents = np.array(grid.shape) * np.array(grid.spacing_mm)
+        shape = tuple(int(n) for n in np.maximum(1, np.rint(extents / np.array(section.spacing_mm))))
+        return (*steps, Resample(shape)) if shape != grid.shape else tuple(steps)
     if section.keep_proportions:
         spacing = grid.spacing_mm if grid.has_size else (1.0,) * grid.ndim
         wanted = np.array(section.shape) * np.array(section.proportions or (1.0,) * grid.ndim)

@@ -1,24 +1,21 @@
-"""From cases to batches: prepared once into a store, drawn by seed, augmented, each batch knowing its cases."""
+"""Prepared cases of one shape: half-precision tensors in memory, or compressed on disk and read case by case."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medmap import augment
 from medmap.dataset import Case, Dataset
 from medmap.errors import DataError
+from medmap.image import Image
 from medmap.prepare import Recipe
 from medmap.read import read_ref
-from medmap.tasks.protocol import Batch, Task, Tensors
-
-if TYPE_CHECKING:
-    import torch
+from medmap.tasks.protocol import Tensors
 
 # Above this part of the memory allowed, prepared cases live compressed on disk instead of in memory.
 MEMORY_SHARE = 0.5
@@ -116,8 +113,7 @@ def build_store(
             failed[case.id] = str(error)
             continue
         kept.append(case)
-        constant = image.array.size == 0 or bool((image.array == image.array.flat[0]).all())
-        hashes.append("" if constant else image.content_sha256())
+        hashes.append(content_hash(image))
         if progress is not None and (number % 64 == 0 or number + 1 == len(dataset)):
             progress(number + 1, len(dataset))
     if not kept:
@@ -143,69 +139,7 @@ def _rows(shape: tuple[int, ...], size: int, limit: int, folder: Path | None) ->
     return blosc2.empty(shape, dtype=np.float16, chunks=chunk, urlpath=str(path), cparams={"clevel": 3})
 
 
-@dataclass(frozen=True, eq=False)
-class Feed:
-    """Batches of a store's cases, the same ones for the same (seed, epoch), whatever was drawn before.
-
-    Args:
-        store: Prepared cases.
-        indices: Rows that take part.
-        task: Says what one example is and how examples become a batch.
-        batch_size: Images a batch.
-        seed: With the epoch and the row it decides every draw.
-        section: What may happen to an image.
-        weights: Chance of each index to be drawn (balanced sampling), or None for each once an epoch.
-    """
-
-    store: Store
-    indices: NDArray[np.intp]
-    task: Task
-    batch_size: int
-    seed: int
-    section: augment.AugmentSection
-    weights: NDArray[np.float64] | None = None
-
-    @property
-    def steps(self) -> int:
-        """Batches an epoch; a last batch of one image is left out (batch normalisation needs two)."""
-        full, rest = divmod(len(self.indices), self.batch_size)
-        return max(1, full + (rest > 1))
-
-    def order(self, epoch: int) -> NDArray[np.intp]:
-        """The rows of an epoch in the order they are learned from."""
-        rng = np.random.default_rng([self.seed, epoch])
-        if self.weights is None:
-            return rng.permutation(self.indices)
-        chance = self.weights / self.weights.sum()
-        return rng.choice(self.indices, len(self.indices), replace=True, p=chance)
-
-    def epoch(self, number: int) -> Iterator[Batch]:
-        """The batches of an epoch."""
-        order = self.order(number)
-        for step in range(self.steps):
-            yield self.batch(order[step * self.batch_size : (step + 1) * self.batch_size], number, step)
-
-    def batch(self, rows: NDArray[np.intp], epoch: int, step: int) -> Batch:
-        """One augmented batch: every draw depends on (seed, epoch, row) alone, mixup on (seed, epoch, step)."""
-        import torch
-
-        generators = [np.random.default_rng([self.seed, epoch, int(row)]) for row in rows]
-        cases = [self.store.cases[int(row)] for row in rows]
-        examples = [self.task.draw(self.store[int(row)], rng) for row, rng in zip(rows, generators, strict=True)]
-        images, truth = self.task.collate(examples, cases)
-        images = augment.apply(images, [augment.draw(self.section, rng, images.ndim - 2) for rng in generators])
-        names = tuple(case.id for case in cases)
-        weight = augment.mixup_weights(self.section, np.random.default_rng([self.seed, epoch, step, 1]), len(rows))
-        if weight is None:
-            return Batch(images, truth, names)
-        own = torch.from_numpy(weight)
-        share = own.reshape(-1, *[1] * (images.ndim - 1))
-        return Batch(share * images + (1 - share) * images.roll(1, 0), truth, names, own)
-
-
-def plain_batches(store: Store, indices: Sequence[int] | NDArray[np.intp], batch_size: int) -> Iterator[torch.Tensor]:
-    """Images without augmentation, in order, for prediction."""
-    import torch
-
-    for start in range(0, len(indices), batch_size):
-        yield torch.from_numpy(store.take(indices[start : start + batch_size]))
+def content_hash(image: Image) -> str:
+    """Hash of an image's pixels; empty for an image of one value, which is a copy of nothing."""
+    constant = image.array.size == 0 or bool((image.array == image.array.flat[0]).all())
+    return "" if constant else image.content_sha256()

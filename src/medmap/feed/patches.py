@@ -1,0 +1,169 @@
+"""Prepared cases with their masks, each of its own shape, from which patches are read without reading the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medmap.dataset import Case, Dataset
+from medmap.errors import DataError
+from medmap.feed.whole import MEMORY_SHARE, Progress, content_hash
+from medmap.geometry import Trace
+from medmap.prepare import Recipe
+from medmap.read import read_ref
+from medmap.tasks.protocol import Tensors
+
+CHUNK = {2: 128, 3: 32}  # voxels a side that are compressed together on disk
+MOST_PLACES = 10_000  # voxels of a class that a patch may be drawn around
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedCase:
+    """One case of a patch store.
+
+    Args:
+        case: Whose it is.
+        image: (channels, spatial …) float16, in memory or on disk.
+        truth: (spatial …) uint8 labels, likewise.
+        places: label → (n, ndim) index of voxels that have it, at most ``MOST_PLACES``, evenly picked.
+        trace: The way from the case's own grid to the prepared one.
+        content: Hash of the source's pixels; empty for an image of one value.
+    """
+
+    case: Case
+    image: Any
+    truth: Any
+    places: Mapping[int, NDArray[np.int32]]
+    trace: Trace
+    content: str
+
+
+@dataclass(frozen=True, eq=False)
+class PatchStore:
+    """Prepared images beside their label maps, in memory or compressed on disk in chunks.
+
+    Args:
+        prepared: The cases.
+        recipe: The recipe's digest.
+        failed: Cases that could not be read, with the reason.
+    """
+
+    prepared: tuple[PreparedCase, ...]
+    recipe: str
+    failed: Mapping[str, str] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.prepared)
+
+    @property
+    def cases(self) -> tuple[Case, ...]:
+        """The cases, in the order of the rows."""
+        return tuple(row.case for row in self.prepared)
+
+    @property
+    def hashes(self) -> tuple[str, ...]:
+        """Content hash of each case's source pixels."""
+        return tuple(row.content for row in self.prepared)
+
+    def subset(self, rows: Sequence[int]) -> PatchStore:
+        """The store of some rows."""
+        return PatchStore(tuple(self.prepared[i] for i in rows), self.recipe, self.failed)
+
+    def __getitem__(self, row: int) -> Tensors:
+        """``image`` and ``truth``, read where they are sliced, and ``places_<label>``."""
+        found = self.prepared[row]
+        places = {f"places_{label}": where for label, where in found.places.items()}
+        return {"image": found.image, "truth": found.truth, **places}
+
+
+def build_patch_store(
+    dataset: Dataset,
+    recipe: Recipe,
+    *,
+    memory_bytes: int,
+    folder: Path | None = None,
+    progress: Progress | None = None,
+) -> PatchStore:
+    """Read and prepare every case with its mask, each once; of several observers the first is the truth.
+
+    A case without a mask has no voxel of any class.
+
+    Args:
+        dataset: Cases with one input.
+        recipe: The fitted preparation.
+        memory_bytes: Memory the run may take; half of it may hold prepared cases, the others lie in ``folder``.
+        folder: Where cases beyond that go; required then.
+        progress: Called with (done, of).
+
+    Raises:
+        DataError: No case can be read, or they do not fit and no folder is given.
+    """
+    left = int(memory_bytes * MEMORY_SHARE)
+    kept: list[PreparedCase] = []
+    failed: dict[str, str] = {}
+    for number, case in enumerate(dataset):
+        try:
+            row = _prepared(dataset, case, recipe)
+        except DataError as error:
+            failed[case.id] = str(error)
+            continue
+        size = row.image.nbytes + row.truth.nbytes
+        if size <= left:
+            left -= size
+        elif folder is None:
+            raise DataError("the prepared cases do not fit the memory allowed", got=f"{size} bytes", expected=left)
+        else:
+            image = _on_disk(row.image, folder / f"{len(kept)}_image.b2nd", row.truth.ndim)
+            row = replace(
+                row, image=image, truth=_on_disk(row.truth, folder / f"{len(kept)}_truth.b2nd", row.truth.ndim)
+            )
+        kept.append(row)
+        if progress is not None:
+            progress(number + 1, len(dataset))
+    if not kept:
+        raise DataError("no case of the dataset can be read", got=next(iter(failed.values())))
+    return PatchStore(tuple(kept), recipe.digest, failed)
+
+
+def _prepared(dataset: Dataset, case: Case, recipe: Recipe) -> PreparedCase:
+    name = next(iter(dataset.inputs))
+    ref = case.inputs.get(name)
+    if ref is None:
+        raise DataError("the input was not acquired", got=f"no {name}", case=case.id)
+    image = read_ref(dataset, ref)
+    prepared = recipe.apply(image)
+    pixels = prepared.tensors["image"].astype(np.float16)
+    labels = np.zeros(pixels.shape[1:], dtype=np.uint8)
+    if case.truth.masks:
+        labels = recipe.truth(read_ref(dataset, case.truth.masks[0]), prepared.trace)
+    return PreparedCase(case, pixels, labels, _places(labels, dataset.ignore), prepared.trace, content_hash(image))
+
+
+def _places(labels: NDArray[np.uint8], ignore: int | None) -> dict[int, NDArray[np.int32]]:
+    """Voxels of each label but the background and what is ignored."""
+    flat = labels.ravel()
+    inside = np.flatnonzero(flat)
+    values = flat[inside]
+    found = {}
+    for label in np.unique(values):
+        if label == ignore:
+            continue
+        mine = inside[values == label]
+        picked = mine[:: -(-len(mine) // MOST_PLACES)]
+        found[int(label)] = np.stack(np.unravel_index(picked, labels.shape), axis=1).astype(np.int32)
+    return found
+
+
+def _on_disk(array: NDArray[Any], path: Path, ndim: int) -> Any:
+    import blosc2
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    spatial = tuple(min(side, CHUNK[ndim]) for side in array.shape[-ndim:])
+    chunks = (*array.shape[: array.ndim - ndim], *spatial)
+    return blosc2.asarray(array, chunks=chunks, urlpath=str(path), cparams={"clevel": 3})
