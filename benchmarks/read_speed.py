@@ -1,9 +1,10 @@
-"""How fast a CT series of 300 slices becomes a volume in HU, and how fast headers are scanned, against what others do.
+"""How fast a CT series of 300 slices becomes a volume in HU, and headers and archives are scanned, against others.
 
 A phantom with noise (512 × 512, 12 bits) is written uncompressed, RLE, JPEG-LS, JPEG 2000 and HTJ2K. Each is read by
 medmap, SimpleITK, MONAI's PydicomReader and plain pydicom (its own pixel decoding, slices sorted by position), in
 turns in one process; the best of the rounds counts. ``same_answer``: the peer's voxels equal medmap's. A peer that
-cannot decode a syntax has ``theirs`` null and says why in ``note``. Prints one JSON line a comparison
+cannot decode a syntax has ``theirs`` null and says why in ``note``. An archive of many small files is sorted into
+studies, and its series are read one by one by their UIDs. Prints one JSON line a comparison
 (``name peer ours theirs unit ratio same_answer``); ``ratio`` is theirs / ours: above 1 medmap is faster.
 """
 
@@ -15,6 +16,7 @@ import logging
 import tempfile
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -196,12 +198,57 @@ def compare_scans(folder: Path, rounds: int) -> None:
     ours = [(s.values["SOPInstanceUID"], s.values["ImagePositionPatient"]) for s in found["medmap"]]
     for peer in list(ways)[1:]:
         theirs = [(str(ds.SOPInstanceUID), tuple(map(float, ds.ImagePositionPatient))) for ds in found[peer]]
-        row = {
-            "name": f"scan: {len(paths)} headers", "peer": peer, "ours": round(best["medmap"], 4),
-            "theirs": round(best[peer], 4), "unit": "s", "ratio": round(best[peer] / best["medmap"], 2),
-            "same_answer": ours == theirs,
-        }  # fmt: skip
-        print(json.dumps(row), flush=True)
+        line(f"scan: {len(paths)} headers", peer, best["medmap"], best[peer], ours == theirs)
+
+
+def write_archive(folder: Path, files: int) -> list[str]:
+    """Series of 100 small slices, each in a folder of its own; their UIDs."""
+    write_series(folder.parent / "one", ct(100, 16), "uncompressed")
+    slices = {path.name: path.read_bytes() for path in (folder.parent / "one").iterdir()}
+    names = [f"2.{1000 + n}" for n in range(max(1, files // 100))]  # as long as the UID that they replace
+    for name in names:
+        (folder / name).mkdir(parents=True)
+        for file, content in slices.items():
+            changed = content.replace(b"2.25.2", name.encode()).replace(b"2.25.7", name.encode())
+            (folder / name / file).write_bytes(changed)
+    return names
+
+
+def compare_archive(folder: Path, files: int, rounds: int) -> None:
+    """All headers once, against pydicom; then the series one by one, against reading each from its folder."""
+    import pydicom
+
+    import medmap as mm
+
+    names = write_archive(folder, files)
+
+    def ours() -> dict[str, int]:
+        return {series.uid: len(series.instances) for study in mm.studies(folder) for series in study.series}
+
+    def theirs() -> dict[str, int]:
+        return dict(
+            Counter(str(pydicom.dcmread(p, stop_before_pixels=True).SeriesInstanceUID) for p in folder.rglob("*.dcm"))
+        )
+
+    best = [float("inf"), float("inf")]
+    found: list[Any] = [None, None]
+    for _ in range(rounds):
+        for number, way in enumerate((ours, theirs)):
+            took, found[number] = timed(way)
+            best[number] = min(took, best[number])
+    line(f"sort: an archive of {files} files", "pydicom stop_before_pixels", best[0], best[1], found[0] == found[1])
+    mm.read(f"{folder}#{names[0]}")  # the archive is known from here on
+    took = [timed(lambda n=name: mm.read(f"{folder}#{n}").array) for name in names]
+    others = [timed(lambda n=name: by_pydicom(folder / n)) for name in names]
+    same = all(np.array_equal(np.moveaxis(a, 2, 0), b) for (_, a), (_, b) in zip(took, others, strict=True))
+    medians = [sorted(t for t, _ in each)[len(each) // 2] for each in (took, others)]
+    line(f"read: a series of 100 slices in an archive of {files} files", "pydicom", *medians, same)
+
+
+def line(name: str, peer: str, ours: float, theirs: float, same: bool) -> None:
+    row = {"name": name, "peer": peer, "ours": round(ours, 4), "theirs": round(theirs, 4), "unit": "s",
+           "ratio": round(theirs / ours, 2), "same_answer": same}  # fmt: skip
+    print(json.dumps(row), flush=True)
 
 
 def main() -> None:
@@ -209,7 +256,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="reading DICOM series")
     parser.add_argument("--slices", type=int, default=300)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", choices=[*SYNTAXES, "scan"], action="append")
+    parser.add_argument("--only", choices=[*SYNTAXES, "scan", "archive"], action="append")
+    parser.add_argument("--files", type=int, default=20_000, help="of the archive")
     asked = parser.parse_args()
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
@@ -229,6 +277,8 @@ def main() -> None:
                 compare_series(folder, syntax, truth, asked.rounds)
             for path in folder.iterdir():
                 path.unlink()
+        if asked.only is None or "archive" in asked.only:
+            compare_archive(Path(room) / "archive", asked.files, min(asked.rounds, 2))
 
 
 if __name__ == "__main__":
