@@ -17,7 +17,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 import dicom_series
 import medmap as mm
-from medmap.errors import ReadError
+from medmap.errors import MedmapError, ReadError
 from medmap.read import Series, studies
 from medmap.read.dicom.nuclear import CLASSES, runs
 
@@ -255,3 +255,24 @@ def test_every_frame_belongs_to_one_run_whatever_the_order(ends: list[int], rand
     assert len({run.name for run in found}) == len(found) == ends[0] * ends[1] * ends[2]
     for run in found:
         assert [mixed["AngularViewVector"][n] for n in run.frames] == list(range(1, ends[3] + 1))
+
+
+def test_damaged_files_give_an_image_or_a_sentence(tmp_path: Path) -> None:
+    where = {"ImagePositionPatient": [-10, 20, 30], "ImageOrientationPatient": [float(v) for v in (*ROW, *COLUMN)]}
+    gates = items({"DataInformationSequence": items({"FrameTime": 125})})
+    path, _ = saved(tmp_path, nuclear("RECON GATED TOMO", counted(RRInterval=1, TimeSlot=3, Slice=4),
+                                      SpacingBetweenSlices=3.3, DetectorInformationSequence=detectors(**where),
+                                      GatedInformationSequence=gates))  # fmt: skip
+    whole, rng, images = path.read_bytes(), np.random.default_rng(5), 0
+    header = whole.index(b"\xe0\x7f\x10\x00")
+    for _ in range(250):
+        content = bytearray(whole)
+        at, width = int(rng.integers(132, header)), int(rng.integers(1, 5))
+        content[at : at + width] = rng.bytes(width)
+        path.write_bytes(bytes(content))
+        for attempt in (lambda: mm.read(path), lambda: only(tmp_path).read(0)):
+            try:
+                images += attempt().array.size > 0
+            except MedmapError:
+                continue
+    assert images > 100
