@@ -66,3 +66,5 @@ def test_refusals() -> None:
             lesion_counts(mask, mask, overlap=overlap)
     with pytest.raises(UsageError, match="connectivity"):
         lesion_counts(mask, mask, connectivity="edges")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="contradict"):
+        LesionCounts(1, 1, 2, 0)

@@ -234,3 +234,5 @@ def test_refusals() -> None:
         MaskRules(lesion_overlap=1)
     with pytest.raises(UsageError, match="contradict"):
         MaskScores("a", 1, 1, 2, None, None, None, None, None, LesionCounts(0, 0, 0, 0))
+    with pytest.raises(UsageError, match="hd95_mm of a is no measure"):
+        MaskScores("a", 1, 1, 1, float("nan"), 1.0, 1.0, 2.0, None, LesionCounts(0, 0, 0, 0))

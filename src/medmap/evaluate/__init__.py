@@ -8,13 +8,24 @@ from medmap.evaluate.baselines import baselines
 from medmap.evaluate.compare import ComparisonReport, compare, compare_tables
 from medmap.evaluate.csvfile import csv_text, read_predictions, write_predictions
 from medmap.evaluate.groups import groups_of
-from medmap.evaluate.judge import Circumstances, Options, evaluate, operating_point, report_from_table
+from medmap.evaluate.judge import Options, evaluate, operating_point, report_from_table
 from medmap.evaluate.leakage import leaks, leaks_of_recalibration
 from medmap.evaluate.looks import Looks, log_look
 from medmap.evaluate.mapping import channel_order, in_terms_of
-from medmap.evaluate.outcome import Aggregated, Baseline, Failure, MetricsFile, Report, metrics_schema
+from medmap.evaluate.outcome import Aggregated, Baseline, Circumstances, Failure, MetricsFile, Report, metrics_schema
 from medmap.evaluate.rows import taken_together
+from medmap.evaluate.segmented import report_from_masks
 from medmap.evaluate.site import recalibrated_bundle
+from medmap.evaluate.structures import (
+    StructureTable,
+    case_scores,
+    known_structures,
+    structure_table,
+    structures_of,
+)
+from medmap.evaluate.structures_compare import compare_structure_folders, compare_structures
+from medmap.evaluate.structures_csv import read_structures, structures_text, write_structures
+from medmap.evaluate.structures_rows import structure_rows, structure_subgroup_rows, volume_agreement
 from medmap.evaluate.table import PredictionTable, table_of
 
 __all__ = [
@@ -28,23 +39,37 @@ __all__ = [
     "Options",
     "PredictionTable",
     "Report",
+    "StructureTable",
     "baselines",
+    "case_scores",
     "channel_order",
     "compare",
+    "compare_structure_folders",
+    "compare_structures",
     "compare_tables",
     "csv_text",
     "evaluate",
     "groups_of",
     "in_terms_of",
+    "known_structures",
     "leaks",
     "leaks_of_recalibration",
     "log_look",
     "metrics_schema",
     "operating_point",
     "read_predictions",
+    "read_structures",
     "recalibrated_bundle",
+    "report_from_masks",
     "report_from_table",
+    "structure_rows",
+    "structure_subgroup_rows",
+    "structure_table",
+    "structures_of",
+    "structures_text",
     "table_of",
     "taken_together",
+    "volume_agreement",
     "write_predictions",
+    "write_structures",
 ]

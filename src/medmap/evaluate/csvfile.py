@@ -50,23 +50,26 @@ def plain_text(cell: str) -> str:
 
 def csv_text(header: Sequence[str], rows: Sequence[Sequence[str | float | int | None]]) -> str:
     """A CSV file's text (RFC 4180, LF): text cells made safe, numbers exact, None empty."""
-    return _joined([[text_cell(name) for name in header], *([_cell(value) for value in row] for row in rows)])
+    return joined([[text_cell(name) for name in header], *([cell_of(value) for value in row] for row in rows)])
 
 
-def _joined(rows: Sequence[Sequence[str]]) -> str:
+def joined(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells as the text of a file."""
     return "\n".join(",".join(map(_quoted, row)) for row in rows) + "\n"
 
 
-def _cell(value: str | float | int | None) -> str:
+def cell_of(value: str | float | int | None) -> str:
+    """A value as a cell: text made safe, numbers exact, None empty."""
     if value is None:
         return ""
     return text_cell(value) if isinstance(value, str) else repr(value)
 
 
-def _clinical_cell(value: COLUMN_TYPES) -> str:
+def clinical_cell(value: COLUMN_TYPES) -> str:
+    """A clinical column's value as a cell: text that looks like a number is marked as text."""
     if isinstance(value, str) and (not value or _number(value) is not None):
         return f"'{value}"
-    return _cell(value)
+    return cell_of(value)
 
 
 def _quoted(cell: str) -> str:
@@ -124,9 +127,9 @@ def predictions_text(table: PredictionTable) -> str:
                 table.sites[row],
             ]
         )
-    clinical = [[_clinical_cell(values[row]) for values in table.columns.values()] for row in range(len(table))]
-    cells = [[*map(_cell, row), *more] for row, more in zip(rows, clinical, strict=True)]
-    return _joined([[text_cell(name) for name in header], *cells])
+    clinical = [[clinical_cell(values[row]) for values in table.columns.values()] for row in range(len(table))]
+    cells = [[*map(cell_of, row), *more] for row, more in zip(rows, clinical, strict=True)]
+    return joined([[text_cell(name) for name in header], *cells])
 
 
 def _threshold(table: PredictionTable) -> str | float | None:
@@ -161,7 +164,7 @@ def read_predictions(path: str | Path) -> PredictionTable:
     """
     path = Path(path)
     path = path / "predictions.csv" if path.is_dir() else path
-    header, rows = _rows(path)
+    header, rows = read_rows(path)
     labels = tuple(name.removeprefix("score_") for name in header if name.startswith("score_"))
     missing = [name for name in (*FIXED, "kind") if name not in header]
     if missing or not labels or not rows:
@@ -181,7 +184,12 @@ def read_predictions(path: str | Path) -> PredictionTable:
         raise ReadError(f"{path} has a cell that cannot be read", got=str(error)) from error
 
 
-def _rows(path: Path) -> tuple[list[str], list[list[str]]]:
+def read_rows(path: Path) -> tuple[list[str], list[list[str]]]:
+    """The names of a file's columns, and its rows of cells.
+
+    Raises:
+        ReadError: Absent, too large, unreadable, empty, or with rows of different lengths.
+    """
     try:
         if path.stat().st_size > LIMIT_BYTES:
             raise ReadError(f"{path} is too large", got=f"{path.stat().st_size} bytes", expected=LIMIT_BYTES)
@@ -212,7 +220,7 @@ def _table(columns: Mapping[str, Sequence[str]], labels: tuple[str, ...], kind: 
     index = {name: number for number, name in enumerate(labels)}
 
     def optional(name: str) -> list[str | None]:
-        return [_text(cell) for cell in columns.get(name, [""] * n)]
+        return [optional_text(cell) for cell in columns.get(name, [""] * n)]
 
     truth = numbers("truth") if kind in TRUTH_BY_LABEL else np.array([index[plain_text(c)] for c in columns["truth"]])
     if truth is None:
@@ -241,9 +249,17 @@ def _table(columns: Mapping[str, Sequence[str]], labels: tuple[str, ...], kind: 
         splits=tuple(optional("split")),
         folds=tuple(int(c) if c else None for c in columns["fold"]),
         columns={
-            k.removeprefix("column_"): tuple(map(_value, v)) for k, v in columns.items() if k.startswith("column_")
+            k.removeprefix("column_"): tuple(map(clinical_value, v))
+            for k, v in columns.items()
+            if k.startswith("column_")
         },
     )
+
+
+def clinical_columns(columns: Mapping[str, Sequence[str]]) -> dict[str, tuple[COLUMN_TYPES, ...]]:
+    """The clinical columns of a file: name → values."""
+    found = {name.removeprefix("column_"): cells for name, cells in columns.items() if name.startswith("column_")}
+    return {name: tuple(map(clinical_value, cells)) for name, cells in found.items()}
 
 
 def _decided(
@@ -268,11 +284,13 @@ def _names(text: str, labels: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _text(cell: str) -> str | None:
+def optional_text(cell: str) -> str | None:
+    """The text of a cell; None where it is empty."""
     return plain_text(cell) if cell else None
 
 
-def _value(cell: str) -> COLUMN_TYPES:
+def clinical_value(cell: str) -> COLUMN_TYPES:
+    """The value of a clinical column's cell."""
     if not cell:
         return None
     number = None if cell.startswith("'") else _number(cell)

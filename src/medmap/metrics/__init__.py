@@ -6,6 +6,7 @@ patient has several cases, ``patients`` makes every interval a clustered one. A 
 """
 
 from medmap.metrics.aggregation import Aggregated, PredictiveValues, aggregate, prevalence_adjusted_ppv_npv
+from medmap.metrics.agreement import bland_altman
 from medmap.metrics.classification import (
     accuracy,
     balanced_accuracy,
@@ -36,6 +37,7 @@ from medmap.metrics.inputs import Classes
 from medmap.metrics.intervals import Bootstrap, wilson
 from medmap.metrics.lesions import LesionCounts, lesion_counts
 from medmap.metrics.masks import MaskRules, MaskScores, as_regions, confusion, mask_scores
+from medmap.metrics.means import mean_differences, mean_estimates
 from medmap.metrics.ranking import auprc, auroc, auroc_value
 from medmap.metrics.surfaces import SurfaceDistances, surface_distances
 from medmap.metrics.table import classification_table
@@ -63,6 +65,7 @@ __all__ = [
     "auroc",
     "auroc_value",
     "balanced_accuracy",
+    "bland_altman",
     "brier",
     "classification_table",
     "compare_auroc",
@@ -75,6 +78,8 @@ __all__ = [
     "mae",
     "mask_scores",
     "mcnemar",
+    "mean_differences",
+    "mean_estimates",
     "npv",
     "ordinal_table",
     "paired_bootstrap",

@@ -36,6 +36,7 @@ class Estimate:
         stage: ``raw``, ``calibrated`` …; None when nothing is said.
         threshold: The score from which a case was called positive, in [0, 1].
         reason: Why there is no value or no interval, or which classes are missing from an average.
+        tolerance_mm: How far a surface may be off, for a normalised surface Dice.
 
     Raises:
         UsageError: A number that is NaN or infinite.
@@ -58,12 +59,13 @@ class Estimate:
     stage: str | None = None
     threshold: float | None = None
     reason: str | None = None
+    tolerance_mm: float | None = None
 
     def __post_init__(self) -> None:
         _refuse_not_finite(self)
 
     def as_json(self) -> dict[str, Any]:
-        """The row as ``metrics.json`` has it; ``threshold`` and ``reason`` only when there is one."""
+        """The row as ``metrics.json`` has it; ``threshold``, ``tolerance_mm`` and ``reason`` only when there is one."""
         row: dict[str, Any] = {
             "name": self.name,
             "group": self.group,
@@ -77,6 +79,8 @@ class Estimate:
         }
         if self.threshold is not None:
             row["threshold"] = self.threshold
+        if self.tolerance_mm is not None:
+            row["tolerance_mm"] = self.tolerance_mm
         if self.reason is not None:
             row["reason"] = self.reason
         return row

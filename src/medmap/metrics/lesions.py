@@ -27,12 +27,20 @@ class LesionCounts:
         prediction: Lesions of the prediction.
         found: Lesions of the truth that the prediction meets.
         confirmed: Lesions of the prediction that the truth meets.
+
+    Raises:
+        UsageError: More found than there are.
     """
 
     truth: int
     prediction: int
     found: int
     confirmed: int
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.found <= self.truth and 0 <= self.confirmed <= self.prediction):
+            got = f"{self.found} found of {self.truth}, {self.confirmed} confirmed of {self.prediction}"
+            raise UsageError("counts of lesions contradict each other", got=got)
 
     @property
     def sensitivity(self) -> float | None:

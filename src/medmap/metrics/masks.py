@@ -84,7 +84,7 @@ class MaskScores:
         lesions: Lesions counted and matched.
 
     Raises:
-        UsageError: Counts that contradict each other.
+        UsageError: Counts that contradict each other, a measure that is negative or not finite.
 
     Example:
         >>> MaskScores("liver", 10, 12, 9, None, None, None, None, 0.5, LesionCounts(1, 1, 1, 1)).volume_error_ml
@@ -106,6 +106,10 @@ class MaskScores:
         if not 0 <= self.common_voxels <= min(self.truth_voxels, self.prediction_voxels):
             got = f"{self.common_voxels} common of {self.truth_voxels} and {self.prediction_voxels}"
             raise UsageError(f"the voxels of {self.structure} contradict each other", got=got)
+        for name in ("hd95_mm", "assd_mm", "nsd", "tolerance_mm", "voxel_ml"):
+            number = getattr(self, name)
+            if number is not None and not 0 <= number < np.inf:
+                raise UsageError(f"{name} of {self.structure} is no measure", got=number, expected="a number ≥ 0")
 
     @property
     def dice(self) -> float:
