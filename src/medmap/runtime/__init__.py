@@ -4,22 +4,32 @@ An engine is a function from a batch to outputs, (N, C, *spatial) → (N, …), 
 OpenVINO and ONNX Runtime; ``export_onnx`` writes the graph they run; ``measure_parity`` compares an engine with the
 network it came from, and ``choose`` takes the fastest of those that agree.
 
-Large images will stream through an engine in windows into a sink that the task implements (``add(slab, where)`` for
-each finished slab, ``finish()`` for the answer), so that full-resolution probabilities of all classes
-never stand in memory.
+Large images stream through an engine in windows (``slide``) into a sink (``add(slab, where)`` for each finished slab,
+``finish()`` for the answer), so that scores of all classes never stand in memory at the source's resolution. Sinks for
+labels, overlapping regions and certainty are here; a task may bring its own.
 """
 
 from medmap.runtime.engines import Engine, EngineKind, Precision, open_engine
 from medmap.runtime.graph import export_onnx, read_onnx
 from medmap.runtime.machine import CpuFacts, available_cores, cpu_facts, peak_rss_bytes
 from medmap.runtime.parity import Parity, choose, measure_parity
+from medmap.runtime.sinks import CertaintySink, LabelSink, RegionSink, ScoreSink, Several
+from medmap.runtime.windows import Place, Sink, Windows, slide
 
 __all__ = [
+    "CertaintySink",
     "CpuFacts",
     "Engine",
     "EngineKind",
+    "LabelSink",
     "Parity",
+    "Place",
     "Precision",
+    "RegionSink",
+    "ScoreSink",
+    "Several",
+    "Sink",
+    "Windows",
     "available_cores",
     "choose",
     "cpu_facts",
@@ -28,4 +38,5 @@ __all__ = [
     "open_engine",
     "peak_rss_bytes",
     "read_onnx",
+    "slide",
 ]
