@@ -16,7 +16,9 @@ GAP = 4  # pixels between planes
 COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (213, 94, 0), (204, 121, 167), (0, 114, 178))
 
 
-def three_planes(image: Image, mask: NDArray[Any] | None = None) -> NDArray[np.uint8]:
+def three_planes(
+    image: Image, mask: NDArray[Any] | None = None, compared: NDArray[Any] | None = None
+) -> NDArray[np.uint8]:
     """(rows, columns, 3): the axial, the frontal and the sagittal plane side by side, in true proportions.
 
     They go through the middle of the mask, else of the image. Head is up, front is up or left, the patient's right is
@@ -25,20 +27,21 @@ def three_planes(image: Image, mask: NDArray[Any] | None = None) -> NDArray[np.u
     Args:
         image: A volume; the first channel is shown, stretched from the 0.5th to the 99.5th percentile.
         mask: Labels on the image's own grid, or None.
+        compared: A second mask to set against the first; the planes then go where most voxels differ, the first mask is
+            outlined in the first colour, this one in the second, and in the fourth what both outline.
     """
+    placed, spacing = image, np.ones(3)
+    outlined = [labels for labels in (mask, compared) if labels is not None]
     if image.geometry.has_size:
         steps = image.geometry.oriented("LPS")
         placed = image.moved(*steps)
         spacing = np.array(placed.spacing_mm)
-        labels = mask
         geometry = image.geometry
-        for step in steps if mask is not None else ():
-            labels = step.on_array(np.asarray(labels), geometry, fill=0, order=0)
+        for step in steps:
+            outlined = [step.on_array(np.asarray(labels), geometry, fill=0, order=0) for labels in outlined]
             geometry = step.apply(geometry)
-    else:
-        placed, spacing, labels = image, np.ones(3), mask
     volume = placed.channels_first()[0]
-    centre = _centre(labels, volume.shape)
+    centre = _centre(outlined, volume.shape)
     low, high = _window(volume)
     extent = spacing * volume.shape
     per_pixel = max(extent[1], extent[2]) / HEIGHT
@@ -52,15 +55,36 @@ def three_planes(image: Image, mask: NDArray[Any] | None = None) -> NDArray[np.u
         plane = np.nan_to_num(plane, nan=low, posinf=high, neginf=low)
         grey = np.clip((plane - low) / (high - low), 0, 1) if high > low else np.zeros_like(plane)
         picture = np.repeat(np.rint(255 * grey).astype(np.uint8)[..., None], 3, axis=2)
-        if labels is not None:
-            _outline(picture, _cut(labels, across, centre[across], (down, along), (rows, columns)))
+        cuts = [_cut(labels, across, centre[across], (down, along), (rows, columns)) for labels in outlined]
+        if len(cuts) == 2:
+            outline_both(picture, cuts[0], cuts[1])
+        elif cuts:
+            _outline(picture, cuts[0])
         pieces.append(picture)
     return _side_by_side(pieces)
 
 
-def _centre(labels: NDArray[Any] | None, shape: tuple[int, ...]) -> list[int]:
-    """Where the planes go: on each axis the slice that holds most of the mask."""
-    if labels is None or not (inside := labels > 0).any():
+def outline_both(picture: NDArray[np.uint8], first: NDArray[Any], second: NDArray[Any]) -> None:
+    """Draw the outlines of two masks into a picture: in the first and the second colour, in the fourth where both run.
+
+    Args:
+        picture: (rows, columns, 3), changed in place.
+        first: (rows, columns) labels; all but 0 belong to the mask.
+        second: Likewise.
+    """
+    one, two = _border(first > 0), _border(second > 0)
+    for where, colour in ((one, COLOURS[0]), (two, COLOURS[1]), (one & two, COLOURS[3])):
+        picture[where] = colour
+
+
+def _centre(masks: list[NDArray[Any]], shape: tuple[int, ...]) -> list[int]:
+    """Where the planes go: on each axis the slice that holds most of the mask, or of what two masks differ in."""
+    if not masks:
+        return [n // 2 for n in shape]
+    inside = masks[0] > 0
+    if len(masks) == 2 and (differ := inside != (masks[1] > 0)).any():
+        inside = differ
+    if not inside.any():
         return [n // 2 for n in shape]
     cover = [inside.sum(axis=tuple(a for a in range(3) if a != axis)) for axis in range(3)]
     return [int(np.argmax(count)) for count in cover]
@@ -95,13 +119,19 @@ def _cut(
 
 
 def _outline(picture: NDArray[np.uint8], labels: NDArray[Any]) -> None:
+    border = _border(labels)
+    for value in np.unique(labels[labels > 0]):
+        picture[border & (labels == value)] = COLOURS[(int(value) - 1) % len(COLOURS)]
+
+
+def _border(labels: NDArray[Any]) -> NDArray[np.bool_]:
+    """Labelled pixels beside another label, or at the picture's edge."""
     padded = np.pad(labels, 1)
     inner = padded[1:-1, 1:-1]
     border = np.zeros(inner.shape, bool)
     for shifted in (padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:]):
         border |= shifted != inner
-    for value in np.unique(inner[inner > 0]):
-        picture[border & (inner == value)] = COLOURS[(int(value) - 1) % len(COLOURS)]
+    return np.asarray(border & (inner > 0))
 
 
 def _side_by_side(pieces: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:

@@ -1,0 +1,142 @@
+"""The worst masks of a report: image with the outlines of truth and prediction, in three planes or in one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medmap.check.planes import outline_both, three_planes
+from medmap.errors import GeometryError
+from medmap.evaluate import StructureTable
+from medmap.evaluate.structures import PREDICTION
+from medmap.geometry import Crop
+from medmap.image import Image
+from medmap.metrics import MaskScores
+from medmap.report.pictures import LARGEST, Pixels, png_uri
+
+Bools = NDArray[np.bool_]
+# (case, structure) → the image, the true and the other mask on its grid; None where they cannot be shown
+Masks = Callable[[str, str], tuple[Image, Bools, Bools] | None]
+EACH = 6
+MARGIN = 0.5  # of the masks' extent, on each side
+COLOURS_SAID = "Orange: truth. Blue: prediction. Yellow: both."
+
+
+@dataclass(frozen=True)
+class WorstMask:
+    """A mask that went wrong.
+
+    Args:
+        case: Its identifier.
+        scores: How it compares.
+        picture: PNG as a data URI, or None where it cannot be shown.
+        words: What is wrong, in a few words.
+    """
+
+    case: str
+    scores: MaskScores
+    picture: str | None
+    words: str
+
+
+def worst_masks(
+    table: StructureTable, masks: Masks | None = None, count: int = EACH, rater: str = PREDICTION
+) -> tuple[WorstMask, ...]:
+    """The cases with the smallest Dice, each with its worst structure, worst first; ties by HD95.
+
+    Args:
+        table: The judged masks.
+        masks: Gives what is drawn; only those shown are asked for. None: words alone.
+        count: At most so many.
+        rater: Whose masks.
+    """
+    part = table.of(rater)
+    order = sorted(range(len(part)), key=lambda row: (part.scores[row].dice, -(part.scores[row].hd95_mm or 0.0), row))
+    worst: dict[str, int] = {}
+    for row in order:
+        worst.setdefault(part.cases[row], row)
+    found = []
+    for case, row in list(worst.items())[:count]:
+        scores = part.scores[row]
+        drawn = None if masks is None else masks(case, scores.structure)
+        picture = None if drawn is None else png_uri(contours(*drawn))
+        found.append(WorstMask(case, scores, picture, words_of(scores)))
+    return tuple(found)
+
+
+def words_of(scores: MaskScores) -> str:
+    """What is wrong with a mask, in a few words."""
+    if not scores.prediction_voxels and scores.truth_voxels:
+        return f"{scores.structure}: missed"
+    if scores.prediction_voxels and not scores.truth_voxels:
+        return f"{scores.structure}: invented"
+    text = f"{scores.structure}: Dice {scores.dice:.2f}"
+    if scores.hd95_mm is not None:
+        text += f", HD95 {scores.hd95_mm:.1f} mm"
+    if scores.volume_error_ml is not None:
+        text += f", {scores.volume_error_ml:+.3g} ml".replace("-", "−")
+    return text
+
+
+def contours(image: Image, truth: Bools, predicted: Bools) -> Pixels:
+    """(rows, columns, 3): the image around two masks with their outlines, where they differ most.
+
+    A volume is shown in three planes, a plane as it lies, at most 224 pixels wide and high.
+
+    Args:
+        image: Of two or three axes.
+        truth: (*shape) bool, outlined in orange.
+        predicted: (*shape) bool, in blue; where both outlines run, yellow.
+
+    Raises:
+        GeometryError: A mask that does not fit the image.
+    """
+    for mask in (truth, predicted):
+        if mask.shape != image.geometry.shape:
+            raise GeometryError("the mask does not fit the image", got=mask.shape, expected=image.geometry.shape)
+    if image.ndim == 2:
+        return _plane(image, truth, predicted)
+    box = _around(truth | predicted)
+    step = Crop(tuple(s.start for s in box), tuple(s.stop - s.start for s in box))
+    return three_planes(image.moved(step), truth[box].astype(np.uint8), predicted[box].astype(np.uint8))
+
+
+def _around(mask: Bools) -> tuple[slice, ...]:
+    """The box of a mask with a margin, within the grid; everything where the mask is empty."""
+    found = []
+    for axis, n in enumerate(mask.shape):
+        used = np.flatnonzero(mask.any(axis=tuple(a for a in range(mask.ndim) if a != axis)))
+        if not len(used):
+            return tuple(slice(0, size) for size in mask.shape)
+        low, high = int(used[0]), int(used[-1]) + 1
+        more = max(2, round((high - low) * MARGIN))
+        found.append(slice(max(0, low - more), min(n, high + more)))
+    return tuple(found)
+
+
+def _plane(image: Image, truth: Bools, predicted: Bools) -> Pixels:
+    box = _densest(truth != predicted if (truth != predicted).any() else truth)
+    channels = np.nan_to_num(np.asarray(image.channels_first(), dtype=np.float64))
+    colour = len(channels) == 3 and image.time_s is None
+    values = channels if colour else channels[len(channels) // 2][None]
+    low, high = np.percentile(values, [0.5, 99.5])
+    shown = np.clip((values - low) / (high - low if high > low else 1.0) * 255, 0, 255)
+    picture = np.moveaxis(np.rint(shown).astype(np.uint8), 0, -1)[box]
+    picture = np.ascontiguousarray(np.broadcast_to(picture, (*picture.shape[:2], 3)))
+    outline_both(picture, truth[box].astype(np.uint8), predicted[box].astype(np.uint8))
+    return picture
+
+
+def _densest(mask: Bools) -> tuple[slice, slice]:
+    """The window of at most 224 × 224 pixels that holds most of a mask, by sums over corners of an integral image."""
+    sums = np.zeros(tuple(n + 1 for n in mask.shape), dtype=np.int64)
+    sums[1:, 1:] = mask.astype(np.int64).cumsum(0).cumsum(1)
+    high, wide = (min(n, LARGEST) for n in mask.shape)
+    held: NDArray[Any] = sums[high:, wide:] - sums[:-high, wide:] - sums[high:, :-wide] + sums[:-high, :-wide]
+    best = np.argwhere(held == held.max())
+    row, column = (int(v) for v in best[len(best) // 2])  # of several, one in the middle
+    return slice(row, row + high), slice(column, column + wide)
