@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -15,6 +17,7 @@ from medmap.geometry import Geometry
 from medmap.metrics import masks
 from medmap.metrics.lesions import LesionCounts
 from medmap.metrics.masks import MaskRules, MaskScores, as_regions, confusion, mask_scores
+from medmap.read import read
 
 Pair = tuple[np.ndarray, np.ndarray, Geometry]
 NAMES = {1: "liver", 2: "spleen", 3: "tumour"}
@@ -179,6 +182,18 @@ def test_monai_measures_the_same(seed: int) -> None:
     )
     theirs = compute_surface_dice(guess, y, [2.0], include_background=True, spacing=spacing, use_subvoxels=False)
     assert score.nsd == pytest.approx(theirs.item(), rel=1e-6)
+
+
+def test_two_observers_of_real_vessels_agree_as_published(shared_data: Path) -> None:
+    """CHASE_DB1 (Fraz et al. 2012): Dice between the two observers is 0.777."""
+    dice = []
+    for first in sorted((shared_data / "chase_db1").rglob("*_1stHO.png")):
+        truth, second = (
+            read(str(path)).array > 0 for path in (first, first.with_name(first.name.replace("1st", "2nd")))
+        )
+        dice.append(mask_scores(truth, second, Geometry.without_size(truth.shape), {1: "vessel"})[0].dice)
+    assert len(dice) == 28
+    assert np.mean(dice) == pytest.approx(0.777, abs=0.001)
 
 
 def test_the_confusion_matrix() -> None:
