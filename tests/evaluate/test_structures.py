@@ -27,6 +27,7 @@ from medmap.evaluate import (
     volume_agreement,
     write_structures,
 )
+from medmap.evaluate.structures import as_labels
 from medmap.evaluate.structures_rows import METRICS
 from medmap.geometry import Geometry
 from medmap.metrics import Bootstrap, Estimate, LesionCounts, MaskRules, MaskScores
@@ -92,6 +93,8 @@ def test_regions_and_ignored_voxels_of_the_dataset() -> None:
     assert core.truth_voxels == (truth == 2).sum()
     channels = np.stack([prediction > 0, prediction == 2], axis=-1)
     assert case_scores(data, data.cases[0], truth, channels, GRID) == (whole, core)
+    both = np.stack([truth > 0, truth == 2], axis=-1)
+    assert case_scores(replace(data, ignore=255), data.cases[0], both, channels, GRID) == (whole, core)
     half = replace(data.cases[0], truth=replace(data.cases[0].truth, known=(0, 2)))
     assert known_structures(data, half) == ("core",)
 
@@ -107,6 +110,20 @@ def test_regions_and_ignored_voxels_of_the_dataset() -> None:
     )
     assert case_scores(ignoring, ignoring.cases[0], marked, prediction, GRID) == expected
     assert structures_of(dataset(ignore=2)) == {1: "liver"}
+
+
+def test_masks_are_taken_as_they_are_read() -> None:
+    data, (truth, prediction) = dataset(), masks(0)
+    expected = case_scores(data, data.cases[0], truth, prediction, GRID)
+    for kind in (np.int16, np.int64, np.float32, np.uint16):
+        assert case_scores(data, data.cases[0], truth.astype(kind), prediction, GRID) == expected
+    one = replace(data, labels=data.labels[:2])
+    binary = case_scores(one, data.cases[0], truth == 1, prediction == 1, GRID)
+    assert binary == expected[:1]
+    assert as_labels(np.array([0, 300], np.int32)).dtype == np.uint16
+    for wrong in (np.array([0.5]), np.array([-1]), np.array([np.nan]), np.array([70_000]), np.array(["a"])):
+        with pytest.raises(DataError, match="mask"):
+            as_labels(wrong)
 
 
 def test_a_second_observer_stands_beside_the_model() -> None:

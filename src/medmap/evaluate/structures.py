@@ -16,6 +16,7 @@ from medmap.errors import DataError, DatasetError
 from medmap.evaluate.table import columns_of
 from medmap.geometry import Geometry
 from medmap.metrics import MaskRules, MaskScores, as_regions, mask_scores
+from medmap.metrics.masks import LARGEST_VALUE
 
 PREDICTION = "prediction"
 _PER_ROW = ("patients", "scores", "splits", "folds", "sites", "raters")
@@ -135,6 +136,34 @@ def known_structures(dataset: Dataset, case: Case) -> tuple[str, ...]:
     return tuple(name for value, name in structures_of(dataset).items() if value in looked_at)
 
 
+def as_labels(mask: NDArray[Any]) -> NDArray[Any]:
+    """A mask as it was read, as unsigned labels: whole numbers of any type, or True for label 1.
+
+    Args:
+        mask: (*shape); already unsigned ones come back as they are.
+
+    Raises:
+        DataError: Fractions, negative or not finite numbers, labels above 65,535.
+
+    Example:
+        >>> as_labels(np.array([0.0, 2.0])).dtype, as_labels(np.array([False, True])).tolist()
+        (dtype('uint8'), [0, 1])
+    """
+    if mask.dtype.kind == "u":
+        return mask
+    if mask.dtype.kind == "b":
+        return mask.astype(np.uint8)
+    if mask.dtype.kind not in "if":
+        raise DataError("a mask holds whole numbers", got=mask.dtype)
+    low, high = (float(mask.min()), float(mask.max())) if mask.size else (0.0, 0.0)
+    if not (low >= 0 and high <= LARGEST_VALUE):  # NaN is neither
+        raise DataError("a mask's labels are out of range", got=f"{low:g} … {high:g}", expected=f"0 … {LARGEST_VALUE}")
+    labels = mask.astype(np.uint8 if high <= 255 else np.uint16)
+    if mask.dtype.kind == "f" and not np.array_equal(labels, mask):
+        raise DataError("a mask's labels are no whole numbers", remedy="give labels, not probabilities")
+    return labels
+
+
 def case_scores(
     dataset: Dataset,
     case: Case,
@@ -148,18 +177,22 @@ def case_scores(
     Args:
         dataset: Gives structures, regions and the label to ignore.
         case: Gives the structures that were looked at.
-        truth: (*shape) unsigned labels of the first observer.
-        predicted: (*shape) unsigned labels (another observer's, or a prediction); or bool with a channel a region.
+        truth: (*shape) labels of the first observer, as read (``as_labels``); or bool with a channel a region.
+        predicted: (*shape) labels (another observer's, or a prediction); or bool with a channel a region.
         geometry: The grid of both.
         rules: Tolerance and matching of lesions.
 
     Raises:
         GeometryError: Arrays that do not fit the grid.
-        DataError: Labels that the dataset does not have.
+        DataError: Labels that the dataset does not have, or that are no labels.
     """
-    ignored = None if dataset.ignore is None else np.asarray(truth == dataset.ignore)
-    if ignored is not None and predicted.dtype.kind == "u" and predicted.shape == truth.shape:
-        ignored |= predicted == dataset.ignore  # a second observer marks what nobody knows, too
+    # with a trailing axis they are channels, one a region
+    truth, predicted = (as_labels(mask) if mask.ndim == geometry.ndim else mask for mask in (truth, predicted))
+    ignored = None
+    if dataset.ignore is not None and truth.ndim == geometry.ndim:
+        ignored = np.asarray(truth == dataset.ignore)
+        if predicted.shape == truth.shape:
+            ignored |= predicted == dataset.ignore  # a second observer marks what nobody knows, too
     masks = [truth, predicted]
     if dataset.regions:
         masks = [mask if mask.dtype.kind == "b" else as_regions(mask, dataset.regions) for mask in masks]
