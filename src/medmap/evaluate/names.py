@@ -20,6 +20,18 @@ NAMES = {
     "quadratic_kappa": "Quadratic kappa",
     "coverage": "Cases decided on",
     "accuracy_when_decided": "Accuracy when decided",
+    "dice": "Dice",
+    "iou": "Intersection over union",
+    "hd95_mm": "HD95 (mm)",
+    "assd_mm": "Mean surface distance, ASSD (mm)",
+    "nsd": "Normalised surface Dice, NSD",
+    "volume_error_ml": "Volume error (ml)",
+    "lesion_sensitivity": "Lesion sensitivity",
+    "lesion_precision": "Lesion precision",
+    "lesion_f1": "Lesion F1",
+    "volume_bias_ml": "Volume: bias (ml)",
+    "volume_limit_low_ml": "Volume: lower limit of agreement (ml)",
+    "volume_limit_high_ml": "Volume: upper limit of agreement (ml)",
 }
 
 
