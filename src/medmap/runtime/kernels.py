@@ -40,31 +40,46 @@ def add_windows(sums: Array, weight: Array, windows: Array, kernel: Array, place
     Args:
         sums: (depth, classes, A, B) float32; plane z of the image is in slot z modulo depth.
         weight: (depth, A, B) float32: the sum of weights.
-        windows: (count, classes, p0, pA, pB) float32.
+        windows: (count, classes, p0, pA, pB) float32; or only some of its planes.
         kernel: (p0, pA, pB) float32: the weight of each voxel of a window.
         places: (count, 3, 3) int64: for each window and axis, first voxel in the image, first in the window, how many.
-        planes: (2,) int64: planes of the window to add, from and up to.
+        planes: (3,) int64: planes of the window to add, from and up to, and the first that ``windows`` holds.
     """
     depth, classes = sums.shape[0], sums.shape[1]
     for z in range(planes[0], planes[1]):
-        for c in range(classes):
-            for n in range(windows.shape[0]):
-                inside = z - places[n, 0, 1]
-                if inside < 0 or inside >= places[n, 0, 2]:
-                    continue
-                slot = (places[n, 0, 0] + inside) % depth
-                a, from_a, count_a = places[n, 1, 0], places[n, 1, 1], places[n, 1, 2]
-                b, from_b, count_b = places[n, 2, 0], places[n, 2, 1], places[n, 2, 2]
+        times = kernel[z]
+        for n in range(windows.shape[0]):
+            inside = z - places[n, 0, 1]
+            if inside < 0 or inside >= places[n, 0, 2]:
+                continue
+            slot = (places[n, 0, 0] + inside) % depth
+            a, from_a, count_a = places[n, 1, 0], places[n, 1, 1], places[n, 1, 2]
+            # unsigned: an index that may be negative is looked at twice, and the loop is no vector loop
+            b, from_b, count_b = np.uint64(places[n, 2, 0]), np.uint64(places[n, 2, 1]), np.uint64(places[n, 2, 2])
+            for c in range(classes):
+                to, given = sums[slot, c], windows[n, c, z - planes[2]]
                 for i in range(count_a):
-                    to = sums[slot, c, a + i, b : b + count_b]
-                    given = windows[n, c, z, from_a + i, from_b : from_b + count_b]
-                    times = kernel[z, from_a + i, from_b : from_b + count_b]
+                    at, source = np.uint64(a + i), np.uint64(from_a + i)
                     for j in range(count_b):
-                        to[j] += given[j] * times[j]
-                    if c == 0:
-                        total = weight[slot, a + i, b : b + count_b]
-                        for j in range(count_b):
-                            total[j] += times[j]
+                        to[at, b + j] += given[source, from_b + j] * times[source, from_b + j]
+            total = weight[slot]
+            for i in range(count_a):
+                at, source = np.uint64(a + i), np.uint64(from_a + i)
+                for j in range(count_b):
+                    total[at, b + j] += times[source, from_b + j]
+
+
+def turn(windows: Array, out: Array) -> None:
+    """Copy windows whose axes stand in another order; ``windows`` is a view, ``out`` as ``add_windows`` wants them.
+
+    Sixteen planes or less at a time: what one read from memory brings is then used before it is forgotten.
+    """
+    for n in range(out.shape[0]):
+        for c in range(out.shape[1]):
+            for a in range(out.shape[3]):
+                for z in range(out.shape[2]):
+                    for b in range(out.shape[4]):
+                        out[n, c, z, a, b] = windows[n, c, z, a, b]
 
 
 def divide(sums: Array, weight: Array, finite: Array) -> None:
@@ -75,20 +90,21 @@ def divide(sums: Array, weight: Array, finite: Array) -> None:
         weight: (planes, A, B) float32, > 0; becomes its inverse.
         finite: (planes,) bool, set.
     """
+    odd = np.empty(sums.shape[3], np.float32)
     for z in range(sums.shape[0]):
+        odd[:] = 0
         for a in range(sums.shape[2]):
             inverse = weight[z, a]
             for b in range(inverse.shape[0]):
                 inverse[b] = np.float32(1) / inverse[b]
-        odd = np.float32(0)
         for c in range(sums.shape[1]):
             for a in range(sums.shape[2]):
                 row, inverse = sums[z, c, a], weight[z, a]
                 for b in range(row.shape[0]):
                     row[b] *= inverse[b]
                     # 0 for a finite number, NaN otherwise, and NaN stays
-                    odd += row[b] * np.float32(0)
-        finite[z] = odd == 0
+                    odd[b] += row[b] * np.float32(0)
+        finite[z] = not np.isnan(odd).any()
 
 
 def best_class(planes: Array, best: Array) -> None:
