@@ -239,7 +239,7 @@ def test_what_training_does_not_learn_from_is_refused_first(run: Run, data: Data
     with pytest.raises(DataError, match="several inputs"):
         train(run, two, tmp_path / "run")
     with pytest.raises(DataError, match="another task"):
-        train(run, replace(data, task="segment"), tmp_path / "run")
+        train(run, replace(data, task="detect"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

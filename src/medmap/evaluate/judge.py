@@ -15,18 +15,18 @@ from medmap.decision import Decision, calibrated, decide, recalibrate
 from medmap.errors import DataError, DatasetError, UsageError
 from medmap.evaluate.baselines import baselines, not_beaten
 from medmap.evaluate.leakage import leaks, leaks_of_recalibration, shared_patients
-from medmap.evaluate.looks import Looks, log_look
+from medmap.evaluate.looks import log_look
 from medmap.evaluate.mapping import channel_order, in_terms_of
-from medmap.evaluate.outcome import Baseline, Failure, Report
+from medmap.evaluate.outcome import Circumstances, Failure, Flow, Report
 from medmap.evaluate.pictures import Small, content_hash, small
 from medmap.evaluate.rows import aggregated, all_rows, stage_rows, subgroup_rows, weak_groups
+from medmap.evaluate.segmented import failure_words
 from medmap.evaluate.table import PredictionTable, known, table_of
 from medmap.metrics import Bootstrap, Estimate
 from medmap.predict import FailedCase, predict_cases
 from medmap.results import Prediction, ScoreKind, Scores
 
 Progress = Callable[[int, int], None]
-Flow = tuple[tuple[str, int], ...]
 FEW_POSITIVES = 20
 
 
@@ -136,26 +136,6 @@ def evaluate(
     return report_from_table(table, split=chosen, dataset=whole, warnings=told, options=options, circumstances=found)
 
 
-@dataclass(frozen=True)
-class Circumstances:
-    """What only the one who predicted knows of an evaluation; each as ``Report`` has it.
-
-    Args:
-        extra: Further rows: after recalibration.
-        recalibrated: The decision after recalibration.
-        started: ``time.monotonic()`` from which the seconds count.
-    """
-
-    bundles: tuple[str, ...] = ()
-    failed: tuple[Failure, ...] = ()
-    flow: Flow = ()
-    looks: Looks = field(default_factory=lambda: Looks(None))
-    baselines: tuple[Baseline, ...] = ()
-    extra: tuple[Estimate, ...] = ()
-    recalibrated: Decision | None = None
-    started: float | None = None
-
-
 def report_from_table(
     table: PredictionTable,
     *,
@@ -200,7 +180,7 @@ def report_from_table(
     headline = report.row("mae" if table.kind == "regression" else "auroc")
     told = [
         *warnings,
-        *_failure_words(found.failed, len(table)),
+        *failure_words(found.failed, len(table)),
         *not_beaten(found.baselines),
         *_few(table),
         *weak_groups(groups, headline),
@@ -214,16 +194,6 @@ _NO_PATIENTS = (
     "The dataset names no patients: each case counts as a patient of its own. Where patients have several cases, "
     "intervals are too narrow and splits may leak."
 )
-
-
-def _failure_words(failed: Sequence[Failure], good: int) -> list[str]:
-    if not failed:
-        return []
-    count = len(failed)
-    return [
-        f"{count} of {count + good} cases could not be evaluated and are missing from every number: "
-        f"{failed[0].case} ({failed[0].reason.rstrip('.')})" + (f" and {count - 1} more." if count > 1 else ".")
-    ]
 
 
 def _few(table: PredictionTable) -> list[str]:

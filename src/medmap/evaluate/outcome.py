@@ -12,11 +12,16 @@ from pydantic import ConfigDict, Field
 
 from medmap.config import Section, write_atomically
 from medmap.decision import Decision
+from medmap.errors import UsageError
 from medmap.evaluate.csvfile import write_predictions
+from medmap.evaluate.looks import Looks
+from medmap.evaluate.structures import StructureTable
+from medmap.evaluate.structures_csv import write_structures
 from medmap.evaluate.table import PredictionTable
 from medmap.metrics import Comparison, Estimate
 
 FORMAT = 1
+Flow = tuple[tuple[str, int], ...]
 
 
 @dataclass(frozen=True)
@@ -106,7 +111,7 @@ class Report:
     """
 
     split: str
-    table: PredictionTable
+    table: PredictionTable | StructureTable
     rows: tuple[Estimate, ...]
     dataset_name: str
     dataset_digest: str | None
@@ -124,9 +129,31 @@ class Report:
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
     @property
+    def predictions(self) -> PredictionTable:
+        """The predictions of classes or numbers.
+
+        Raises:
+            UsageError: This is an evaluation of masks.
+        """
+        if isinstance(self.table, StructureTable):
+            raise UsageError("an evaluation of masks has no table of scores", remedy="take report.structures")
+        return self.table
+
+    @property
+    def structures(self) -> StructureTable:
+        """The measures of masks.
+
+        Raises:
+            UsageError: This is an evaluation of classes or numbers.
+        """
+        if isinstance(self.table, PredictionTable):
+            raise UsageError("an evaluation of scores has no table of structures", remedy="take report.predictions")
+        return self.table
+
+    @property
     def cases(self) -> int:
         """Cases evaluated."""
-        return len(self.table)
+        return len(set(self.table.cases))
 
     @property
     def patients(self) -> int:
@@ -147,7 +174,6 @@ class Report:
 
     def as_json(self) -> dict[str, Any]:
         """``metrics.json`` as plain values."""
-        table = self.table
         document: dict[str, Any] = {
             "medmap_metrics": FORMAT,
             "task": self.task,
@@ -166,11 +192,7 @@ class Report:
         document |= {
             "dataset_name": self.dataset_name,
             "created": self.created,
-            "kind": table.kind,
-            "labels": list(table.labels),
-            "positive": table.positive_name,
-            "thresholds": None if table.thresholds is None else list(table.thresholds),
-            "abstained": int(table.abstained.sum()) if table.abstained is not None else 0,
+            **_described(self.table),
             "flow": [{"what": what, "cases": count} for what, count in self.flow],
             "looks": self.looks,
             "baselines": [baseline.as_json() for baseline in self.baselines],
@@ -195,13 +217,49 @@ class Report:
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        write_predictions(self.table, folder / "predictions.csv")
+        if isinstance(self.table, StructureTable):
+            write_structures(self.table, folder / "predictions.csv")
+        else:
+            write_predictions(self.table, folder / "predictions.csv")
         if self.recalibrated is None:
             (folder / "decision.json").unlink(missing_ok=True)
         else:
             text = json.dumps(self.recalibrated.to_json(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
             write_atomically(folder / "decision.json", text.encode("utf-8", "backslashreplace"))
         write_atomically(folder / "metrics.json", self.json_text().encode("utf-8", "backslashreplace"))
+
+
+def _described(table: PredictionTable | StructureTable) -> dict[str, Any]:
+    """What a table is of, for ``metrics.json``."""
+    if isinstance(table, StructureTable):
+        return {"labels": list(table.structures)}
+    return {
+        "kind": table.kind,
+        "labels": list(table.labels),
+        "positive": table.positive_name,
+        "thresholds": None if table.thresholds is None else list(table.thresholds),
+        "abstained": int(table.abstained.sum()) if table.abstained is not None else 0,
+    }
+
+
+@dataclass(frozen=True)
+class Circumstances:
+    """What only the one who predicted knows of an evaluation; each as ``Report`` has it.
+
+    Args:
+        extra: Further rows: after recalibration.
+        recalibrated: The decision after recalibration.
+        started: ``time.monotonic()`` from which the seconds count.
+    """
+
+    bundles: tuple[str, ...] = ()
+    failed: tuple[Failure, ...] = ()
+    flow: Flow = ()
+    looks: Looks = field(default_factory=lambda: Looks(None))
+    baselines: tuple[Baseline, ...] = ()
+    extra: tuple[Estimate, ...] = ()
+    recalibrated: Decision | None = None
+    started: float | None = None
 
 
 class MetricRow(Section):
@@ -217,6 +275,7 @@ class MetricRow(Section):
     n: int = Field(ge=0)
     method: str | None
     threshold: float | None = None
+    tolerance_mm: float | None = None
     reason: str | None = None
 
 

@@ -30,6 +30,7 @@ class Feed:
         seed: With the epoch and the row it decides every draw.
         section: What may happen to an image.
         weights: Chance of each index to be drawn (balanced sampling), or None for each once an epoch.
+        repeats: Examples of each case in an epoch.
     """
 
     store: Store | PatchStore
@@ -39,20 +40,22 @@ class Feed:
     seed: int
     section: augment.AugmentSection
     weights: NDArray[np.float64] | None = None
+    repeats: int = 1
 
     @property
     def steps(self) -> int:
         """Batches an epoch; a last batch of one image is left out (batch normalisation needs two)."""
-        full, rest = divmod(len(self.indices), self.batch_size)
+        full, rest = divmod(len(self.indices) * self.repeats, self.batch_size)
         return max(1, full + (rest > 1))
 
     def order(self, epoch: int) -> NDArray[np.intp]:
-        """The rows of an epoch in the order they are learned from."""
+        """The examples of an epoch in the order they are learned from: row + (which repeat) · (rows of the store)."""
         rng = np.random.default_rng([self.seed, epoch])
         if self.weights is None:
-            return rng.permutation(self.indices)
+            every = self.indices[None] + len(self.store) * np.arange(self.repeats)[:, None]
+            return rng.permutation(every.ravel())
         chance = self.weights / self.weights.sum()
-        return rng.choice(self.indices, len(self.indices), replace=True, p=chance)
+        return rng.choice(self.indices, len(self.indices) * self.repeats, replace=True, p=chance)
 
     def epoch(self, number: int) -> Iterator[Batch]:
         """The batches of an epoch."""
@@ -60,14 +63,15 @@ class Feed:
         for step in range(self.steps):
             yield self.batch(order[step * self.batch_size : (step + 1) * self.batch_size], number, step)
 
-    def batch(self, rows: NDArray[np.intp], epoch: int, step: int) -> Batch:
-        """One augmented batch: every draw depends on (seed, epoch, row) alone, mixup on (seed, epoch, step)."""
+    def batch(self, examples: NDArray[np.intp], epoch: int, step: int) -> Batch:
+        """One augmented batch: every draw depends on (seed, epoch, example) alone, mixup on (seed, epoch, step)."""
         import torch
 
-        generators = [np.random.default_rng([self.seed, epoch, int(row)]) for row in rows]
+        generators = [np.random.default_rng([self.seed, epoch, int(example)]) for example in examples]
+        rows = examples % len(self.store)
         cases = [self.store.cases[int(row)] for row in rows]
-        examples = [self.task.draw(self.store[int(row)], rng) for row, rng in zip(rows, generators, strict=True)]
-        images, truth = self.task.collate(examples, cases)
+        made = [self.task.draw(self.store[int(row)], rng) for row, rng in zip(rows, generators, strict=True)]
+        images, truth = self.task.collate(made, cases)
         drawn = [augment.draw(self.section, rng, images.ndim - 2) for rng in generators]
         if truth.shape[1:] == images.shape[2:]:
             images, truth = augment.apply_with_truth(images, truth, drawn)

@@ -16,7 +16,7 @@ from medmap.feed.whole import MEMORY_SHARE, Progress, content_hash
 from medmap.geometry import Trace
 from medmap.prepare import Recipe
 from medmap.read import read_ref
-from medmap.tasks.protocol import Tensors
+from medmap.tasks.protocol import IGNORED, Tensors
 
 CHUNK = {2: 128, 3: 32}  # voxels a side that are compressed together on disk
 MOST_PLACES = 10_000  # voxels of a class that a patch may be drawn around
@@ -141,17 +141,19 @@ def _prepared(dataset: Dataset, case: Case, recipe: Recipe) -> PreparedCase:
     labels = np.zeros(pixels.shape[1:], dtype=np.uint8)
     if case.truth.masks:
         labels = recipe.truth(read_ref(dataset, case.truth.masks[0]), prepared.trace)
-    return PreparedCase(case, pixels, labels, _places(labels, dataset.ignore), prepared.trace, content_hash(image))
+        if dataset.ignore is not None:
+            labels[labels == dataset.ignore] = IGNORED
+    return PreparedCase(case, pixels, labels, _places(labels), prepared.trace, content_hash(image))
 
 
-def _places(labels: NDArray[np.uint8], ignore: int | None) -> dict[int, NDArray[np.int32]]:
+def _places(labels: NDArray[np.uint8]) -> dict[int, NDArray[np.int32]]:
     """Voxels of each label but the background and what is ignored."""
     flat = labels.ravel()
     inside = np.flatnonzero(flat)
     values = flat[inside]
     found = {}
     for label in np.unique(values):
-        if label == ignore:
+        if label == IGNORED:
             continue
         mine = inside[values == label]
         picked = mine[:: -(-len(mine) // MOST_PLACES)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from medmap.fit.fast import FlatWeights, keep_heap
-from medmap.fit.loop import FitSection, FitState, batch_to, fit, laid_out, logits, open_fabric, start, step
+from medmap.fit.loop import FitSection, FitState, batch_to, fit, forwarding, laid_out, logits, open_fabric, start, step
 
 __all__ = [
     "FitSection",
@@ -11,6 +11,7 @@ __all__ = [
     "FlatWeights",
     "batch_to",
     "fit",
+    "forwarding",
     "keep_heap",
     "laid_out",
     "logits",

@@ -19,7 +19,7 @@ from medmap.errors import NotFiniteError
 from medmap.feed import Feed, Store, plain_batches
 from medmap.fit.fast import FlatWeights
 from medmap.networks import parameter_groups, set_frozen
-from medmap.tasks import Batch, Forward, Selection, Task
+from medmap.tasks import Batch, Examples, Forward, Selection, Task
 
 if TYPE_CHECKING:
     import torch
@@ -355,7 +355,7 @@ def _follow(state: FitState, decay: float) -> None:
 
 
 def _judge(
-    task: Task, store: Store, validation: Any, section: FitSection, state: FitState, loss: float
+    task: Task, store: Examples, validation: Any, section: FitSection, state: FitState, loss: float
 ) -> Selection | None:
     row: dict[str, float] = {"epoch": state.epoch, "train_loss": loss}
     row["learning_rate"] = float(state.optimizer.param_groups[-1]["lr"])

@@ -13,6 +13,7 @@ from medmap.networks.own import ConvolutionalNetwork, SmallResNet
 from medmap.networks.spec import NetworkInfo, NetworkSpec, SizeError
 from medmap.networks.stages import feature_layer, parameter_groups, set_frozen, stage_parameters, stages
 from medmap.networks.stems import stem_strides, vit_patch
+from medmap.networks.unet import UNet, multiple_of, unet_strides
 from medmap.networks.weight_files import read_weights
 from medmap.networks.weights import TransferReport, load_weights
 
@@ -23,6 +24,7 @@ __all__ = [
     "SizeError",
     "SmallResNet",
     "TransferReport",
+    "UNet",
     "adapt_channels",
     "adapt_first_layer",
     "build",
@@ -31,6 +33,7 @@ __all__ = [
     "feature_layer",
     "flops",
     "load_weights",
+    "multiple_of",
     "names",
     "parameter_groups",
     "read_weights",
@@ -38,5 +41,6 @@ __all__ = [
     "stage_parameters",
     "stages",
     "stem_strides",
+    "unet_strides",
     "vit_patch",
 ]

@@ -10,21 +10,22 @@ from medmap.config import validate, with_overrides
 from medmap.dataset import Dataset, with_splits
 from medmap.errors import ConfigError, DataError, counted
 from medmap.fit import keep_heap
-from medmap.plan import rules
+from medmap.plan import classify, rules, segment
 from medmap.plan.fingerprint import Fingerprint, fingerprint, sample_images
-from medmap.plan.recipes import RECIPES, recipe
+from medmap.plan.recipes import RECIPES
 from medmap.plan.run import EnsembleSection, NetworkSection, Run, SplitsSection
-from medmap.plan.trial import Measured, build, measure
+from medmap.plan.trial import Measured, build, measure, network_options
 from medmap.runtime import available_cores, peak_rss_bytes
-from medmap.tasks import TASKS, classify
+from medmap.tasks import TASKS, task_module
 
 # Kept back from the budget for reading, export with its parity test, evaluation and the report; and for a slow moment.
 RESERVE_S = 40.0
 RESERVE_SHARE = 0.08
+DRAFTS: dict[str, Any] = {"classify": classify, "segment": segment}  # how each task is planned
 
 __all__ = [
     "RECIPES", "RESERVE_S", "RESERVE_SHARE", "EnsembleSection", "Fingerprint", "NetworkSection", "Run", "build",
-    "choose_device", "fingerprint", "plan", "require_learnable", "sample_images", "training_cases",
+    "choose_device", "fingerprint", "network_options", "plan", "require_learnable", "sample_images", "training_cases",
 ]  # fmt: skip
 
 
@@ -58,22 +59,26 @@ def plan(
     require_learnable(dataset)
     pool = training_cases(_dealt(dataset, fixed, texts))
     facts = fingerprint(pool)
-    run, task = _first_draft(pool, facts, recipe_name, {**fixed, "budget_s": budget_s, "folds": folds})
+    draft = DRAFTS[pool.task]
+    validate(EnsembleSection, {"folds": folds or 0, "members": max(1, folds or 1)}, "--folds")
+    words = {"seed": 0, "device": "auto", "budget_s": budget_s, **fixed}
+    words["memory_bytes"] = words.get("memory_bytes") or _default_memory()
+    run = draft.first_draft(pool, facts, recipe_name, words)
     if any(text.startswith("network.name=") for text in texts):  # the rules' width was for the rules' network
         run = run.model_copy(update={"network": run.network.model_copy(update={"width": 1.0})})
     run = run.override(texts)
     left = None if budget_s is None else max(1.0, budget_s * (1 - RESERVE_SHARE) - RESERVE_S - spent_s)
-    run, measured, spent = _arranged(run, task, facts, left, (recipe_name == "rules", folds, texts))
+    run, measured, spent = _arranged(run, pool, facts, left, (recipe_name == "rules", folds, texts))
     run = _with_speed(run, measured, texts)
-    run = _with_arrangement(run, spent, facts, recipe_name, folds)
-    return run.override(texts)
+    settled: Run = draft.settled(run, spent, facts, recipe_name, folds)
+    return settled.override(texts)
 
 
 def require_learnable(dataset: Dataset) -> None:
     """Refuse what training cannot learn from yet, before anything is read.
 
     Raises:
-        DataError: Another task than classify, or several inputs.
+        DataError: A task that is not learned yet, or several inputs.
     """
     if dataset.task not in TASKS:
         raise DataError(f"{dataset.name} is for another task", got=dataset.task, expected=", ".join(TASKS))
@@ -97,13 +102,17 @@ def _dealt(dataset: Dataset, fixed: dict[str, Any], texts: list[str]) -> Dataset
 
 def _arranged(
     run: Run,
-    task: classify.Classify,
+    pool: Dataset,
     facts: Fingerprint,
     left_s: float | None,
     asked: tuple[bool, int | None, list[str]],
 ) -> tuple[Run, Measured, rules.Arrangement]:
     """Measure the step, fit it into time and memory, and take a narrower network where the time is short."""
     free, folds, texts = asked
+    task = task_module(run.task.kind).make(run.task, pool, run.prepare.shape)
+    unwelcome = task.supports(facts.dimensions, facts.channels)
+    if unwelcome:
+        raise DataError(f"{run.task.kind} does not take {unwelcome}")
     device = choose_device(run.device)
     _set_threads(run.fit.threads)
     begin = time.monotonic()
@@ -112,7 +121,7 @@ def _arranged(
         measured = measure(task, run, device)
         run = _within_memory(run, before, peak_rss_bytes(), texts)
         still = None if left_s is None else max(1.0, left_s - (time.monotonic() - begin))
-        spent = rules.arrange(measured.step_s, run.fit.batch_size, facts.training, still, folds)
+        spent = DRAFTS[pool.task].arranged(run, measured.step_s, facts, still, folds)
         slimmer = rules.narrower(run.network, spent) if free else None
         if slimmer is None or any(text.startswith("network.") for text in texts):
             return run, measured, spent
@@ -151,45 +160,6 @@ def _within_memory(run: Run, before: int | None, peak: int | None, texts: list[s
     return run.model_copy(update={"fit": fit, "reasons": {**run.reasons, "fit.batch_size": why}})
 
 
-def _first_draft(
-    pool: Dataset, facts: Fingerprint, recipe_name: str, fixed: dict[str, Any]
-) -> tuple[Run, classify.Classify]:
-    prepare, reasons = rules.prepare_section(facts)
-    network, why_network = rules.network_section(prepare.shape, facts)
-    augmentation, why_augment = rules.augment_section(facts, pool)
-    batch = rules.batch_size(facts.training, prepare.shape)
-    folds = fixed.get("folds")
-    validate(EnsembleSection, {"folds": folds or 0, "members": max(1, folds or 1)}, "--folds")
-    words = {
-        "seed": fixed.get("seed", 0),
-        "device": fixed.get("device", "auto"),
-        "budget_s": fixed.get("budget_s"),
-        "memory_bytes": fixed.get("memory_bytes") or _default_memory(),
-        "prepare": prepare.model_dump(),
-    }
-    run = validate(Run, words, "the plan").model_copy(
-        update={"augment": augmentation, "network": network, "reasons": reasons | why_network | why_augment}
-    )
-    rate, why_rate = rules.learning_rate(NetworkSection(name=network.name, init=fixed.get("init")), batch)
-    fit = run.fit.model_copy(update={"batch_size": batch, "threads": available_cores(), "learning_rate": rate})
-    reasons = {**run.reasons, "fit.batch_size": f"{facts.training} cases to learn from, {batch} a step"}
-    reasons |= {"fit.learning_rate": why_rate}
-    smooth = run.task.model_copy(update={"label_smoothing": 0.05 if pool.kind != "regression" else 0.0})
-    run = run.model_copy(update={"fit": fit, "task": smooth, "reasons": reasons})
-    if recipe_name != "rules":
-        run = _with_recipe(run, recipe_name, rules.safe_flips(facts, pool))
-    if "init" in fixed:
-        chosen = run.network.model_copy(update={"init": fixed["init"]})
-        run = run.model_copy(update={"network": chosen, "reasons": {**run.reasons, "network.init": "set by hand"}})
-    if run.network.init and recipe_name == "rules":
-        run = _with_transfer(run)
-    task = classify.make(run.task, pool)
-    unwelcome = task.supports(facts.dimensions, facts.channels)
-    if unwelcome:
-        raise DataError(f"{run.task.kind} does not take {unwelcome}")
-    return run, task
-
-
 def training_cases(dataset: Dataset) -> Dataset:
     """The annotated cases outside the test split.
 
@@ -202,62 +172,12 @@ def training_cases(dataset: Dataset) -> Dataset:
     return dataset.with_cases(kept)
 
 
-def _with_transfer(run: Run) -> Run:
-    """Starting weights are kept at first: early stages frozen, then thawed, deeper ones always slower."""
-    fit = run.fit.model_copy(update={"layer_decay": 0.75, "frozen_stages": 2, "thaw_epoch": 3})
-    why = "starting weights: two stages rest for three epochs, then each stage learns at 0.75 of the next one's pace"
-    return run.model_copy(update={"fit": fit, "reasons": {**run.reasons, "fit.layer_decay": why}})
-
-
-def _with_recipe(run: Run, name: str, flips: tuple[int, ...]) -> Run:
-    chosen = recipe(name)
-    data = run.model_dump()
-    for section, values in chosen.items():
-        data[section] = {**data[section], **values}
-    data["augment"]["flip_axes"] = tuple(axis for axis in data["augment"]["flip_axes"] if axis in flips)
-    told = {f"{section}.*": f"the classical recipe {name}" for section in chosen}
-    kept = {k: v for k, v in run.reasons.items() if k.split(".")[0] not in chosen}
-    return Run.model_validate({**data, "reasons": {**kept, **told}})
-
-
 def _with_speed(run: Run, measured: Measured, texts: list[str]) -> Run:
     if any(text.startswith("fit.precision") for text in texts):
         return run
     update = {"precision": measured.precision, "channels_last": measured.channels_last}
     reasons = {**run.reasons, "fit.precision": measured.reason}
     return run.model_copy(update={"fit": run.fit.model_copy(update=update), "reasons": reasons})
-
-
-def _with_arrangement(run: Run, spent: rules.Arrangement, facts: Fingerprint, name: str, folds: int | None) -> Run:
-    reasons = dict(run.reasons)
-    if name != "rules":
-        members = max(1, folds or 0)
-        epochs = (
-            min(run.fit.epochs, max(1, spent.epochs * spent.members // members)) if run.budget_s else run.fit.epochs
-        )
-        fit = run.fit.model_copy(update={"epochs": epochs})
-        ensemble = EnsembleSection(folds=folds or 0, members=members)
-        return run.model_copy(update={"fit": fit, "ensemble": ensemble})
-    few = facts.training < rules.NOISY_VALIDATION
-    update: dict[str, Any] = {"epochs": spent.epochs, "warmup_epochs": max(1.0, round(spent.epochs * 0.1, 1))}
-    update["select"] = "last" if few else "best"
-    update["validate_every"] = max(1, spent.epochs // 20) if few else 1
-    reasons["fit.epochs"] = spent.reason
-    reasons["fit.select"] = (
-        f"{facts.training} cases: the difference between two epochs is noise, so the last averaged weights are kept"
-        if few
-        else "enough validation cases to tell epochs apart"
-    )
-    if folds is not None:
-        reasons["ensemble.folds"] = "set by hand"
-    elif spent.folds:
-        reasons["ensemble.folds"] = (
-            f"fewer than {rules.FOLDS_BELOW} cases: each is learned from and judged out of fold, together they answer"
-        )
-    else:
-        reasons["ensemble.folds"] = "enough cases for one network and a validation split"
-    ensemble = EnsembleSection(folds=spent.folds, members=spent.members)
-    return run.model_copy(update={"fit": run.fit.model_copy(update=update), "ensemble": ensemble, "reasons": reasons})
 
 
 def choose_device(name: str) -> Any:

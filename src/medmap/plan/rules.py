@@ -71,17 +71,23 @@ def _shape(facts: Fingerprint) -> tuple[tuple[int, ...], str]:
     limit = LONGEST_2D if facts.dimensions == 2 else LONGEST_3D
     spacing = facts.spacing_mm or (1.0,) * facts.dimensions
     if facts.same_shape and max(facts.shape) <= (SMALL_SIDE if facts.dimensions == 2 else limit):
-        return facts.shape, f"all sampled images have {_times(facts.shape)} voxels, small enough to be seen as they are"
+        return facts.shape, f"all sampled images have {times(facts.shape)} voxels, small enough to be seen as they are"
     extent = [n * s for n, s in zip(facts.shape, spacing, strict=True)]
     finest = min(spacing)
     scale = min(1.0, limit * finest / max(extent))
     multiple = 8 if max(facts.shape) > SMALL_SIDE else 1
     shape = tuple(max(8, round(e / finest * scale / multiple) * multiple) for e in extent)
     shape = tuple(min(limit, n) for n in shape)
-    return shape, f"the median image of {_times(facts.shape)} voxels, at most {limit} along a side, proportions kept"
+    return shape, f"the median image of {times(facts.shape)} voxels, at most {limit} along a side, proportions kept"
 
 
-def _times(shape: tuple[int, ...]) -> str:
+def times(shape: tuple[int, ...]) -> str:
+    """A shape as people write it.
+
+    Example:
+        >>> times((40, 56, 40))
+        '40 × 56 × 40'
+    """
     return " × ".join(str(n) for n in shape)
 
 
@@ -161,8 +167,30 @@ def batch_size(training: int, shape: tuple[int, ...]) -> int:
     return max(4, min(largest, fitting))
 
 
+@dataclass(frozen=True)
+class Enough:
+    """From when on more training teaches no more.
+
+    Args:
+        steps: A network has seen enough after so many steps …
+        epochs: … and not before so many epochs …
+        most_epochs: … and surely after so many.
+        rounds: Folds are dealt again with other seeds up to so many times, when time is left.
+    """
+
+    steps: int = GOOD_STEPS
+    epochs: int = GOOD_EPOCHS
+    most_epochs: int = MOST_EPOCHS
+    rounds: int = MOST_ROUNDS
+
+
 def arrange(
-    step_s: float, batch: int, training: int, available_s: float | None, folds: int | None = None
+    step_s: float,
+    batch: int,
+    training: int,
+    available_s: float | None,
+    folds: int | None = None,
+    enough: Enough = Enough(),
 ) -> Arrangement:
     """Spend the time available on folds, members and epochs.
 
@@ -172,6 +200,7 @@ def arrange(
         training: Cases a network may learn from (training and validation splits).
         available_s: Seconds for training alone; None for as long as it takes.
         folds: Set by the user, or None.
+        enough: When more teaches no more.
 
     Returns:
         Fewer members before fewer epochs: five half-trained networks answer worse than two trained ones. Folds are
@@ -179,21 +208,21 @@ def arrange(
     """
     use_folds = FOLDS if folds is None and training < FOLDS_BELOW else folds or 0
     steps = max(1, int(training * ((use_folds - 1) / use_folds if use_folds else 1.0) / batch))
-    wanted = min(MOST_EPOCHS, max(GOOD_EPOCHS, math.ceil(GOOD_STEPS / steps)))
+    wanted = min(enough.most_epochs, max(enough.epochs, math.ceil(enough.steps / steps)))
     epoch_s = steps * step_s
     if available_s is None:
         members = max(1, use_folds)
         return Arrangement(use_folds, members, wanted, members * wanted * epoch_s, "no time limit was set")
     affordable = max(1, int(available_s / epoch_s))
-    members = min(affordable // wanted, use_folds * MOST_ROUNDS) if use_folds else 1
+    members = min(affordable // wanted, use_folds * enough.rounds) if use_folds else 1
     if use_folds and members < use_folds:  # every case judged out of fold is worth a third of the epochs, not more
         members = min(use_folds, max(1, affordable // max(1, wanted * 2 // 3)))
     members = max(1, members)
     epochs = max(1, min(wanted, affordable // members))
-    enough = " (more would teach no more)" if epochs == wanted and members in (1, use_folds * MOST_ROUNDS) else ""
+    plenty = " (more would teach no more)" if epochs == wanted and members in (1, use_folds * enough.rounds) else ""
     reason = (
         f"{_fitting(affordable, epoch_s, available_s)}: "
-        f"{counted(members, 'network')} of {counted(epochs, 'epoch')}{enough}"
+        f"{counted(members, 'network')} of {counted(epochs, 'epoch')}{plenty}"
     )
     return Arrangement(use_folds, members, epochs, members * epochs * epoch_s, reason)
 
@@ -209,6 +238,6 @@ def _fitting(affordable: int, epoch_s: float, available_s: float) -> str:
 def narrower(network: NetworkSection, arranged: Arrangement) -> NetworkSection | None:
     """Half the width, when the time allows neither the folds nor the epochs at this one; None when it does."""
     starved = arranged.epochs < GOOD_EPOCHS // 2 or (arranged.folds and arranged.members < arranged.folds)
-    if network.name != "small_resnet" or not starved or network.width <= 0.25:
+    if network.name not in ("small_resnet", "unet", "residual_unet") or not starved or network.width <= 0.25:
         return None
     return network.model_copy(update={"width": network.width / 2})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -15,6 +15,7 @@ from medmap.errors import ConfigError, MedmapError
 from medmap.fit import FitSection
 from medmap.prepare import PrepareSection
 from medmap.tasks.classify import ClassifySection
+from medmap.tasks.segment import SegmentSection
 
 SECTIONS_WITH_REASONS = ("task", "splits", "prepare", "augment", "network", "fit", "ensemble", "decision")
 
@@ -41,6 +42,8 @@ class NetworkSection(Section):
         dropout: Before the head.
         stem: ``small`` keeps the first stage at full resolution, ``standard`` is the library's, ``auto`` goes by size.
         init: Starting weights: a bundle, a weights file or a hub name; None starts from scratch.
+        strides: For a U-Net, how each stage after the first reduces each axis (1 or 2); None goes by the patch.
+        norm: For a U-Net, ``batch`` (folded into the convolutions at export) or ``instance``.
     """
 
     name: str = "small_resnet"
@@ -48,6 +51,8 @@ class NetworkSection(Section):
     dropout: float = Field(default=0.0, ge=0, lt=1)
     stem: Literal["auto", "small", "standard"] = "auto"
     init: str | None = None
+    strides: tuple[tuple[Annotated[int, Field(ge=1, le=2)], ...], ...] | None = None
+    norm: Literal["batch", "instance"] = "batch"
 
 
 class EnsembleSection(Section):
@@ -101,7 +106,7 @@ class Run(Section):
     """
 
     medmap_run: Literal[1] = 1
-    task: ClassifySection = ClassifySection()
+    task: ClassifySection | SegmentSection = Field(default=ClassifySection(), discriminator="kind")
     seed: int = Field(default=0, ge=0, le=2**31 - 1)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     splits: SplitsSection = SplitsSection()

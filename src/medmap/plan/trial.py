@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,8 +13,7 @@ from medmap import augment
 from medmap.errors import DataError
 from medmap.fit import FitSection, batch_to, start, step
 from medmap.plan.run import Run
-from medmap.tasks import Batch
-from medmap.tasks.classify import Classify
+from medmap.tasks import Batch, Task
 
 if TYPE_CHECKING:
     import torch
@@ -26,6 +25,7 @@ PATIENCE_S = 8.0
 KEPT_MAPS = 12
 # Another way must win by this much over plain float32 to be worth its rounding.
 WORTHWHILE = 0.9
+OF_ANY_WIDTH = ("small_resnet", "unet", "residual_unet")
 
 
 @dataclass(frozen=True)
@@ -55,21 +55,16 @@ class Measured:
         return f"measured here: {way} takes {(self.step_s - self.batch_s) * 1000:.0f} ms a step, float32 {plain:.0f} ms"
 
 
-def phantom_batch(task: Classify, run: Run, size: int) -> Batch:
-    """Noise shaped like the real thing, with labels in turn."""
+def phantom_batch(task: Task, run: Run, size: int) -> Batch:
+    """Noise shaped like the real thing, with the task's own kind of truth."""
     import torch
 
     generator = torch.Generator().manual_seed(0)
     images = torch.randn((size, run.prepare.channels, *run.prepare.shape), generator=generator)
-    names = tuple(str(n) for n in range(size))
-    if task.kind in ("multilabel", "regression"):
-        truth = (torch.arange(size * len(task.labels)) % 2).float().reshape(size, -1)
-    else:
-        truth = torch.arange(size) % len(task.labels)
-    return Batch(images, truth, names)
+    return Batch(images, task.pretended(images), tuple(str(n) for n in range(size)))
 
 
-def measure(task: Classify, run: Run, device: torch.device) -> Measured:
+def measure(task: Task, run: Run, device: torch.device) -> Measured:
     """Time the training step of a run's network, batch and size on a device, in float32 and in bfloat16."""
     _require_room(run)
     batch = phantom_batch(task, run, run.fit.batch_size)
@@ -98,7 +93,7 @@ def _require_room(run: Run) -> None:
         DataError: The smallest step needs more than ``memory_bytes``.
     """
     voxels = math.prod(run.prepare.shape)
-    first_stage = 32 * run.network.width if run.network.name == "small_resnet" else 16
+    first_stage = 32 * run.network.width if run.network.name in OF_ANY_WIDTH else 16
     need = int(2 * voxels * first_stage * 4 * KEPT_MAPS)
     if need > run.memory_bytes:
         raise DataError(
@@ -109,7 +104,7 @@ def _require_room(run: Run) -> None:
         )
 
 
-def _seconds(task: Classify, run: Run, batch: Batch, device: torch.device, section: FitSection) -> float:
+def _seconds(task: Task, run: Run, batch: Batch, device: torch.device, section: FitSection) -> float:
     import torch
 
     net = build(task, run, seed=0)
@@ -126,15 +121,23 @@ def _seconds(task: Classify, run: Run, batch: Batch, device: torch.device, secti
     return float(min(times[1:] or times))  # the fastest: what else runs on the machine is not the network's doing
 
 
-def build(task: Classify, run: Run, seed: int) -> torch.nn.Module:
+def network_options(run: Run) -> dict[str, Any]:
+    """What the run says of its network but the name, as ``NetworkSpec`` takes it and a bundle keeps it."""
+    options = {
+        "dimensions": len(run.prepare.shape),
+        "in_channels": run.prepare.channels,
+        "input_shape": list(run.prepare.shape),
+        "dropout": run.network.dropout,
+        "width": run.network.width,
+        "stem": run.network.stem,
+    }
+    if run.task.kind == "segment":
+        strides = run.network.strides
+        given = None if strides is None else [list(step) for step in strides]
+        options |= {"dense": True, "strides": given, "norm": run.network.norm}
+    return options
+
+
+def build(task: Task, run: Run, seed: int) -> torch.nn.Module:
     """The untrained network of a run."""
-    return task.network(
-        run.network.name,
-        seed=seed,
-        dimensions=len(run.prepare.shape),
-        in_channels=run.prepare.channels,
-        input_shape=run.prepare.shape,
-        dropout=run.network.dropout,
-        width=run.network.width,
-        stem=run.network.stem,
-    )
+    return task.network(run.network.name, seed=seed, **network_options(run))

@@ -34,7 +34,7 @@ def flow(report: Report) -> Figure:
     """The way of the cases from those supplied to those evaluated (STARD 2015, item 19)."""
     (first, supplied), *gone, (last, evaluated) = report.flow if len(report.flow) > 1 else (*report.flow, *report.flow)
     width, row, wide = 640.0, 46.0, 230.0
-    height = 44 + row * len(gone) + 60 + (24 if report.table.kind != "regression" else 0)
+    height = 44 + row * len(gone) + 60 + (24 if report.predictions.kind != "regression" else 0)
     parts = []
     end = 44 + row * len(gone) + 14
     parts.append(_arrow(wide / 2 + 10, 46, end))
@@ -48,8 +48,8 @@ def flow(report: Report) -> Figure:
     patients = f" of {report.patients} patients" if report.patients != evaluated else ""
     parts.append(_box(10, end, wide, f"{last}: {evaluated}{patients}"))
     words = f"{supplied} cases supplied; " + "; ".join(f"{n} {w}" for w, n in gone) + f"; {evaluated} evaluated"
-    if report.table.kind != "regression":
-        parts.append(label(10, end + 56, short(class_counts(report.table), 100), colour=SOFT))
+    if report.predictions.kind != "regression":
+        parts.append(label(10, end + 56, short(class_counts(report.predictions), 100), colour=SOFT))
     caption = "From the cases supplied to those evaluated; what left on the way stands at the side."
     return Figure("flow", "Flow of cases", drawing(width, height, "Flow of cases", words, parts), caption, wide=True)
 
@@ -137,11 +137,11 @@ def confusion(table: PredictionTable) -> Figure | None:
 def forest(report: Report, name: str) -> Figure | None:
     """One metric in every subgroup with its interval, beside the result for all."""
     rows = [row for row in report.rows if row.name == name and "=" in row.group and row.stage != "uncalibrated"]
-    if report.table.kind != "regression":
-        labels = set(report.table.labels)
+    if report.predictions.kind != "regression":
+        labels = set(report.predictions.labels)
         rows = [row for row in rows if row.group not in labels]
     else:
-        rows = [row for row in rows if row.group not in report.table.labels]
+        rows = [row for row in rows if row.group not in report.predictions.labels]
     whole = report.row(name)
     if not rows or whole is None:
         return None

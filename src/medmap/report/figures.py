@@ -87,7 +87,7 @@ def curves(table: PredictionTable) -> list[Curve]:
 
 def classification_figures(report: Report) -> list[Figure]:
     """All curves that the predictions allow."""
-    table = report.table
+    table = report.predictions
     each = [curve for curve in curves(table) if curve.both]
     shown = each[:MOST_CLASSES]
     found = []

@@ -11,7 +11,7 @@ from typing import Any
 
 from medmap.config import write_atomically
 from medmap.dataset import Dataset
-from medmap.evaluate import Report
+from medmap.evaluate import Report, StructureTable
 from medmap.report.charts import class_counts, confusion, flow, forest
 from medmap.report.figures import Figure, classification_figures, regression_figures, training_figures
 from medmap.report.pictures import Images, galleries, images_of
@@ -52,7 +52,7 @@ def render_html(report: Report, *, images: Images | None = None, training_log: T
         figures={name: _drawn(figure, Markup) for name, figure in drawings.items()},
         tables=tables,
         files={table.name: _uri("text/csv;charset=utf-8", "\ufeff" + table.csv) for table in tables.values()},
-        galleries=galleries(report.table, images),
+        galleries=galleries(report.predictions, images),
         bits=bits,
     )
     # a character that no encoding holds must not cost the whole report
@@ -61,7 +61,7 @@ def render_html(report: Report, *, images: Images | None = None, training_log: T
 
 def figures(report: Report, training_log: TrainingLog = ()) -> dict[str, Figure]:
     """Every figure that the report allows, by name, in the order of the page."""
-    table = report.table
+    table = report.predictions
     found: list[Figure | None] = [flow(report)]
     if table.kind == "regression":
         found += [*regression_figures(table), forest(report, "mae")]
@@ -90,7 +90,7 @@ def _uri(kind: str, text: str) -> str:
 
 def _facts(report: Report) -> list[tuple[str, str]]:
     """What was evaluated on what, in a few lines."""
-    table = report.table
+    table = report.predictions
     rows = [
         ("Dataset", report.dataset_name),
         ("Cases", f"{bits(report.cases)} of {bits(report.patients)} patients, {named_split(report)}"),
@@ -144,6 +144,8 @@ def save_evaluation(
     """
     folder = Path(folder)
     report.save(folder)
+    if isinstance(report.table, StructureTable):
+        return
     rows = read_log(training_log) if isinstance(training_log, (str, Path)) else list(training_log or ())
     for table in every_table(report):
         _write(folder / "tables" / f"{table.name}.csv", table.csv)

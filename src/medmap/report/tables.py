@@ -80,13 +80,13 @@ def main_metrics(report: Report) -> Table:
     if not any(line[-1] for line in lines):
         header, lines = header[:-1], [line[:-1] for line in lines]
     whole = [r for r in report.rows if r.group == "all"]
-    title = "All metrics" if report.table.kind == "regression" else "All metrics, all cases"
+    title = "All metrics" if report.predictions.kind == "regression" else "All metrics, all cases"
     return Table("metrics", title, tuple(header), tuple(map(tuple, lines)), _raw(whole))
 
 
 def class_metrics(report: Report) -> Table | None:
     """A row a class with its main metrics."""
-    labels = report.table.labels
+    labels = report.predictions.labels
     rows = [r for r in report.rows if r.group in labels and r.stage != "uncalibrated"] or [
         r for r in report.rows if r.group in labels
     ]
@@ -99,7 +99,7 @@ def class_metrics(report: Report) -> Table | None:
     lines = []
     for c, label in enumerate(labels):
         cells = [_with_interval(at.get((label, n))) for n in wanted]
-        lines.append([label, str(int(_members(report.table, c).sum())), *cells])
+        lines.append([label, str(int(_members(report.predictions, c).sum())), *cells])
     return Table("classes", "Class by class", tuple(header), tuple(map(tuple, lines)), _raw(rows))
 
 
@@ -118,7 +118,7 @@ def _members(table: PredictionTable, c: int) -> NDArray[np.bool_]:
 
 def subgroup_metrics(report: Report) -> Table | None:
     """Every subgroup with its metrics."""
-    labels = {"all", *report.table.labels}
+    labels = {"all", *report.predictions.labels}
     rows = [r for r in report.rows if r.group not in labels]
     if not rows:
         return None
@@ -140,7 +140,7 @@ def baseline_table(report: Report) -> Table | None:
     """The network beside the simple models."""
     if not report.baselines:
         return None
-    table = report.table
+    table = report.predictions
     names = [
         n
         for n in ("auroc", "accuracy", "quadratic_kappa", "mae")
@@ -202,7 +202,7 @@ def aggregated_table(report: Report) -> Table | None:
 
 def characteristics(report: Report) -> Table:
     """Who was evaluated, in all and class by class: the first table of a paper."""
-    table = report.table
+    table = report.predictions
     groups: list[tuple[str, NDArray[np.bool_]]] = [("all", np.ones(len(table), dtype=np.bool_))]
     if table.kind != "regression" and len(table.labels) <= MOST_CLASSES:
         groups += [(name, _members(table, c)) for c, name in enumerate(table.labels)]

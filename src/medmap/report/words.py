@@ -39,7 +39,7 @@ def percent(row: Estimate) -> str:
 
 def summary(report: Report) -> str:
     """The result in plain words, as one would tell it to a colleague."""
-    table = report.table
+    table = report.predictions
     if table.kind == "binary":
         return _binary(report, table)
     if table.kind == "regression":
@@ -108,7 +108,7 @@ def _regression(report: Report, table: PredictionTable) -> str:
 
 def methods(report: Report) -> list[str]:
     """How every number was made: the paragraph a paper needs."""
-    table = report.table
+    table = report.predictions
     unit = "each case is another patient" if report.patients == report.cases else "patients have several cases"
     parts = [
         f"{report.cases} cases of {report.patients} patients were evaluated ({named_split(report)} of "
@@ -153,7 +153,7 @@ _CHOSEN = {
 
 
 def _decision_words(report: Report) -> str:
-    table = report.table
+    table = report.predictions
     if table.kind == "binary":
         fitted = _CHOSEN.get(report.split, ", as the bundle has it")
         cut = "0.5 (none was fitted)" if table.threshold is None else f"{table.threshold:.3f}{fitted}"
@@ -186,7 +186,7 @@ def headline(report: Report) -> list[tuple[str, Estimate]]:
         "ordinal": ("auroc", "accuracy", "quadratic_kappa", "mae"),
         "multilabel": ("auroc", "auprc", "sensitivity", "specificity"),
         "regression": ("mae", "rmse", "r2"),
-    }[report.table.kind]
+    }[report.predictions.kind]
     rows = [(name, report.row(name)) for name in wanted]
     return [(metric_name(name), row) for name, row in rows if row is not None]
 

@@ -8,8 +8,8 @@ from typing import Any
 from medmap.errors import ConfigError
 from medmap.tasks.protocol import Batch, Examples, Forward, Selection, Task, Tensors
 
-# name -> module with ``Section`` (its part of run.yaml) and ``make(section, dataset) -> Task``
-TASKS = {"classify": "medmap.tasks.classify"}
+# name -> module with its part of run.yaml and ``make(section, dataset, shape) -> Task``
+TASKS = {"classify": "medmap.tasks.classify", "segment": "medmap.tasks.segment"}
 
 
 def task_module(name: str) -> Any:

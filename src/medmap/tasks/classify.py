@@ -106,6 +106,15 @@ class Classify:
                 raise DatasetError("the case has no label", remedy="leave it out or label it", case=case.id)
         return np.array([case.truth.label for case in cases], dtype=np.int64)
 
+    def pretended(self, images: torch.Tensor) -> torch.Tensor:
+        """Classes in turn."""
+        import torch
+
+        size = len(images)
+        if self.kind in ("multilabel", "regression"):
+            return (torch.arange(size * len(self.labels)) % 2).float().reshape(size, -1)
+        return torch.arange(size) % len(self.labels)
+
     # -- learning ----------------------------------------------------------------------------------------------
 
     def loss(self, net: torch.nn.Module, batch: Batch) -> torch.Tensor:
@@ -270,8 +279,13 @@ def _area(scores: Floats, positive: NDArray[np.bool_]) -> float | None:
     return metrics.auroc_value(scores, positive)
 
 
-def make(section: ClassifySection, dataset: Dataset) -> Classify:
+def make(section: ClassifySection, dataset: Dataset, shape: Sequence[int] = ()) -> Classify:
     """The task for a dataset: its classes, and weights fitted on its cases (give the training cases).
+
+    Args:
+        section: ``task:`` of run.yaml.
+        dataset: Cases with labels.
+        shape: What the network sees; of no meaning here.
 
     Raises:
         DatasetError: No classes, or fewer than two of them have a case.

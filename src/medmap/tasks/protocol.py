@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from medmap.dataset import Case
 
 Tensors = Mapping[str, NDArray[Any]]
+IGNORED = 255  # in a prepared label map: a voxel that no loss and no score looks at
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +87,10 @@ class Task(Protocol):
 
     def collate(self, examples: Sequence[Tensors], cases: Sequence[Case]) -> tuple[torch.Tensor, torch.Tensor]:
         """Images and truth of a batch; a truth with the images' spatial axes is moved with them by augmentation."""
+        ...
+
+    def pretended(self, images: torch.Tensor) -> torch.Tensor:
+        """A made-up truth for images of noise, on which a step is timed."""
         ...
 
     def loss(self, net: torch.nn.Module, batch: Batch) -> torch.Tensor:

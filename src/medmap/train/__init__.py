@@ -3,30 +3,29 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from medmap import augment, prepare
+from medmap import prepare
 from medmap.check import leakage
 from medmap.dataset import Dataset, with_splits
 from medmap.errors import InterruptedRun, NotFiniteError, UsageError
-from medmap.feed import Feed, Store, build_store
-from medmap.fit import FitState, fit, keep_heap, logits, start
+from medmap.feed import Feed
+from medmap.fit import FitState, fit, keep_heap, start
 from medmap.networks import load_weights
 from medmap.plan import Run, build, choose_device, require_learnable, sample_images, training_cases
 from medmap.runtime import available_cores
 from medmap.tasks import task_module
-from medmap.tasks.classify import Classify
+from medmap.train import classified, segmented
 from medmap.train.checkpoint import Checkpoints
 from medmap.train.clock import Clock
 from medmap.train.events import Event, Listener, warn_only
 from medmap.train.finish import finish
 from medmap.train.initial import initial_weights
 from medmap.train.members import Member, members
+from medmap.train.parts import Trained, Work
 from medmap.train.record import Record, write_contact_sheet
 
 if TYPE_CHECKING:
@@ -34,43 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Clock", "Event", "Trained", "train"]
 
-
-@dataclass(frozen=True, eq=False)
-class Trained:
-    """What one member left behind.
-
-    Args:
-        member: Which one.
-        weights: Its state dictionary.
-        logits: (len(judge), views, outputs) its numbers for the cases that judge it.
-        rows: Its log, one row an epoch.
-        epochs: How many it had.
-        stopped: Why it ended before its last epoch, or None.
-    """
-
-    member: Member
-    weights: dict[str, Any]
-    logits: NDArray[np.float32]
-    rows: list[dict[str, float]]
-    epochs: int
-    stopped: str | None
-
-
-@dataclass(frozen=True, eq=False)
-class Work:
-    """Everything a member's training needs, made once."""
-
-    run: Run
-    dataset: Dataset
-    output: Path
-    task: Classify
-    recipe: prepare.Recipe
-    store: Store
-    checkpoints: Checkpoints
-    clock: Clock
-    listen: Listener
-    record: Record
-    warnings: tuple[str, ...] = ()
+CRAFTS: dict[str, Any] = {"classify": classified, "segment": segmented}  # what is each task's own in a training
 
 
 def train(
@@ -151,7 +114,12 @@ def _prepare(run: Run, dataset: Dataset, output: Path, how: tuple[Clock, Listene
     if not resume:
         run.save(output / "run.yaml")
     recipe = prepare.fit(run.prepare, sample_images(training_cases(dataset), 1000))
-    store = _store(run, dataset, recipe, output, listen)
+    craft = CRAFTS[run.task.kind]
+
+    def progress(done: int, total: int) -> None:
+        listen(Event("progress", "preparing", done, total))
+
+    store = craft.store(run, dataset, recipe, output / "store", progress)
     pool = _pool(store)
     checkpoints = Checkpoints(output / "checkpoint", _digest(run, recipe, pool))
     checkpoints.require_same_run()
@@ -161,29 +129,20 @@ def _prepare(run: Run, dataset: Dataset, output: Path, how: tuple[Clock, Listene
         listen(Event("leakage", text))
     for case, reason in store.failed.items():
         listen(Event("warning", f"left out: {reason}" if case in reason else f"left out: case {case}: {reason}"))
-    task = task_module(run.task.kind).make(run.task, dataset.with_cases(pool.cases))
+    task = task_module(run.task.kind).make(run.task, dataset.with_cases(pool.cases), run.prepare.shape)
     for where, why in run.reasons.items():
         listen(Event("line", f"{where}: {why}"))
     write_contact_sheet(output / "augmented.png", pool, task, run)
-    return Work(run, dataset, output, task, recipe, pool, checkpoints, clock, listen, Record(output), warned)
+    return Work(run, dataset, output, task, craft, recipe, pool, checkpoints, clock, listen, Record(output), warned)
 
 
-def _store(run: Run, dataset: Dataset, recipe: prepare.Recipe, output: Path, listen: Listener) -> Store:
-    """Every case prepared once; of the test cases training looks at the hashes alone."""
-
-    def progress(done: int, total: int) -> None:
-        listen(Event("progress", "preparing", done, total))
-
-    return build_store(dataset, recipe, memory_bytes=run.memory_bytes, folder=output / "store", progress=progress)
-
-
-def _pool(store: Store) -> Store:
+def _pool(store: Any) -> Any:
     """The store as training may see it: annotated cases outside the test split."""
     rows = [i for i, c in enumerate(store.cases) if c.split != "test" and c.truth.annotated]
     return store.subset(rows)
 
 
-def _digest(run: Run, recipe: prepare.Recipe, store: Store) -> str:
+def _digest(run: Run, recipe: prepare.Recipe, store: Any) -> str:
     """What makes a checkpoint this run's: all settings but the budget and the words, the recipe and the pixels."""
     import hashlib
     import json
@@ -249,29 +208,23 @@ def _train_member(work: Work, member: Member) -> Trained:
 
 
 def _trained(work: Work, member: Member, state: FitState, stopped: str | None) -> Trained:
-    """What a member leaves: the weights that are kept, and their numbers for the cases that judge it."""
+    """What a member leaves: the weights that are kept, and what they make of the cases that judge it."""
     net = state.take_best()
-    views = augment.views(work.run.augment.flip_axes)
-    numbers = np.zeros((0, len(views), work.task.outputs), dtype=np.float32)
-    if len(member.judge):
-        numbers = logits(state.fabric, net, work.store, member.judge, work.run.fit, views)
+    kept = work.craft.learned(work, member, state)
     weights = {k: v.detach().cpu().contiguous() for k, v in net.state_dict().items()}
-    return Trained(member, weights, numbers, state.rows, state.epoch, stopped)
+    return Trained(member, weights, kept, state.rows, state.epoch, stopped)
 
 
 def feed_of(work: Work, member: Member) -> Feed:
     """The batches a member learns from."""
     cases = [work.store.cases[int(row)] for row in member.learn]
     weights = work.task.sampling_weights(cases)
-    section = work.run.augment
-    return Feed(work.store, member.learn, work.task, work.run.fit.batch_size, member.seed, section, weights)
+    section, repeats = work.run.augment, getattr(work.run.task, "patches", 1)
+    return Feed(work.store, member.learn, work.task, work.run.fit.batch_size, member.seed, section, weights, repeats)
 
 
 def _keep(work: Work, trained: Trained) -> None:
-    import torch
-
-    tensors = {f"weights.{k}": v for k, v in trained.weights.items()}
-    tensors["logits"] = torch.from_numpy(trained.logits)
+    tensors = {f"weights.{k}": v for k, v in trained.weights.items()} | trained.kept
     facts = {"rows": trained.rows, "epochs": trained.epochs, "stopped": trained.stopped}
     work.checkpoints.save(f"member{trained.member.number}", tensors, facts)
     work.checkpoints.drop("current")
@@ -279,4 +232,5 @@ def _keep(work: Work, trained: Trained) -> None:
 
 def _restored(member: Member, tensors: dict[str, Any], facts: dict[str, Any]) -> Trained:
     weights = {k.removeprefix("weights."): v for k, v in tensors.items() if k.startswith("weights.")}
-    return Trained(member, weights, tensors["logits"].numpy(), facts["rows"], facts["epochs"], facts["stopped"])
+    kept = {k: v for k, v in tensors.items() if not k.startswith("weights.")}
+    return Trained(member, weights, kept, facts["rows"], facts["epochs"], facts["stopped"])

@@ -1,0 +1,166 @@
+"""The plan of a segmentation: spacing, patch, depth and width from the fingerprint, epochs from the measured speed."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from medmap.config import validate
+from medmap.dataset import Dataset
+from medmap.errors import UsageError, counted
+from medmap.networks import multiple_of, unet_strides
+from medmap.plan import rules
+from medmap.plan.fingerprint import Fingerprint
+from medmap.plan.run import EnsembleSection, NetworkSection, Run
+from medmap.prepare import PrepareSection
+from medmap.runtime import available_cores
+from medmap.tasks.segment import SegmentSection
+
+# Voxels of a patch, by number of axes: what a step on two cores can bear, and what a GPU can.
+PATCH_VOXELS = {"cpu": {2: 256**2, 3: 48**3}, "cuda": {2: 512**2, 3: 128**3}}
+# A network has seen enough after so many steps; epochs are made of at least so many.
+GOOD_STEPS = 4000
+STEPS_AN_EPOCH = 24
+LEARNING_RATE = 2e-3
+
+
+def first_draft(pool: Dataset, facts: Fingerprint, recipe_name: str, words: dict[str, Any]) -> Run:
+    """A run as the rules have it, before anything is measured.
+
+    Args:
+        pool: The cases to learn from.
+        facts: Their fingerprint.
+        recipe_name: ``rules``.
+        words: ``seed``, ``device``, ``budget_s``, ``memory_bytes``; ``init`` where it was given.
+
+    Raises:
+        UsageError: A classical recipe, which is for classes.
+    """
+    if recipe_name != "rules":
+        raise UsageError("the classical recipes are for classes", got=recipe_name, expected="rules")
+    where = "cuda" if _device(words["device"]) == "cuda" else "cpu"
+    prepare, strides, reasons = _grid(facts, where)
+    section, why_intensity = _with_intensity(prepare, facts)
+    augmentation, why_augment = rules.augment_section(facts, pool)
+    augmentation = augmentation.model_copy(update={**_AUGMENT, "rotate_deg": max(15.0, augmentation.rotate_deg)})
+    batch = _batch(facts, prepare.shape)
+    steps = math.ceil(facts.training / batch)
+    patches = max(1, math.ceil(STEPS_AN_EPOCH / steps))
+    given = {name: words[name] for name in ("seed", "device", "budget_s", "memory_bytes")}
+    network = NetworkSection(name="unet", width=0.5 if where == "cpu" else 1.0, strides=strides, init=words.get("init"))
+    run = validate(Run, {**given, "task": {"kind": "segment"}, "prepare": section.model_dump()}, "the plan")
+    fit = run.fit.model_copy(
+        update={
+            "batch_size": batch,
+            "threads": available_cores(),
+            "learning_rate": 5e-4 if network.init else LEARNING_RATE,
+        }
+    )
+    reasons |= {**why_intensity, **why_augment}
+    reasons["task.patches"] = f"{counted(facts.training, 'case')}, {patches} a case and epoch: epochs of many steps"
+    reasons["fit.batch_size"] = f"{counted(batch, 'patch', 'patches')} of {rules.times(prepare.shape)} a step"
+    reasons["network.name"] = (
+        f"a U-Net of {len(strides) + 1} stages; {'half as wide, for a CPU' if where == 'cpu' else 'full width'}"
+    )
+    task = SegmentSection(patches=patches)
+    update = {"augment": augmentation, "network": network, "fit": fit, "task": task, "reasons": reasons}
+    return run.model_copy(update=update)
+
+
+_AUGMENT: dict[str, Any] = {"scale": 0.2, "shift": 0.0, "gamma": 0.3, "noise": 0.1, "cutout": 0.0, "blur_voxels": 0.7}
+
+
+def _device(name: str) -> str:
+    import torch
+
+    return "cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu"
+
+
+def _grid(facts: Fingerprint, where: str) -> tuple[PrepareSection, tuple[tuple[int, ...], ...], dict[str, str]]:
+    """The spacing that images are brought to, the patch, and how the network reduces it."""
+    turn = facts.dimensions == 3 and facts.patient_space
+    spacing = facts.spacing_mm
+    shape = np.array(facts.shape, dtype=np.float64)
+    size = spacing or (1.0,) * facts.dimensions
+    patch = _patch(shape, np.array(size), PATCH_VOXELS[where][facts.dimensions])
+    strides = unet_strides(patch, size)
+    step = np.array(multiple_of(strides) or (1,) * facts.dimensions)
+    patch = tuple(int(v) for v in np.ceil(np.array(patch) / step) * step)
+    strides = unet_strides(patch, size)
+    reasons = {}
+    if spacing is not None:
+        spacing = tuple(round(s, 4) for s in spacing)
+        shown = " × ".join(f"{s:g}" for s in spacing)
+        reasons["prepare.spacing_mm"] = f"the median spacing of the images: {shown} mm"
+    else:
+        reasons["prepare.grid"] = "the images state no spacing: pixels as they are"
+    whole = "the median image as a whole" if (np.array(patch) >= shape).all() else "a part of the median image"
+    reasons["prepare.shape"] = f"patches of {rules.times(patch)}: {whole} of {rules.times(facts.shape)}"
+    if turn:
+        reasons["prepare.orientation"] = "volumes in a patient's space are turned the same way round"
+    section = PrepareSection(
+        shape=patch,
+        grid="native" if spacing is None else "spacing",
+        spacing_mm=spacing,
+        orientation="LPS" if turn else None,
+        channels=facts.channels,
+    )
+    return section, strides, reasons
+
+
+def _patch(shape: np.ndarray[Any, Any], spacing: np.ndarray[Any, Any], voxels: int) -> tuple[int, ...]:
+    """The largest box of about the given voxels inside the image, its edges as equal in mm as the image allows."""
+    side = (voxels * spacing.prod()) ** (1 / len(shape))
+    low, high = 0.0, float((shape * spacing).max())
+    for _ in range(60):  # the common edge at which what does not fit the image on one axis is spent on the others
+        side = (low + high) / 2
+        patch = np.minimum(shape, side / spacing)
+        if patch.prod() > voxels:
+            high = side
+        else:
+            low = side
+    return tuple(int(v) for v in np.maximum(8, np.floor(np.minimum(shape, low / spacing) + 1e-6)))
+
+
+def _with_intensity(prepare: PrepareSection, facts: Fingerprint) -> tuple[PrepareSection, dict[str, str]]:
+    plain, reasons = rules.prepare_section(facts)
+    told = {"prepare.intensity": reasons["prepare.intensity"]}
+    return prepare.model_copy(update={"intensity": plain.intensity}), told
+
+
+def _batch(facts: Fingerprint, shape: tuple[int, ...]) -> int:
+    """Patches a step: few large ones, more small ones."""
+    voxels = math.prod(shape)
+    if facts.dimensions == 2:
+        return 8 if voxels > 128**2 else 16
+    return 4 if voxels > 32**3 else 8
+
+
+def arranged(run: Run, step_s: float, facts: Fingerprint, left_s: float | None, folds: int | None) -> rules.Arrangement:
+    """How the time left is spent at the measured speed: all folds first, then epochs."""
+    patches = run.task.patches if isinstance(run.task, SegmentSection) else 1
+    cases = facts.training * patches
+    return rules.arrange(step_s, run.fit.batch_size, cases, left_s, folds, rules.Enough(GOOD_STEPS, 20, 1000, rounds=1))
+
+
+def settled(run: Run, spent: rules.Arrangement, facts: Fingerprint, name: str, folds: int | None) -> Run:
+    """The run with its epochs, members and folds."""
+    update = {
+        "epochs": spent.epochs,
+        "warmup_epochs": max(1.0, round(spent.epochs * 0.05, 1)),
+        "select": "last",
+        "validate_every": max(1, spent.epochs // 8),
+    }
+    reasons = {**run.reasons, "fit.epochs": spent.reason}
+    reasons["fit.select"] = "the averaged weights of the last epoch are kept; validation shows the way there"
+    reasons["ensemble.folds"] = (
+        "set by hand"
+        if folds is not None
+        else "each case is learned from and judged out of fold, together they answer"
+        if spent.folds
+        else "enough cases for one network and a validation split"
+    )
+    ensemble = EnsembleSection(folds=spent.folds, members=spent.members)
+    return run.model_copy(update={"fit": run.fit.model_copy(update=update), "ensemble": ensemble, "reasons": reasons})

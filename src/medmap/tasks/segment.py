@@ -1,0 +1,311 @@
+"""Image → mask: a label for every pixel or voxel, learned from patches, answered through windows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from medmap.config import Section
+from medmap.errors import DatasetError
+from medmap.geometry import Geometry, Trace
+from medmap.results import Label, Mask
+from medmap.tasks.protocol import IGNORED, Batch, Examples, Forward, Selection, Tensors
+
+if TYPE_CHECKING:
+    import torch
+
+    from medmap.dataset import Case, Dataset
+DICE_SMOOTH = 1e-5
+SCORING_OVERLAP = 0.25  # part of a window that the next one shares while epochs are compared
+WINDOWS_AT_ONCE = 2
+
+
+class SegmentSection(Section):
+    """How the mapping image → mask is learned; ``task:`` of run.yaml.
+
+    Args:
+        kind: segment.
+        dice: Weight of the soft Dice loss (Milletari et al. 2016; over the batch, the foreground alone).
+        cross_entropy: Weight of the cross-entropy.
+        focal_gamma: How much the cross-entropy turns away from easy voxels (Lin et al. 2017); 0 is plain.
+        tversky_beta: Weight of missed against invented voxels in the Dice term: 0.5 is Dice, above it misses count
+            more (Salehi et al. 2017).
+        foreground: Share of patches that are drawn around a voxel of a class, each class as often as another.
+        patches: Patches of each case in an epoch.
+        deep_supervision: Whether lower stages of the network learn too, each half as much as the one above.
+        overlap: Share of a window's side that the next one looks at again.
+    """
+
+    kind: Literal["segment"] = "segment"
+    dice: float = Field(default=1.0, ge=0)
+    cross_entropy: float = Field(default=1.0, ge=0)
+    focal_gamma: float = Field(default=0.0, ge=0, le=10)
+    tversky_beta: float = Field(default=0.5, gt=0, lt=1)
+    foreground: float = Field(default=0.5, ge=0, le=1)
+    patches: int = Field(default=1, ge=1, le=10_000)
+    deep_supervision: bool = True
+    overlap: float = Field(default=0.5, ge=0, lt=0.9)
+
+
+@dataclass(frozen=True, eq=False)
+class Segment:
+    """The task; ``make`` builds it from a dataset.
+
+    Args:
+        section: Loss and sampling.
+        labels: The classes in the order of the values of a mask; 0 is the background.
+        patch: Voxels along each axis of what the network sees.
+        known: Case → the values that were looked at, for cases where that is not all of them.
+    """
+
+    section: SegmentSection
+    labels: tuple[Label, ...]
+    patch: tuple[int, ...]
+    known: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+    @property
+    def outputs(self) -> int:
+        """One a class, the background's among them."""
+        return len(self.labels)
+
+    def network(self, name: str, **options: Any) -> torch.nn.Module:
+        """An untrained network; ``options`` are the other fields of ``NetworkSpec``."""
+        from medmap.networks import NetworkSpec, build
+
+        seed = options.pop("seed", 0)
+        return build(NetworkSpec(name=name, outputs=self.outputs, **{**options, "dense": True}), seed=seed)
+
+    def draw(self, tensors: Tensors, rng: np.random.Generator) -> Tensors:
+        """A patch: around a voxel of some class for ``foreground`` of them, else anywhere."""
+        image, truth = tensors["image"], tensors["truth"]
+        shape = np.array(truth.shape)
+        classes = sorted(name for name in tensors if name.startswith("places_") and len(tensors[name]))
+        room = shape - np.array(self.patch)
+        if classes and rng.random() < self.section.foreground:
+            places = tensors[classes[int(rng.integers(len(classes)))]]
+            centre = places[int(rng.integers(len(places)))]
+            # anywhere such that the voxel is inside, so that structures are seen at every place of a patch
+            start = centre - np.array([int(rng.integers(side)) for side in self.patch])
+        else:
+            start = np.array([int(rng.integers(max(1, extra + 1))) for extra in room])
+        start = np.where(room > 0, np.clip(start, 0, np.maximum(room, 0)), room // 2)  # a small image in the middle
+        return {
+            "image": patch_of(image, start, self.patch),
+            "truth": patch_of(truth, start, self.patch, 0),
+        }
+
+    def collate(self, examples: Sequence[Tensors], cases: Sequence[Case]) -> tuple[torch.Tensor, torch.Tensor]:
+        """(batch, channels, spatial …) images and (batch, spatial …) label maps."""
+        import torch
+
+        images = torch.from_numpy(np.stack([e["image"] for e in examples]).astype(np.float32))
+        return images, torch.from_numpy(np.stack([e["truth"] for e in examples]).astype(np.int16))
+
+    def pretended(self, images: torch.Tensor) -> torch.Tensor:
+        """Stripes of all classes."""
+        import torch
+
+        stripes = torch.arange(images.shape[-1], dtype=torch.int16) % self.outputs
+        return stripes.expand(len(images), *images.shape[2:]).contiguous()
+
+    # -- learning ------------------------------------------------------------------------------------------------
+
+    def loss(self, net: torch.nn.Module, batch: Batch) -> torch.Tensor:
+        """Dice and cross-entropy of every stage that answers; ignored voxels and classes not looked at take no part."""
+        import torch
+
+        answers = net(batch.images)
+        stages = list(answers) if isinstance(answers, list | tuple) else [answers]
+        stages = stages if self.section.deep_supervision else stages[:1]
+        weights = [0.5**depth for depth in range(len(stages))]
+        total = torch.zeros((), device=batch.images.device)
+        for weight, logits in zip(weights, stages, strict=True):
+            truth = _at_resolution(batch.truth, logits.shape[2:])
+            total = total + weight / sum(weights) * self._stage(logits.float(), truth, batch.cases)
+        return total
+
+    def _stage(self, logits: torch.Tensor, truth: torch.Tensor, cases: Sequence[str]) -> torch.Tensor:
+        import torch
+        from torch.nn import functional
+
+        counted = truth != IGNORED
+        target = torch.where(counted, truth, 0).long()
+        log_chance = self._log_chance(logits, cases)
+        total = logits.new_zeros(())
+        if self.section.cross_entropy:
+            terms = functional.nll_loss(log_chance, target, reduction="none")
+            if self.section.focal_gamma:
+                terms = terms * (1 - torch.exp(-terms)) ** self.section.focal_gamma
+            total = total + self.section.cross_entropy * (terms * counted).sum() / counted.sum().clamp_min(1)
+        if self.section.dice:
+            total = total + self.section.dice * self._dice(log_chance.exp(), target, counted, cases)
+        return total
+
+    def _log_chance(self, logits: torch.Tensor, cases: Sequence[str]) -> torch.Tensor:
+        """Log probabilities; where a class was not looked at its share is the background's, as the truth has it."""
+        import torch
+
+        log_chance = torch.log_softmax(logits, 1)
+        if not any(case in self.known for case in cases):
+            return log_chance
+        rows = []
+        for row, case in zip(log_chance, cases, strict=True):
+            unseen = [c for c in range(1, self.outputs) if c not in self.known.get(case, range(self.outputs))]
+            merged = torch.logsumexp(row[[0, *unseen]], dim=0, keepdim=True)
+            rows.append(torch.cat([merged, row[1:]]))
+        return torch.stack(rows)
+
+    def _dice(
+        self, chance: torch.Tensor, target: torch.Tensor, counted: torch.Tensor, cases: Sequence[str]
+    ) -> torch.Tensor:
+        """One less the Tversky index, over the batch and averaged over the foreground classes that were looked at."""
+        import torch
+        from torch.nn import functional
+
+        axes = (0, *range(2, chance.ndim))
+        truth = functional.one_hot(target, self.outputs).movedim(-1, 1).to(chance.dtype)
+        weight = counted[:, None].to(chance.dtype)
+        if self.known:
+            looked = [
+                [float(c in self.known.get(case, range(self.outputs))) for c in range(self.outputs)] for case in cases
+            ]
+            seen = torch.tensor(looked, dtype=chance.dtype, device=chance.device)
+            weight = weight * seen.reshape(*seen.shape, *[1] * (chance.ndim - 2))
+        hit = (weight * chance * truth).sum(axes)[1:]
+        missed = (weight * (1 - chance) * truth).sum(axes)[1:]
+        invented = (weight * chance * (1 - truth)).sum(axes)[1:]
+        beta = self.section.tversky_beta
+        index = (hit + DICE_SMOOTH) / (hit + beta * missed + (1 - beta) * invented + DICE_SMOOTH)
+        return 1 - index.mean()
+
+    def sampling_weights(self, cases: Sequence[Case]) -> None:
+        """Every case comes once an epoch; classes are balanced by where patches are drawn."""
+        return
+
+    # -- reading the answer ----------------------------------------------------------------------------------------
+
+    def answers(self, forward: Forward, store: Examples, rows: Sequence[int]) -> NDArray[np.int64]:
+        """(rows, classes, 3) voxels that are hit, missed and invented, on the prepared grid."""
+        found = np.zeros((len(rows), self.outputs, 3), dtype=np.int64)
+        for number, row in enumerate(rows):
+            tensors = store[int(row)]
+            image = np.asarray(tensors["image"], dtype=np.float32)
+            here = Trace(Geometry.without_size(image.shape[1:]), ())
+            labels = self.labelled(forward, image, here, SCORING_OVERLAP)
+            found[number] = self._counts(labels, np.asarray(tensors["truth"]), store.cases[int(row)].id)
+        return found
+
+    def labelled(
+        self, network: Forward, image: NDArray[np.float32], trace: Trace, overlap: float | None = None
+    ) -> NDArray[np.uint8]:
+        """The label map of one case on its own grid.
+
+        Args:
+            network: (batch, channels, patch …) to (batch, classes, patch …).
+            image: (channels, spatial …) prepared.
+            trace: The way from the case's own grid to that of ``image``.
+            overlap: Part of a window that the next one shares; None as the section has it.
+        """
+        from medmap.runtime import LabelSink, Windows, slide
+
+        shared = self.section.overlap if overlap is None else overlap
+        windows = Windows(self.patch, shared, WINDOWS_AT_ONCE, fill=float(image.min()))
+        labels: NDArray[np.uint8] = slide(network, image, windows, LabelSink(trace))
+        return labels
+
+    def _counts(self, labels: NDArray[np.uint8], truth: NDArray[np.uint8], case: str) -> NDArray[np.int64]:
+        counted = truth != IGNORED
+        table = np.bincount(
+            (truth[counted].astype(np.int64) * self.outputs + labels[counted]), minlength=self.outputs**2
+        ).reshape(self.outputs, self.outputs)
+        hit = np.diag(table)
+        counts = np.stack([hit, table.sum(1) - hit, table.sum(0) - hit], axis=1)
+        for unseen in set(range(self.outputs)) - set(self.known.get(case, range(self.outputs))):
+            counts[unseen] = 0
+        return counts
+
+    def score(self, answers: NDArray[np.int64], cases: Sequence[Case]) -> Selection:
+        """What "best by validation" goes by: mean Dice over cases and foreground classes there or found."""
+        hit, missed, invented = np.moveaxis(answers[:, 1:].astype(np.float64), -1, 0)
+        size = 2 * hit + missed + invented
+        known = size > 0
+        value = float((2 * hit[known] / size[known]).mean()) if known.any() else 0.0
+        return Selection("dice", value, value)
+
+    def decode(self, logits: NDArray[Any], **options: Any) -> Mask:
+        """One case's mask from (classes, spatial …) numbers on the grid given.
+
+        Args:
+            logits: Summed or averaged over networks and views.
+            options: ``geometry``: the grid; without it one without a size.
+        """
+        labels = np.asarray(logits).argmax(0).astype(np.uint8)
+        return self.mask(labels, options.get("geometry") or Geometry.without_size(labels.shape))
+
+    def mask(self, labels: NDArray[np.uint8], geometry: Geometry) -> Mask:
+        """A label map as a result."""
+        return Mask(labels, geometry, dict(enumerate(self.labels[1:], start=1)))
+
+    def supports(self, dimensions: int, channels: int) -> str | None:
+        """Pictures and volumes of any channel count."""
+        return None if dimensions in (2, 3) else f"images of {dimensions} dimensions"
+
+
+def patch_of(array: Any, start: Sequence[int], shape: Sequence[int], fill: float | None = None) -> Any:
+    """A patch of an array whose last axes are the spatial ones, padded where it reaches beyond them.
+
+    Args:
+        array: In memory or on disk; only the patch is read.
+        start: Index of the first voxel along each spatial axis; may lie outside.
+        shape: Voxels along each axis.
+        fill: What lies beyond the array; None for its smallest value in the patch.
+    """
+    n = len(shape)
+    sides = array.shape[-n:]
+    low = [max(0, int(s)) for s in start]
+    high = [min(side, int(s) + length) for side, s, length in zip(sides, start, shape, strict=True)]
+    lead = (slice(None),) * (array.ndim - n)
+    part = np.asarray(array[(*lead, *(slice(a, b) for a, b in zip(low, high, strict=True)))])
+    before = [a - int(s) for a, s in zip(low, start, strict=True)]
+    after = [length - b - (h - a) for length, b, h, a in zip(shape, before, high, low, strict=True)]
+    if not any((*before, *after)):
+        return part
+    around = [(0, 0)] * len(lead) + list(zip(before, after, strict=True))
+    return np.pad(part, around, constant_values=part.min() if fill is None else fill)
+
+
+def _at_resolution(truth: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    """A label map at a lower stage's resolution: the nearest voxel's label."""
+    from torch.nn import functional
+
+    if tuple(truth.shape[1:]) == tuple(shape):
+        return truth
+    return functional.interpolate(truth[:, None].float(), size=tuple(shape), mode="nearest")[:, 0].to(truth.dtype)
+
+
+def make(section: SegmentSection, dataset: Dataset, patch: Sequence[int] = ()) -> Segment:
+    """The task for a dataset (give the training cases).
+
+    Args:
+        section: ``task:`` of run.yaml.
+        dataset: Cases with masks.
+        patch: Voxels along each axis of what the network sees.
+
+    Raises:
+        DatasetError: No structure, no mask, or regions that overlap.
+    """
+    if len(dataset.labels) < 2:
+        raise DatasetError(f"{dataset.name} names no structure", got=[label.name for label in dataset.labels])
+    if dataset.regions:
+        raise DatasetError(
+            f"{dataset.name} has overlapping regions, which are not learned yet", got=list(dataset.regions)
+        )
+    if not any(case.truth.masks for case in dataset):
+        raise DatasetError(f"no case of {dataset.name} has a mask")
+    known = {case.id: case.truth.known for case in dataset if case.truth.known is not None}
+    return Segment(section, dataset.labels, tuple(patch), known)
