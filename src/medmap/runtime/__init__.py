@@ -12,6 +12,7 @@ labels, overlapping regions and certainty are here; a task may bring its own.
 from medmap.runtime.engines import Engine, EngineKind, Precision, open_engine
 from medmap.runtime.graph import export_onnx, read_onnx
 from medmap.runtime.machine import CpuFacts, available_cores, cpu_facts, peak_rss_bytes
+from medmap.runtime.memory import MemoryPlan, plan_memory
 from medmap.runtime.parity import Parity, choose, measure_parity
 from medmap.runtime.sinks import CertaintySink, LabelSink, RegionSink, ScoreSink, Several
 from medmap.runtime.windows import Place, Sink, Windows, slide
@@ -22,6 +23,7 @@ __all__ = [
     "Engine",
     "EngineKind",
     "LabelSink",
+    "MemoryPlan",
     "Parity",
     "Place",
     "Precision",
@@ -37,6 +39,7 @@ __all__ = [
     "measure_parity",
     "open_engine",
     "peak_rss_bytes",
+    "plan_memory",
     "read_onnx",
     "slide",
 ]

@@ -30,7 +30,7 @@ SIGMA_OF_PATCH = 1 / 8
 # No voxel of a window counts for nothing: single precision would make of far corners a division by almost zero.
 SMALLEST_WEIGHT = 1e-3
 # Planes of a window that one thread adds at a time: as many values as a line of the processor's cache has.
-_PLANES_A_TASK = 16
+PLANES_A_TASK = 16
 
 
 @dataclass(frozen=True)
@@ -342,7 +342,7 @@ class _Run:
         patch = self.windows.patch[self.axis]
 
         def some(first: int) -> None:
-            last = min(first + _PLANES_A_TASK, patch)
+            last = min(first + PLANES_A_TASK, patch)
             if self.axis == 0:
                 add(sums, weight, windows, self.kernel, places, np.array((first, last, 0)))
                 return
@@ -350,7 +350,7 @@ class _Run:
             turned(windows[:, :, first:last], part)
             add(sums, weight, part, self.kernel, places, np.array((first, last, first)))
 
-        side_by_side(some, range(0, patch, _PLANES_A_TASK), self.threads)
+        side_by_side(some, range(0, patch, PLANES_A_TASK), self.threads)
 
     def _pieces(self, here: int, following: int) -> Iterator[tuple[int, slice]]:
         """The finished planes as runs of slots: (first plane, slots)."""
