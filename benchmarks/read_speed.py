@@ -3,8 +3,9 @@
 A phantom with noise (512 × 512, 12 bits) is written uncompressed, RLE, JPEG-LS, JPEG 2000 and HTJ2K. Each is read by
 medmap, SimpleITK, MONAI's PydicomReader and plain pydicom (its own pixel decoding, slices sorted by position), in
 turns in one process; the best of the rounds counts. ``same_answer``: the peer's voxels equal medmap's. A peer that
-cannot decode a syntax has ``theirs`` null and says why in ``note``. An archive of many small files is sorted into
-studies, and its series are read one by one by their UIDs. Prints one JSON line a comparison
+cannot decode a syntax has ``theirs`` null and says why in ``note``. ``cpu_ours_s`` and ``cpu_theirs_s`` are processor
+seconds of all threads, which a loaded machine changes less than the time that passes. An archive of many small files
+is sorted into studies, and its series are read one by one by their UIDs. Prints one JSON line a comparison
 (``name peer ours theirs unit ratio same_answer``); ``ratio`` is theirs / ours: above 1 medmap is faster.
 """
 
@@ -143,18 +144,21 @@ def timed(read: Callable[[], Any]) -> tuple[float, Any]:
 def compare_series(folder: Path, syntax: str, truth: np.ndarray, rounds: int) -> None:
     """One line a peer: all take turns in each round."""
     best: dict[str, float] = {}
+    cpu: dict[str, float] = {}
     same: dict[str, bool] = {}
     notes: dict[str, str] = {}
     for _ in range(rounds):
         for name, read in {"medmap": by_medmap, **PEERS}.items():
             if name in notes:
                 continue
+            busy = time.process_time()
             try:
                 took, array = timed(lambda read=read: read(folder))
             except Exception as error:  # noqa: BLE001  (a peer's refusal is the answer here)
                 notes[name] = " ".join(str(error).split())[:120]
                 continue
-            best[name] = min(took, best.get(name, took))
+            busy = time.process_time() - busy
+            best[name], cpu[name] = min(took, best.get(name, took)), min(busy, cpu.get(name, busy))
             same[name] = array.shape == truth.shape and bool(np.array_equal(array, truth))
             del array
     assert same.get("medmap"), f"medmap read {syntax} wrongly: {notes}"
@@ -168,6 +172,8 @@ def compare_series(folder: Path, syntax: str, truth: np.ndarray, rounds: int) ->
             "unit": "s",
             "ratio": None if theirs is None else round(theirs / best["medmap"], 2),
             "same_answer": same.get(peer),
+            "cpu_ours_s": round(cpu["medmap"], 3),
+            "cpu_theirs_s": round(cpu[peer], 3) if peer in cpu else None,
         }
         if peer in notes:
             row["note"] = notes[peer]

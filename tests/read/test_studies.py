@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import threading
+import time
 import zipfile
 from pathlib import Path
 
@@ -16,6 +18,7 @@ import medmap as mm
 from medmap.errors import LimitError, ReadError, UsageError
 from medmap.image import Image
 from medmap.read import Series, archive, choose, studies
+from medmap.read.dicom import gather
 from medmap.read.dicom.kinds import kind_of_class
 from medmap.read.dicom.sorting import seconds
 
@@ -296,3 +299,30 @@ def test_kernels_and_weightings(tmp_path: Path) -> None:
 def test_rules_without_meaning_are_refused(rule: str) -> None:
     with pytest.raises(UsageError, match=r"a word that has no meaning|chooses nothing"):
         choose([], rule)
+
+
+def test_a_slow_drive_is_read_by_several_threads_in_the_same_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = made.write(tmp_path / "s")
+    content = sorted(folder.iterdir())[0].read_bytes()
+    for number in range(150):
+        (folder / f"copy-{number:03d}.dcm").write_bytes(content)
+    quick = [instance.path for instance in gather.gather(folder).instances]
+    threads, scan_file = set(), gather._scan_file
+
+    def slow(path: Path) -> object:
+        threads.add(threading.get_ident())
+        time.sleep(0.002)
+        return scan_file(path)
+
+    monkeypatch.setattr(gather, "_scan_file", slow)
+    assert [instance.path for instance in gather.gather(folder).instances] == quick
+    assert len(threads) > 1
+    threads.clear()
+    gather.gather(folder, workers=1)
+    assert threads == {threading.get_ident()}
+
+
+def test_threads_are_counted_by_waiting() -> None:
+    assert [gather.threads_for(*times) for times in ((0.010, 0.009), (0.1, 0.01), (9, 0.01), (0, 0))] == [1, 10, 16, 1]
