@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -20,11 +20,11 @@ from medmap.evaluate.mapping import channel_order, in_terms_of
 from medmap.evaluate.outcome import Circumstances, Failure, Flow, Report
 from medmap.evaluate.pictures import Small, content_hash, small
 from medmap.evaluate.rows import aggregated, all_rows, stage_rows, subgroup_rows, weak_groups
-from medmap.evaluate.segmented import failure_words
+from medmap.evaluate.segmented import failure_words, report_from_masks
 from medmap.evaluate.table import PredictionTable, known, table_of
 from medmap.metrics import Bootstrap, Estimate
 from medmap.predict import FailedCase, predict_cases
-from medmap.results import Prediction, ScoreKind, Scores
+from medmap.results import Mask, Prediction, ScoreKind, Scores
 
 Progress = Callable[[int, int], None]
 FEW_POSITIVES = 20
@@ -106,6 +106,8 @@ def evaluate(
         channels=order,
         progress=progress,
     )
+    if bundles[0].spec.task == "segment":
+        return _judged_masks(bundles, whole, dataset, inside, (chosen, judged, answers, started))
     scores, failed = _scores_and_failures(answers, whole.name)
     decision = bundles[0].decision
     table = table_of(whole.with_cases(judged), scores, thresholds=operating_point(whole.kind, decision))
@@ -134,6 +136,39 @@ def evaluate(
         started=started,
     )
     return report_from_table(table, split=chosen, dataset=whole, warnings=told, options=options, circumstances=found)
+
+
+def _judged_masks(
+    bundles: Sequence[Bundle],
+    whole: Dataset,
+    supplied: Dataset,
+    inside: Dataset,
+    how: tuple[str, list[Case], Iterable[Prediction | FailedCase], float],
+) -> Report:
+    """The report of masks, each judged as it comes."""
+    chosen, judged, answers, started = how
+    cases = {case.id: case for case in judged}
+    failed: list[Failure] = []
+    seen: dict[str, str] = {}
+
+    def masks() -> Iterator[tuple[Case, Mask]]:
+        for answer in answers:
+            if isinstance(answer, FailedCase):
+                failed.append(Failure(answer.case, answer.reason))
+                continue
+            mask = answer.outputs["mask"]
+            if isinstance(mask, Mask):
+                seen[answer.case] = content_hash(whole, cases[answer.case])
+                yield cases[answer.case], mask
+
+    looks = log_look(bundles, whole, chosen, tuple(cases))
+    found = Circumstances(bundles=tuple(b.digest for b in bundles), looks=looks, started=started)
+    report = report_from_masks(whole.with_cases(judged), masks(), split=chosen, circumstances=found)
+    told = [*leaks(bundles, seen, chosen), *shared_patients(whole, chosen), *looks.warnings]
+    warnings = dict.fromkeys([*told, *report.warnings, *failure_words(failed, report.cases)])
+    every = (*report.failed, *failed)
+    flow = _flow(supplied, inside, judged, [], list(every), report.cases)
+    return replace(report, warnings=tuple(warnings), failed=every, flow=flow)
 
 
 def report_from_table(
@@ -248,7 +283,7 @@ def _separated(
     Raises:
         UsageError: Nothing to recalibrate on, or nothing left to judge.
     """
-    labelled = [case for case in inside if known(case, whole.kind)]
+    labelled = [case for case in inside if _known(case, whole)]
     if recalibrate_on is None:
         if not labelled:
             raise DatasetError(f"no case of {whole.name} to evaluate has a truth", remedy="label them, or use predict")
@@ -257,7 +292,7 @@ def _separated(
         fitted_on = list(whole.split(recalibrate_on))
     else:
         fitted_on = [whole[name] for name in recalibrate_on]
-    fitted_on = [case for case in fitted_on if known(case, whole.kind)]
+    fitted_on = [case for case in fitted_on if _known(case, whole)]
     taken = {case.patient for case in fitted_on}
     judged = [case for case in labelled if case.patient not in taken]
     if not fitted_on or not judged:
@@ -266,6 +301,10 @@ def _separated(
             got=f"{len(fitted_on)} to recalibrate on, {len(judged)} to judge",
         )
     return fitted_on, judged
+
+
+def _known(case: Case, whole: Dataset) -> bool:
+    return bool(case.truth.masks) if whole.task == "segment" else known(case, whole.kind)
 
 
 def _scores_and_failures(

@@ -36,7 +36,12 @@ def in_terms_of(
     Raises:
         UsageError: A class or an input the bundle does not know, another kind of truth, or no case left.
     """
-    return _with_labels(bundle, _with_inputs(bundle, dataset, dict(inputs or {})), dict(labels or {}))
+    own = _with_inputs(bundle, dataset, dict(inputs or {}))
+    if dataset.task != bundle.spec.task:
+        raise UsageError("the dataset is for another task than the bundle", got=dataset.task, expected=bundle.spec.task)
+    if bundle.spec.task == "segment":
+        return _with_structures(bundle, own, dict(labels or {}))
+    return _with_labels(bundle, own, dict(labels or {}))
 
 
 def channel_order(channels: Mapping[str, str] | Sequence[str]) -> tuple[str, ...]:
@@ -115,6 +120,19 @@ def _with_labels(bundle: Bundle, dataset: Dataset, labels: dict[str, str | None]
         raise UsageError(f"no case of {dataset.name} has a class that the bundle knows", expected=", ".join(ours))
     positive = bundle.spec.positive if kind == "binary" else None
     return replace(dataset, cases=cases, labels=bundle.labels, kind=kind, positive=positive)
+
+
+def _with_structures(bundle: Bundle, dataset: Dataset, labels: dict[str, str | None]) -> Dataset:
+    ours = tuple(label.name for label in bundle.labels)
+    theirs = tuple(labels.get(name, name) for name in dataset.label_names)
+    if theirs != ours:
+        raise UsageError(
+            "the masks have other structures, or the same in another order, than the bundle's",
+            got=", ".join(str(name) for name in theirs),
+            expected=", ".join(ours),
+            remedy="say what a structure is called there, or import the masks with the bundle's values",
+        )
+    return replace(dataset, labels=bundle.labels)
 
 
 def _has(case: Case, dataset: Dataset, names: list[str]) -> bool:

@@ -1,0 +1,110 @@
+"""Masks: an image at a time through sliding windows, all members' scores averaged, decided on the source's grid."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medmap.bundle import Bundle
+from medmap.dataset import Case, Dataset
+from medmap.errors import DataError, UsageError
+from medmap.image import Image
+from medmap.predict.accept import FailedCase, images_of, refuse_unlike, unlike
+from medmap.prepare import Prepared, Recipe
+from medmap.results import Prediction
+from medmap.tasks.segment import Segment, SegmentSection
+
+Ready = tuple[dict[str, Image], Prepared]
+
+
+class Predictor:
+    """Bundles made ready to answer together. Use as a context manager.
+
+    Args:
+        bundles: What answers; the mean of all their members' scores counts.
+        engine: ``auto`` (the fastest that passed parity at export), ``torch``, ``onnx`` or ``openvino``.
+        device: ``cpu``, ``cuda`` or ``auto``.
+
+    Raises:
+        UsageError: Bundles whose images are prepared in different ways.
+    """
+
+    def __init__(self, bundles: Sequence[Bundle], engine: str = "auto", device: str = "auto") -> None:
+        recipes = {Recipe.from_json(member.recipe).digest for bundle in bundles for member in bundle.spec.members}
+        if len(recipes) > 1:
+            raise UsageError("masks of bundles that prepare images differently are not averaged yet", got=len(recipes))
+        self.bundles = tuple(bundles)
+        first = bundles[0]
+        self.recipe = Recipe.from_json(first.spec.members[0].recipe)
+        section = SegmentSection.model_validate(first.spec.run.get("task", {"kind": "segment"}))
+        self.task = Segment(section, first.labels, self.recipe.section.shape)
+        self._engines = [b.engine(engine, device=device, precision="auto") for b in bundles]  # type: ignore[arg-type]
+
+    def __enter__(self) -> Predictor:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for engine in self._engines:
+            engine.close()
+
+    def prepared(self, images: dict[str, Image]) -> Ready:
+        """A case as the network sees it; refused when the bundle is not for such images.
+
+        Raises:
+            DataError: Another modality, dimension or channel count than the bundle is for.
+        """
+        ((name, image),) = images.items()
+        refuse_unlike(image, self.bundles[0].decision.accepts.get(name, {}))
+        return images, self.recipe.apply(image)
+
+    def scores(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(batch, classes, patch …) mean over all members."""
+        parts = [engine(batch).sum(axis=1) for engine in self._engines]
+        members = sum(len(bundle.spec.members) for bundle in self.bundles)
+        return np.asarray(sum(parts) / members, dtype=np.float32)
+
+    def answer(self, case: str, ready: Ready) -> Prediction:
+        """The mask of one case on its own grid."""
+        images, prepared = ready
+        ((name, image),) = images.items()
+        labels = self.task.labelled(self.scores, prepared.tensors["image"], prepared.trace)
+        told = unlike(image, self.bundles[0].decision.accepts.get(name, {}))
+        warnings = (*image.source.warnings, *([told] if told else []))
+        mask = self.task.mask(labels, image.geometry)
+        digest = "+".join(bundle.digest for bundle in self.bundles)
+        return Prediction(case, {"mask": mask}, {name: image.geometry}, digest, warnings)
+
+
+def answered(
+    bundles: Sequence[Bundle],
+    dataset: Dataset,
+    engine: str,
+    device: str,
+    memory_bytes: int | None,
+    channels: Sequence[str] | None,
+) -> Iterator[Prediction | FailedCase]:
+    """Masks for every case of a dataset, in order; the next case is read and prepared meanwhile."""
+    with Predictor(bundles, engine, device) as predictor, ThreadPoolExecutor(1) as ahead:
+
+        def ready(case: Case) -> Ready:
+            return predictor.prepared(images_of(bundles[0], dataset, case, channels))
+
+        cases = list(dataset)
+        following: Future[Ready] | None = ahead.submit(ready, cases[0]) if cases else None
+        for number, case in enumerate(cases):
+            current: Any = following
+            following = ahead.submit(ready, cases[number + 1]) if number + 1 < len(cases) else None
+            try:
+                yield predictor.answer(case.id, current.result())
+            except DataError as error:
+                yield FailedCase(case.id, str(error))
+
+
+def answer(bundles: Sequence[Bundle], name: str, image: Image, engine: str, device: str) -> Prediction:
+    """The mask for one image."""
+    with Predictor(bundles, engine, device) as predictor:
+        return predictor.answer(name, predictor.prepared({next(iter(bundles[0].spec.inputs)): image}))
