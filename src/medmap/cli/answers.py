@@ -22,10 +22,12 @@ if TYPE_CHECKING:
     from medmap.dataset import Case, Dataset
     from medmap.results import Prediction
 
-# format → ending of a case's file; csv is one table of all cases
+# format → ending of a case's file; csv is one table of all cases, mask is nifti or, of a picture without a size, png
 FORMATS = {
     "json": ".json",
     "csv": "",
+    "mask": "",
+    "png": ".png",
     "dicom-sr": ".sr.dcm",
     "dicom-seg": ".seg.dcm",
     "dicom-rtstruct": ".rtstruct.dcm",
@@ -35,7 +37,7 @@ FORMATS = {
 _ANSWER = re.compile(r"[0-9]{6,}\.json")
 # What a call leaves, whole or (the names with a point) as it was killed while writing.
 _OWN = re.compile(
-    r"\.?([0-9]{6,}\.(json|nii\.gz|(sr|seg|rtstruct|gsps)\.dcm)|index\.json|scores\.csv)(\.[0-9a-f]{16})?"
+    r"\.?([0-9]{6,}\.(json|png|nii\.gz|(sr|seg|rtstruct|gsps)\.dcm)|index\.json|(scores|structures)\.csv)(\.[0-9a-f]{16})?"
     r"|\.[0-9a-f]{16}(\.[a-z0-9.]+)?"
 )
 _NO_CASES = (".csv", ".json", ".yaml", ".yml", ".txt", ".md", ".html", ".xml", ".raw", ".zraw")
@@ -86,7 +88,8 @@ def write_answers(
         finally:
             screen.close()
     if "csv" in how.formats:
-        write_atomically(output / "scores.csv", _scores_csv(rows))
+        name, text = _table(rows)
+        write_atomically(output / name, text)
     index = {"medmap_predictions": 1, "bundles": digests, "cases": rows}
     write_atomically(output / "index.json", json.dumps(index, indent=1, ensure_ascii=False))
     return index
@@ -147,9 +150,10 @@ def _other_files(
 
     ref = next((ref for ref in case.inputs.values() if ref is not None), None)
     written = []
-    for name in how.formats:
-        if name in ("json", "csv") or ref is None:
+    for wanted in how.formats:
+        if wanted in ("json", "csv") or ref is None:
             continue
+        name = _mask_format(answer) if wanted == "mask" else wanted
         path = beside.with_name(beside.name.removesuffix(".json") + FORMATS[name])
         source = None
         if name.startswith("dicom-"):
@@ -190,20 +194,33 @@ def _replaced(data: Dataset, case: Case, shown: Mapping[str, str]) -> list[tuple
     return [(path, shown[path]) for path in paths if path in shown]
 
 
-def _scores_csv(rows: Sequence[Row]) -> str:
+def _mask_format(answer: Prediction) -> str:
+    """NIfTI keeps the place in the patient; a picture without a size stays a picture."""
+    return "nifti" if all(grid.has_size for grid in answer.source.values()) else "png"
+
+
+def _table(rows: Sequence[Row]) -> tuple[str, str]:
+    """The name of the table of all cases, and its text: scores, or the structures of masks."""
     import csv
     import io
 
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    answers = [row for row in rows if row["error"] is None]
-    for number, row in enumerate(answers):
-        found = next(output for output in row["outputs"].values() if output["type"] == "scores")
-        if number == 0:
-            writer.writerow(["case", "predicted", "abstained", *[f"score_{name}" for name in found["scores"]]])
-        values = [f"{value:.6f}" for value in found["scores"].values()]
-        writer.writerow([row["case"], ";".join(found["decided"]), int(found["abstained"]), *values])
-    return text.getvalue()
+    answers = [(row["case"], output) for row in rows if row["error"] is None for output in row["outputs"].values()]
+    if any(output["type"] == "mask" for _, output in answers):
+        writer.writerow(["case", "structure", "code", "voxels", "volume_ml"])
+        for case, output in answers:
+            for one in output.get("structures", ()):
+                volume = "" if one["volume_ml"] is None else f"{one['volume_ml']:.6g}"
+                writer.writerow([case, one["label"], one["code"] or "", one["voxels"], volume])
+        return "structures.csv", text.getvalue()
+    found = [(case, output) for case, output in answers if output["type"] == "scores"]
+    if found:
+        writer.writerow(["case", "predicted", "abstained", *[f"score_{name}" for name in found[0][1]["scores"]]])
+    for case, output in found:
+        values = [f"{value:.6f}" for value in output["scores"].values()]
+        writer.writerow([case, ";".join(output["decided"]), int(output["abstained"]), *values])
+    return "scores.csv", text.getvalue()
 
 
 # ------------------------------------------------------------------------------------------------- an earlier call

@@ -46,7 +46,8 @@ def info(
 
 def _plain(value: Any) -> str:
     if isinstance(value, (list, tuple)):
-        return " × ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in value)
+        numbers = all(isinstance(v, (int, float)) for v in value)
+        return (" × " if numbers else ", ").join(f"{v:g}" if isinstance(v, float) else str(v) for v in value)
     if isinstance(value, dict):
         return ", ".join(f"{k}: {v}" for k, v in value.items())
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -243,8 +243,9 @@ def predict(
         Path, typer.Option("--output", "-o", help="Folder of the answers; must be new or empty, unless --resume.")
     ],
     formats: Annotated[
-        str, typer.Option("--format", help="json, csv, dicom-sr, dicom-seg, nifti … (comma-separated).")
-    ] = "json,csv",
+        str | None,
+        typer.Option("--format", help="json, csv, mask, nifti, png, dicom-seg, dicom-sr … (default json,csv,mask)."),
+    ] = None,
     engine: Engine = "auto",
     device: Device = "auto",
     memory: Annotated[
@@ -260,9 +261,11 @@ def predict(
     """Answer for images, folders, a zip or a dataset: OUT/index.json lists case, files, outputs, warnings."""
     from medmap.cli.answers import Request, write_answers
 
-    how = Request(formats.split(","), engine, known_device(device), memory_of(memory), resume)
+    chosen, limit = known_device(device), memory_of(memory)
     models, inputs = _models_and_inputs(paths)
     bundles = _bundles(models)
+    usual = "json,csv,mask" if bundles[0].spec.task == "segment" else "json,csv"
+    how = Request((formats or usual).split(","), engine, chosen, limit, resume)
     with Screen(quiet, json) as screen:
         index = write_answers(bundles, inputs, output, how, screen)
     if json:
