@@ -13,7 +13,7 @@ from PIL import ImageDraw, ImageFont
 from medmap import phantom
 from medmap.errors import DataError, MissingToolError, ReadError, UsageError
 from medmap.read import text as text_room
-from medmap.read.strokes import text_like
+from medmap.read.strokes import small_text_like, text_like
 from medmap.read.text import find_text, plain, resembles
 
 WORDS = "DOE^JANE 1969-07-01"
@@ -124,3 +124,49 @@ def test_an_unknown_language_is_said(tool: Callable) -> None:
     tool("tesseract")
     with pytest.raises(UsageError, match="does not know"):
         find_text(drawn(np.full((80, 400), 30, np.uint8), (20, 20), 24, 240), languages="xyz")
+
+
+SMALL = ("10:15 OKONKWO, THADDEUS", "VANDERMOLEN 1969-07-01")
+
+
+@pytest.mark.parametrize("size", [12, 14])
+@pytest.mark.parametrize("words", SMALL)
+def test_letters_that_run_into_one_another_come_apart_enlarged(words: str, size: int) -> None:
+    canvas = Picture.fromarray(ground("CT"))
+    ImageDraw.Draw(canvas).text((8, 340), words, fill=255, font=ImageFont.load_default(size))
+    picture = np.asarray(canvas)
+    ink = np.flatnonzero((picture != ground("CT")).any(axis=0))
+    (line,) = (b for b in small_text_like(picture) if b.certain and b.bright)
+    assert (line.column0 <= ink[0] + 1, line.column1 >= ink[-1] - 1) == (True, True)
+    assert 5 <= line.height <= size
+    colours = np.stack([picture, picture // 2, picture // 3], axis=2)
+    assert any(b.certain and b.bright for b in small_text_like(colours))
+    deep = picture.astype(np.uint16) * 16
+    assert any(b.certain and b.bright for b in small_text_like(deep))
+
+
+def test_small_letters_are_looked_for_where_somebody_could_read_them() -> None:
+    assert small_text_like(np.zeros((2000, 2000), np.uint8)) == ()
+    assert small_text_like(np.zeros((4, 400), np.uint8)) == ()
+    assert small_text_like(np.full((64, 64), 7, np.uint8)) == ()
+
+
+@pytest.mark.parametrize("text", ["1927-09-17", "1927*09-17", "(56831084)", "ID955102", "17.09.1927", "1927209-17"])
+def test_dates_and_long_numbers_are_believed_though_no_dictionary_has_them(text: str) -> None:
+    assert text_room._is_number(text)
+
+
+@pytest.mark.parametrize("text", ["12-3", "L2-L3-L4", "Portable", "1.5", "...", "-------", "12a34b56"])
+def test_other_words_are_no_numbers(text: str) -> None:
+    assert not text_room._is_number(text)
+
+
+def test_small_and_noisy_lines_are_found(tool: Callable) -> None:
+    tool("tesseract")
+    noise = np.clip(np.random.default_rng(5).normal(110, 22, (128, 128)), 0, 255).astype(np.uint8)
+    picture = np.asarray(Picture.fromarray(noise).resize((512, 512), Picture.Resampling.BICUBIC))
+    for words in SMALL:
+        canvas = Picture.fromarray(picture)
+        ImageDraw.Draw(canvas).text((20, 250), words, fill=255, font=ImageFont.load_default(14))
+        boxes = find_text(np.asarray(canvas), thorough=False)
+        assert any(b.within(257, 30) and b.within(257, 150) for b in boxes), (words, boxes)

@@ -9,7 +9,7 @@ parts; a line is a chain of letters.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,10 @@ MOST_LETTERS = 4000  # more stroke-like parts than this in one layer are texture
 LEAST_LETTERS = 3  # a letter or two (a side marker) name nobody
 MOST_DRIFT = 2.5  # a line is at most this many letters high
 INKS = 3  # the commonest values of strokes are looked at one by one, and those that stick out most
+ENLARGED = 3  # times: letters of 10 pixels run into one another at full size
+SMALLEST_TEXT_PX = 16  # letters up to this high are looked for enlarged, higher ones are found at full size
+MOST_ENLARGED = 1200 * 1200  # pixels of a picture: in a larger one nobody reads such letters
+SMALL_LETTERS, SMALL_EVEN = 4, 0.75  # of a line: enlarged noise has many rows of three parts
 WIDEST_SPACING = 1.6  # of their height: letters that no one can read stand closer than parts of anatomy
 
 
@@ -84,17 +88,61 @@ def text_like(picture: NDArray[Any]) -> tuple[Block, ...]:
         >>> text_like(np.zeros((64, 64), np.uint8))
         ()
     """
-    found: list[Block] = []
+    return _without_doubles(list(_at_scales(picture, SCALES)))
+
+
+def small_text_like(picture: NDArray[Any]) -> tuple[Block, ...]:
+    """Lines of letters so small that they run into one another: looked for in the picture enlarged, from the top.
+
+    Args:
+        picture: As for ``text_like``. One too large for such letters to be read by anybody is not looked at.
+    """
+    if picture.shape[0] * picture.shape[1] > MOST_ENLARGED or min(picture.shape[:2]) < OPENING:
+        return ()
+    found = []
+    for block in _at_scales(_enlarged(picture), (1,), (float(picture.min()), float(picture.max()))):
+        small = LEAST_HEIGHT * ENLARGED < block.height <= SMALLEST_TEXT_PX * ENLARGED
+        if small and block.letters >= SMALL_LETTERS and block.even >= SMALL_EVEN:
+            low = (block.row0 // ENLARGED, block.column0 // ENLARGED)
+            high = (-(-block.row1 // ENLARGED), -(-block.column1 // ENLARGED))
+            found.append(
+                replace(
+                    block, row0=low[0], column0=low[1], row1=high[0], column1=high[1],
+                    height=round(block.height / ENLARGED),
+                )
+            )  # fmt: skip
+    # what is a gap to one ink is a letter to the other: both are read
+    return tuple(block for ink in (True, False) for block in _without_doubles([b for b in found if b.bright == ink]))
+
+
+def _enlarged(picture: NDArray[Any]) -> NDArray[Any]:
+    """A picture ``ENLARGED`` times as large, each colour by itself; 8 bits stay 8 bits, others become float32."""
+    from PIL import Image
+
+    rows, columns = (n * ENLARGED for n in picture.shape[:2])
+    values = picture if picture.dtype == np.uint8 else picture.astype(np.float32)
+
+    def larger(layer: NDArray[Any]) -> NDArray[Any]:
+        shown = Image.fromarray(np.ascontiguousarray(layer))
+        return np.asarray(shown.resize((columns, rows), Image.Resampling.BICUBIC))
+
+    return larger(values) if values.ndim == 2 else np.dstack([larger(values[..., k]) for k in range(values.shape[2])])
+
+
+def _at_scales(
+    picture: NDArray[Any], scales: tuple[int, ...], values: tuple[float, float] | None = None
+) -> Iterator[Block]:
     for plane, bright in zip(planes(picture), (True, False), strict=True):
         extent = span(plane)
         if extent <= 0:
             continue
         ink = plane.astype(np.float32) if plane.dtype.itemsize > 2 else plane
+        if values is not None:  # enlarging overshoots at edges: the extreme ink would have many values instead of one
+            ink = np.minimum(ink, ink.dtype.type(values[1])) if bright else np.maximum(ink, ink.dtype.type(values[0]))
         ink = ink if bright else ink.max() - ink
-        for scale in SCALES:
+        for scale in scales:
             if scale == 1 or min(plane.shape) >= 100 * scale:  # large letters need a large picture
-                found += _at_scale(np.ascontiguousarray(ink[::scale, ::scale]), extent, scale, bright)
-    return _without_doubles(found)
+                yield from _at_scale(np.ascontiguousarray(ink[::scale, ::scale]), extent, scale, bright)
 
 
 def _at_scale(ink: NDArray[Any], extent: float, scale: int, bright: bool) -> Iterator[Block]:

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medmap.errors import DataError, MissingToolError, ReadError, UsageError
-from medmap.read.strokes import LEAST_CONTRAST, Block, planes, span, text_like
+from medmap.read.strokes import LEAST_CONTRAST, Block, planes, small_text_like, span, text_like
 
 Pixels = NDArray[Any]
 MINIMUM_CONFIDENCE = 0.6
@@ -31,6 +31,8 @@ KNOWN_CONFIDENCE = 0.1  # a word that looks like a known identifier is believed 
 SHORT_CONFIDENCE = 0.85  # anatomy resembles two or three letters more often than four
 DOUBTFUL_CONFIDENCE, SURE_LETTERS = 0.3, 10  # of an even row: what anatomy behind it made hard to read
 TIME_LIMIT_S = 60.0
+DOUBTFUL_SHORT_CONFIDENCE = 0.5
+SURE_ROW = 8  # unread parts side by side: vessels of a fundus and noise make rows of five to seven
 READ_SHARE, LEAST_EVEN = 0.6, 0.6  # of a line: letters read with confidence, letters on one line in one ink
 MOST_LINES = 48  # that are read in one picture: more of them are texture, and the likeliest are read
 LINE_PX = 40  # lines are read at this height: tesseract was taught letters of about 30 pixels
@@ -39,6 +41,8 @@ TILE_PX, TILE_OVERLAP_PX = 2600, 200  # larger pictures are read in tiles that o
 MARGIN = 0.35  # of a line's height: strokes, accents and blurred edges around what was found
 _LANGUAGES = re.compile(r"[A-Za-z0-9_]+(\+[A-Za-z0-9_]+)*")
 _WORD = re.compile(r"[^\W_]{2,}")
+_NUMBER = re.compile(r"(?:ID|[A-Z])?\d+(?:[-./*:~]?\d+)*")
+NUMBER_DIGITS, EVEN_NUMBER = 6, 0.75  # digits of a number that is believed, evenness of the row it stands in
 
 
 @dataclass(frozen=True)
@@ -100,7 +104,7 @@ def find_text(
         raise UsageError("a confidence lies between 0 and 1", got=minimum_confidence)
     if not _LANGUAGES.fullmatch(languages):
         raise UsageError("unknown language", got=repr(languages), expected="tesseract's names, such as eng+deu")
-    blocks = text_like(picture)
+    blocks = [*text_like(picture), *small_text_like(picture)]  # what one takes for gaps the other takes for letters
     boxes: list[TextBox] = []
     if blocks:
         boxes += _lines_read(picture, blocks, languages, minimum_confidence, known)
@@ -203,19 +207,36 @@ def _lines_read(
         # a line of which little can be read is texture, unless it stands in a row as letters do
         share = sum(len(w.text or "") for w in good) / max(1, sum(len(w.text or "") for w in mine))
         matches = any(resembles(w.text or "", known) for w in good)
-        if good and (matches or (share >= READ_SHARE and block.even >= LEAST_EVEN)):
+        # digits are read with little confidence, since no dictionary knows them; a row of them is no chance
+        number = next((w for w in mine if _is_number(w.text or "")), None) if block.even >= EVEN_NUMBER else None
+        if number is not None:
+            found.append(replace(whole, text=" ".join(w.text or "" for w in mine), confidence=number.confidence))
+        elif good and (matches or (share >= READ_SHARE and block.even >= LEAST_EVEN)):
             confidence = max(w.confidence for w in good)
             said = " ".join(w.text or "" for w in mine)
             found.append(replace(whole, text=said, confidence=confidence))
-        elif block.certain and (_agrees(block, mine) or _painted(picture, whole, least_contrast=0)):
+        elif block.certain and (
+            _agrees(block, mine) or (block.letters >= SURE_ROW and _painted(picture, whole, least_contrast=0))
+        ):
             found.append(whole)
     return [_with_margin(box, picture.shape, box.row1 - box.row0) for box in found]
 
 
+def _is_number(text: str) -> bool:
+    """Whether a word is a date or a long number, give or take a sign between its digits.
+
+    Example:
+        >>> [_is_number(text) for text in ("1927-09-17", "1927*09-17", "56831084", "12-3", "L2-L3-L4")]
+        [True, True, True, False, False]
+    """
+    return _NUMBER.fullmatch(text.strip("().,:;|")) is not None and sum(c.isdigit() for c in text) >= NUMBER_DIGITS
+
+
 def _agrees(block: Block, words: Sequence[TextBox]) -> bool:
     """Whether a row of letters is text though badly read: very many, or as many as were read with some confidence."""
-    letters = sum(len(w.text or "") for w in words if w.confidence >= DOUBTFUL_CONFIDENCE)
-    return block.letters >= SURE_LETTERS or 0.7 * block.letters <= letters <= 1.4 * block.letters
+    least = DOUBTFUL_CONFIDENCE if block.letters >= SURE_ROW else DOUBTFUL_SHORT_CONFIDENCE
+    letters = sum(len(w.text or "") for w in words if w.confidence >= least)
+    return block.letters >= SURE_LETTERS or 0.7 * block.letters <= letters <= 1.5 * block.letters
 
 
 def _believed(word: TextBox, minimum_confidence: float, known: Sequence[str]) -> bool:
