@@ -1,0 +1,67 @@
+"""U-Nets: shapes, strides for thick slices, what trains, and what an exporter sees."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medmap.errors import ConfigError
+from medmap.networks import NetworkSpec, build, multiple_of, names, stages, unet_strides
+
+
+@given(
+    shape=st.lists(st.integers(1, 200), min_size=2, max_size=3),
+    spacing=st.lists(st.floats(0.2, 9.0), min_size=3, max_size=3),
+)
+def test_no_map_gets_smaller_than_four_voxels(shape: list[int], spacing: list[float]) -> None:
+    strides = unet_strides(shape, spacing[: len(shape)])
+    total = multiple_of(strides) or (1,) * len(shape)
+    assert all(by == 1 or side / by >= 4 for side, by in zip(shape, total, strict=True))
+    assert all(max(step) == 2 for step in strides), "a stage reduces something"
+
+
+def test_thick_slices_stay_apart_until_their_plane_is_as_coarse() -> None:
+    assert unet_strides((32, 128, 128), (5.0, 1.0, 1.0))[:2] == ((1, 2, 2), (1, 2, 2))
+    assert unet_strides((64, 64, 64))[0] == (2, 2, 2)
+    assert unet_strides((3, 3)) == ()
+
+
+@pytest.mark.parametrize("name", ["unet", "residual_unet"])
+@pytest.mark.parametrize("shape", [(16, 24), (16, 8, 24)])
+def test_each_voxel_gets_a_number_for_each_class(name: str, shape: tuple[int, ...]) -> None:
+    dims = len(shape)
+    net = build(NetworkSpec(name, dims, 2, 3, shape, dense=True, width=0.25), seed=0)  # type: ignore[arg-type]
+    images = torch.randn(2, 2, *shape)
+    answers = net(images)
+    assert isinstance(answers, list)
+    assert tuple(answers[0].shape) == (2, 3, *shape)
+    assert all(a.shape[2] > b.shape[2] for a, b in zip(answers, answers[1:], strict=False))
+    sum(a.square().mean() for a in answers).backward()
+    assert all(p.grad is not None for p in net.parameters()), "every weight learns"
+    assert tuple(net.eval()(images).shape) == (2, 3, *shape)
+    assert len(stages(net)) > 3
+
+
+def test_instance_norm_does_not_know_the_batch() -> None:
+    net = build(NetworkSpec("unet", 2, 1, 2, (16, 16), dense=True, width=0.25, norm="instance"), seed=0).eval()
+    images = torch.randn(3, 1, 16, 16)
+    torch.testing.assert_close(net(images)[1:2], net(images[1:2]), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["monai:SegResNet", "monai:AttentionUnet", "monai:UNETR", "monai:SwinUNETR"])
+def test_networks_of_monai_answer_for_each_voxel(name: str) -> None:
+    with torch.device("cpu" if "Swin" in name else "meta"):  # Swin reads numbers while it is made
+        net = build(NetworkSpec(name, 3, 1, 2, (32, 32, 32), dense=True))
+        assert tuple(net.eval()(torch.zeros(1, 1, 32, 32, 32)).shape) == (1, 2, 32, 32, 32)
+
+
+def test_names_and_refusals() -> None:
+    assert set(names(3, dense=True)) == {"unet", "residual_unet"}
+    with pytest.raises(ConfigError, match="for segmentation"):
+        build(NetworkSpec("resnet18", 2, 1, 2, (32, 32), dense=True))
+    with pytest.raises(ConfigError, match="gives no class for each voxel"):
+        build(NetworkSpec("monai:DenseNet121", 3, 1, 2, (32, 32, 32), dense=True))
+    with pytest.raises(ConfigError, match="strides"):
+        NetworkSpec("unet", 2, 1, 2, (16, 16), dense=True, strides=((3, 2),))
