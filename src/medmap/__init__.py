@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from medmap.deidentify import deidentify
     from medmap.errors import LeakageWarning, MedmapError, MedmapWarning
     from medmap.evaluate import Report, evaluate
-    from medmap.evaluate.compare import compare
+    from medmap.evaluate.folders import compare
     from medmap.geometry import Geometry, Trace
     from medmap.image import Image
     from medmap.layouts import open_dataset

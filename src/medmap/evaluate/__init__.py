@@ -5,16 +5,18 @@ evaluations side by side from their ``predictions.csv`` alone.
 """
 
 from medmap.evaluate.baselines import baselines
-from medmap.evaluate.compare import ComparisonReport, compare, compare_tables
+from medmap.evaluate.compare import ComparisonReport, compare_tables
 from medmap.evaluate.csvfile import csv_text, read_predictions, write_predictions
+from medmap.evaluate.folders import compare
 from medmap.evaluate.groups import groups_of
 from medmap.evaluate.judge import Options, evaluate, operating_point, report_from_table
+from medmap.evaluate.kept import MaskOf, WorstKept, badness
 from medmap.evaluate.leakage import leaks, leaks_of_recalibration
 from medmap.evaluate.looks import Looks, log_look
 from medmap.evaluate.mapping import channel_order, in_terms_of
 from medmap.evaluate.outcome import Aggregated, Baseline, Circumstances, Failure, MetricsFile, Report, metrics_schema
 from medmap.evaluate.rows import taken_together
-from medmap.evaluate.segmented import report_from_masks
+from medmap.evaluate.segmented import beside_observers, report_from_masks
 from medmap.evaluate.site import recalibrated_bundle
 from medmap.evaluate.structures import (
     StructureTable,
@@ -35,12 +37,16 @@ __all__ = [
     "ComparisonReport",
     "Failure",
     "Looks",
+    "MaskOf",
     "MetricsFile",
     "Options",
     "PredictionTable",
     "Report",
     "StructureTable",
+    "WorstKept",
+    "badness",
     "baselines",
+    "beside_observers",
     "case_scores",
     "channel_order",
     "compare",

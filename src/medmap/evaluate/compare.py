@@ -1,16 +1,14 @@
-"""Two evaluations of the same cases, side by side: is one model better, and could it be chance?"""
+"""Two tables of scores of the same cases, side by side: is one model better, and could it be chance?"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from medmap.errors import DataError, counted
 from medmap.evaluate.baselines import compared
-from medmap.evaluate.csvfile import read_predictions
 from medmap.evaluate.table import PredictionTable
 from medmap.metrics import Bootstrap, Comparison, paired_bootstrap
 
@@ -77,20 +75,6 @@ def _cells(row: Comparison) -> tuple[str, ...]:
 
 def _shown(value: float | None, sign: str = "") -> str:
     return "–" if value is None else f"{value:{sign}.3f}"
-
-
-def compare(folder_a: str | Path, folder_b: str | Path) -> ComparisonReport:
-    """Compare two evaluations by their ``predictions.csv`` alone.
-
-    Args:
-        folder_a: An evaluation's folder, or its ``predictions.csv``.
-        folder_b: Another one.
-
-    Raises:
-        ReadError: A file that is absent or no table of predictions.
-        DataError: No common case, other classes, or another truth for the same case.
-    """
-    return compare_tables(read_predictions(folder_a), read_predictions(folder_b), str(folder_a), str(folder_b))
 
 
 def compare_tables(a: PredictionTable, b: PredictionTable, name_a: str = "a", name_b: str = "b") -> ComparisonReport:

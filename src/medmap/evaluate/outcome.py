@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,11 +15,12 @@ from medmap.config import Section, write_atomically
 from medmap.decision import Decision
 from medmap.errors import UsageError
 from medmap.evaluate.csvfile import write_predictions
+from medmap.evaluate.kept import MaskOf
 from medmap.evaluate.looks import Looks
 from medmap.evaluate.structures import StructureTable
 from medmap.evaluate.structures_csv import write_structures
 from medmap.evaluate.table import PredictionTable
-from medmap.metrics import Comparison, Estimate
+from medmap.metrics import Comparison, Estimate, MaskRules
 
 FORMAT = 1
 Flow = tuple[tuple[str, int], ...]
@@ -107,6 +109,8 @@ class Report:
         baselines: Simple models on the same cases.
         aggregated: The same per patient or per column, where asked for.
         notes: What was left out of the tables, and why.
+        rules: Of masks: the tolerance of surfaces, and when a lesion counts as found; None where that is not known.
+        masks: Of masks: from a case's identifier to what was predicted, None for those that were not kept; in no file.
         created: When, ISO 8601, UTC.
     """
 
@@ -126,6 +130,8 @@ class Report:
     baselines: tuple[Baseline, ...] = ()
     aggregated: tuple[Aggregated, ...] = ()
     notes: tuple[str, ...] = ()
+    rules: MaskRules | None = None
+    masks: MaskOf | None = field(default=None, repr=False)
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
     @property
@@ -193,6 +199,7 @@ class Report:
             "dataset_name": self.dataset_name,
             "created": self.created,
             **_described(self.table),
+            **({} if self.rules is None else {"rules": _ruled(self.rules)}),
             "flow": [{"what": what, "cases": count} for what, count in self.flow],
             "looks": self.looks,
             "baselines": [baseline.as_json() for baseline in self.baselines],
@@ -239,6 +246,16 @@ def _described(table: PredictionTable | StructureTable) -> dict[str, Any]:
         "positive": table.positive_name,
         "thresholds": None if table.thresholds is None else list(table.thresholds),
         "abstained": int(table.abstained.sum()) if table.abstained is not None else 0,
+    }
+
+
+def _ruled(rules: MaskRules) -> dict[str, Any]:
+    """The rules of masks, for ``metrics.json``."""
+    given = rules.tolerance_mm
+    return {
+        "tolerance_mm": dict(given) if isinstance(given, Mapping) else given,
+        "lesion_overlap": rules.lesion_overlap,
+        "lesion_connectivity": rules.lesion_connectivity,
     }
 
 
