@@ -1,0 +1,190 @@
+"""Images with masks to a bundle that gives masks: trained, judged out of fold, exported, asked through the command."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medmap import phantom
+from medmap.augment import OFF
+from medmap.bundle import Bundle
+from medmap.cli import run as medmap
+from medmap.errors import UsageError
+from medmap.evaluate import evaluate, read_structures
+from medmap.fit import FitSection
+from medmap.geometry import Geometry
+from medmap.image import Image
+from medmap.layouts import open_dataset
+from medmap.plan import EnsembleSection, NetworkSection, Run
+from medmap.predict import predict
+from medmap.prepare import PrepareSection
+from medmap.read import read, read_ref
+from medmap.tasks.segment import SegmentSection
+from medmap.train import train
+from medmap.write import write
+
+SPACING = (1.0, 1.5)
+FEWEST = 0.8
+FIT = FitSection(epochs=8, batch_size=8, learning_rate=5e-3, warmup_epochs=1, threads=1, select="last", ema_epochs=1)
+
+
+def write_squares(folder: Path, count: int = 16) -> Path:
+    """Pictures with a bright square on noise and its mask, each of its own size, as NIfTI with a spacing."""
+    rng = np.random.default_rng(5)
+    (folder / "images").mkdir(parents=True)
+    rows = ["case,patient,split,image,mask"]
+    for n in range(count):
+        shape = (int(rng.integers(26, 40)), int(rng.integers(26, 40)))
+        mask = np.zeros(shape, np.uint8)
+        row, column = rng.integers(4, 14, 2)
+        mask[row : row + 9, column : column + 8] = 1
+        image = rng.normal(0, 20, shape) + 100 * mask
+        grid = Geometry.from_spacing(shape, SPACING)
+        write(Image(image.astype(np.float32), grid), folder / f"images/{n}.nii.gz")
+        write(Image(mask, grid, "label"), folder / f"images/{n}_mask.nii.gz")
+        split = "test" if n >= count - 4 else ""
+        rows.append(f"c{n},p{n},{split or 'train'},images/{n}.nii.gz,images/{n}_mask.nii.gz")
+    (folder / "cases.csv").write_text("\n".join(rows) + "\n")
+    (folder / "dataset.yaml").write_text(
+        "medmap_dataset: 1\nname: squares\ntask: segment\ninputs: {image: {modality: OT}}\n"
+        "labels: {0: background, 1: square}\n"
+    )
+    return folder
+
+
+def small_run(**fit: object) -> Run:
+    return Run(
+        task=SegmentSection(patches=6, foreground=0.7),
+        prepare=PrepareSection(shape=(16, 16), grid="spacing", spacing_mm=SPACING, intensity="zscore"),
+        augment=OFF,
+        network=NetworkSection(name="unet", width=0.25),
+        fit=FitSection(
+            epochs=6, batch_size=8, learning_rate=5e-3, warmup_epochs=1, threads=1, select="last", ema_epochs=1
+        ).model_copy(update=fit),
+        ensemble=EnsembleSection(folds=2, members=2),
+    )
+
+
+@pytest.fixture(scope="module")
+def squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_squares(tmp_path_factory.mktemp("squares") / "data")
+
+
+@pytest.fixture(scope="module")
+def trained(squares: Path) -> Path:
+    train(small_run(), open_dataset(squares), squares.parent / "run", listener=lambda event: None)
+    return squares.parent / "run"
+
+
+def test_the_way_from_masks_to_masks(trained: Path, squares: Path) -> None:
+    bundle = Bundle.load(trained)
+    assert bundle.spec.task == "segment"
+    assert [label.name for label in bundle.labels] == ["background", "square"]
+    assert {"onnx", "openvino"} <= bundle.spec.engines.keys()
+    assert all(parity["passed"] for name, parity in bundle.spec.engines.items() if ":" not in name)
+    found = json.loads((trained / "evaluation/metrics.json").read_text())
+    dice = next(row for row in found["metrics"] if row["name"] == "dice" and row["group"] == "all")
+    assert found["split"] == "oof"
+    assert found["cases"] == 12
+    assert dice["value"] > FEWEST
+    assert dice["low"] <= dice["value"] <= dice["high"]
+    table = read_structures(trained / "evaluation/predictions.csv")
+    assert set(table.folds) == {0, 1}
+    assert set(table.structures) == {"square"}
+    assert len((trained / "log.csv").read_text().splitlines()) == 13
+
+
+def test_evaluation_and_prediction_lie_on_the_source(trained: Path, squares: Path) -> None:
+    bundle, data = Bundle.load(trained), open_dataset(squares)
+    report = evaluate(bundle, data)
+    assert report.split == "test"
+    assert report.cases == 4
+    dice = report.row("dice")
+    assert dice is not None
+    assert (dice.value or 0) > FEWEST
+    case = data.split("test").cases[0]
+    ref = case.inputs["image"]
+    assert ref is not None
+    image = read_ref(data, ref)
+    mask = predict(bundle, image).outputs["mask"]
+    assert mask.geometry == image.geometry  # type: ignore[union-attr]
+    truth = read_ref(data, case.truth.masks[0]).array
+    both = (np.asarray(mask.array) == 1) & (truth == 1)  # type: ignore[union-attr]
+    assert 2 * both.sum() / ((np.asarray(mask.array) == 1).sum() + truth.sum()) > FEWEST  # type: ignore[union-attr]
+
+
+def test_a_killed_training_goes_on_to_the_same_weights(squares: Path, trained: Path, tmp_path: Path) -> None:
+    class Stop(Exception):
+        pass
+
+    def stopping(event: object) -> None:
+        if getattr(event, "kind", "") == "progress" and "network 2, epoch 3" in str(getattr(event, "text", "")):
+            raise Stop
+
+    with pytest.raises(Stop):
+        train(small_run(), open_dataset(squares), tmp_path / "run", listener=stopping)  # type: ignore[arg-type]
+    train(small_run(), open_dataset(squares), tmp_path / "run", resume=True, listener=lambda event: None)
+    one, two = Bundle.load(trained), Bundle.load(tmp_path / "run")
+    assert one.hashes["weights.safetensors"] == two.hashes["weights.safetensors"]
+
+
+def test_the_command_line_gives_masks(trained: Path, squares: Path, tmp_path: Path) -> None:
+    assert medmap(["predict", str(trained), str(squares), "-o", str(tmp_path / "out"), "--quiet"]) == 0
+    index = json.loads((tmp_path / "out/index.json").read_text())
+    assert len(index["cases"]) == 16
+    assert index["cases"][0]["files"] == ["000000.json", "000000.nii.gz"]
+    mask = read(tmp_path / "out/000000.nii.gz")
+    assert mask.quantity == "label"
+    assert mask.geometry == read(squares / "images/0.nii.gz").geometry
+    rows = list(csv.DictReader((tmp_path / "out/structures.csv").read_text().splitlines()))
+    assert rows[0]["structure"] == "square"
+    assert int(rows[0]["voxels"]) == int((mask.array == 1).sum())
+    assert medmap(["evaluate", str(trained), str(squares), "-o", str(tmp_path / "judged"), "--quiet"]) == 0
+    assert json.loads((tmp_path / "judged/metrics.json").read_text())["task"] == "segment"
+
+
+def test_other_structures_are_refused(trained: Path, squares: Path, tmp_path: Path) -> None:
+    phantom.write_study(tmp_path / "other", phantom.segmentation(3, seed=0, shape=(16, 16)), task="segment")
+    with pytest.raises(UsageError, match="other structures"):
+        evaluate(Bundle.load(trained), open_dataset(tmp_path / "other"))
+    phantom.write_study(tmp_path / "classes", phantom.classification(3, seed=0, shape=(16, 16)))
+    with pytest.raises(UsageError, match="another task"):
+        evaluate(Bundle.load(trained), open_dataset(tmp_path / "classes"))
+
+
+def test_pictures_without_a_size_give_pictures(tmp_path: Path) -> None:
+    from PIL import Image as Png
+
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "png"
+    (folder / "images").mkdir(parents=True)
+    rows = ["case,patient,image,mask"]
+    for n in range(4):
+        mask = np.zeros((24, 24), np.uint8)
+        mask[4 + n : 14 + n, 6:16] = 1
+        Png.fromarray((rng.integers(0, 60, (24, 24)) + 120 * mask).astype(np.uint8)).save(folder / f"images/{n}.png")
+        Png.fromarray(mask).save(folder / f"images/{n}_mask.png")
+        rows.append(f"c{n},p{n},images/{n}.png,images/{n}_mask.png")
+    (folder / "cases.csv").write_text("\n".join(rows) + "\n")
+    (folder / "dataset.yaml").write_text(
+        "medmap_dataset: 1\nname: png\ntask: segment\ninputs: {image: {modality: OP}}\n"
+        "labels: {0: background, 1: vessel}\n"
+    )
+    run = small_run(epochs=1).model_copy(
+        update={
+            "prepare": PrepareSection(shape=(16, 16), grid="native"),
+            "ensemble": EnsembleSection(folds=2, members=2),
+        }
+    )
+    train(run, open_dataset(folder), tmp_path / "run", listener=lambda event: None)
+    picture = str(folder / "images/0.png")
+    assert medmap(["predict", str(tmp_path / "run"), picture, "-o", str(tmp_path / "out"), "--quiet"]) == 0
+    assert read(tmp_path / "out/000000.png").array.shape == (24, 24)
+    found = json.loads((tmp_path / "run/evaluation/metrics.json").read_text())
+    row = next(r for r in found["metrics"] if r["name"] == "hd95_mm")
+    assert row["value"] is None
+    assert row["reason"]
