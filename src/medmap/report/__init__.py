@@ -1,12 +1,12 @@
 """An evaluation on paper: one HTML page with figures and tables, and the same as SVG and CSV beside it."""
 
+from medmap.report.content import every_table, figures, methods, summary
 from medmap.report.figures import Figure
-from medmap.report.page import figures, read_log, render_html, save_evaluation
+from medmap.report.page import read_log, render_html, save_evaluation
 from medmap.report.pictures import images_of, picture_of, png_uri
 from medmap.report.structure_figures import bland_altman_figure, dice_distribution, structure_figures
-from medmap.report.structure_pictures import WorstMask, contours, worst_masks
-from medmap.report.tables import Table, every_table
-from medmap.report.words import methods, summary
+from medmap.report.structure_pictures import WorstMask, contours, drawn_of, worst_masks
+from medmap.report.tables import Table
 
 __all__ = [
     "Figure",
@@ -15,6 +15,7 @@ __all__ = [
     "bland_altman_figure",
     "contours",
     "dice_distribution",
+    "drawn_of",
     "every_table",
     "figures",
     "images_of",

@@ -26,15 +26,19 @@ from medmap.report.svg import (
     tick_text,
     ticks,
 )
+from medmap.report.tables import subgroup_rows_of
 
 MOST_CLASSES = 20
+IN_UNITS = ("mae", "rmse", "hd95_mm", "assd_mm")  # all others are shares
 
 
 def flow(report: Report) -> Figure:
     """The way of the cases from those supplied to those evaluated (STARD 2015, item 19)."""
-    (first, supplied), *gone, (last, evaluated) = report.flow if len(report.flow) > 1 else (*report.flow, *report.flow)
+    steps = report.flow or (("evaluated", report.cases),)
+    (first, supplied), *gone, (last, evaluated) = steps if len(steps) > 1 else (*steps, *steps)
     width, row, wide = 640.0, 46.0, 230.0
-    height = 44 + row * len(gone) + 60 + (24 if report.predictions.kind != "regression" else 0)
+    counts = class_counts(report.table) if isinstance(report.table, PredictionTable) else ""
+    height = 44 + row * len(gone) + 60 + (24 if counts else 0)
     parts = []
     end = 44 + row * len(gone) + 14
     parts.append(_arrow(wide / 2 + 10, 46, end))
@@ -48,14 +52,16 @@ def flow(report: Report) -> Figure:
     patients = f" of {report.patients} patients" if report.patients != evaluated else ""
     parts.append(_box(10, end, wide, f"{last}: {evaluated}{patients}"))
     words = f"{supplied} cases supplied; " + "; ".join(f"{n} {w}" for w, n in gone) + f"; {evaluated} evaluated"
-    if report.predictions.kind != "regression":
-        parts.append(label(10, end + 56, short(class_counts(report.predictions), 100), colour=SOFT))
+    if counts:
+        parts.append(label(10, end + 56, short(counts, 100), colour=SOFT))
     caption = "From the cases supplied to those evaluated; what left on the way stands at the side."
     return Figure("flow", "Flow of cases", drawing(width, height, "Flow of cases", words, parts), caption, wide=True)
 
 
 def class_counts(table: PredictionTable) -> str:
-    """How many cases each class has, in words."""
+    """How many cases each class has, in words; empty where there are no classes."""
+    if table.kind == "regression":
+        return ""
     if table.kind == "multilabel":
         counts = [(name, int(np.nansum(table.truth[:, c]))) for c, name in enumerate(table.labels)]
     else:
@@ -136,12 +142,9 @@ def confusion(table: PredictionTable) -> Figure | None:
 
 def forest(report: Report, name: str) -> Figure | None:
     """One metric in every subgroup with its interval, beside the result for all."""
-    rows = [row for row in report.rows if row.name == name and "=" in row.group and row.stage != "uncalibrated"]
-    if report.predictions.kind != "regression":
-        labels = set(report.predictions.labels)
-        rows = [row for row in rows if row.group not in labels]
-    else:
-        rows = [row for row in rows if row.group not in report.predictions.labels]
+    rows = [
+        row for row in subgroup_rows_of(report) if row.name == name and "=" in row.group and row.stage != "uncalibrated"
+    ]
     whole = report.row(name)
     if not rows or whole is None:
         return None
@@ -150,7 +153,7 @@ def forest(report: Report, name: str) -> Figure | None:
     if not values:
         return None
     low, high = min(values), max(values)
-    if name not in ("mae", "rmse"):
+    if name not in IN_UNITS:
         low, high = max(0.0, np.floor(low * 10) / 10), min(1.0, np.ceil(high * 10) / 10)
     low, high = (low, high) if high > low else (low - 0.5, high + 0.5)
     left, across, step, top = 230.0, 290.0, 24.0, 26.0

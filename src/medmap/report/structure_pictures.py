@@ -10,17 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medmap.check.planes import outline_both, three_planes
-from medmap.errors import GeometryError
-from medmap.evaluate import StructureTable
+from medmap.dataset import Dataset
+from medmap.errors import DataError, GeometryError
+from medmap.evaluate import MaskOf, StructureTable, badness, structures_of
 from medmap.evaluate.structures import PREDICTION
 from medmap.geometry import Crop
 from medmap.image import Image
 from medmap.metrics import MaskScores
+from medmap.read import read_ref
 from medmap.report.pictures import LARGEST, Pixels, png_uri
 
 Bools = NDArray[np.bool_]
 # (case, structure) → the image, the true and the other mask on its grid; None where they cannot be shown
-Masks = Callable[[str, str], tuple[Image, Bools, Bools] | None]
+Drawn = Callable[[str, str], tuple[Image, Bools, Bools] | None]
 EACH = 6
 MARGIN = 0.5  # of the masks' extent, on each side
 COLOURS_SAID = "Orange: truth. Blue: prediction. Yellow: both."
@@ -44,7 +46,7 @@ class WorstMask:
 
 
 def worst_masks(
-    table: StructureTable, masks: Masks | None = None, count: int = EACH, rater: str = PREDICTION
+    table: StructureTable, masks: Drawn | None = None, count: int = EACH, rater: str = PREDICTION
 ) -> tuple[WorstMask, ...]:
     """The cases with the smallest Dice, each with its worst structure, worst first; ties by HD95.
 
@@ -55,7 +57,7 @@ def worst_masks(
         rater: Whose masks.
     """
     part = table.of(rater)
-    order = sorted(range(len(part)), key=lambda row: (part.scores[row].dice, -(part.scores[row].hd95_mm or 0.0), row))
+    order = sorted(range(len(part)), key=lambda row: (badness(part.scores[row]), row))
     worst: dict[str, int] = {}
     for row in order:
         worst.setdefault(part.cases[row], row)
@@ -66,6 +68,39 @@ def worst_masks(
         picture = None if drawn is None else png_uri(contours(*drawn))
         found.append(WorstMask(case, scores, picture, words_of(scores)))
     return tuple(found)
+
+
+def drawn_of(dataset: Dataset, masks: MaskOf) -> Drawn:
+    """What ``worst_masks`` draws: the first input of a case, the first observer's mask, and the one that was predicted.
+
+    Args:
+        dataset: Where images and true masks are found.
+        masks: From a case's identifier to its mask on the case's own grid; None where it is gone.
+    """
+
+    def drawn(case_id: str, structure: str) -> tuple[Image, Bools, Bools] | None:
+        try:
+            case = dataset[case_id]
+            mask, ref = masks(case_id), case.inputs.get(next(iter(dataset.inputs)))
+            if mask is None or ref is None or not case.truth.masks:
+                return None
+            image = read_ref(dataset, ref).match(mask.geometry)
+            truth = np.asarray(read_ref(dataset, case.truth.masks[0]).match(mask.geometry).array)
+        except DataError:  # it is shown without its picture; that it cannot be read the report says elsewhere
+            return None
+        return image, _one(dataset, truth, structure, image), _one(dataset, mask.array, structure, image)
+
+    return drawn
+
+
+def _one(dataset: Dataset, mask: NDArray[Any], structure: str, image: Image) -> Bools:
+    """One structure of a label map, or of channels a region."""
+    names = structures_of(dataset)
+    if mask.ndim > image.ndim:
+        return np.asarray(mask[..., list(names.values()).index(structure)] > 0)
+    if dataset.regions:
+        return np.isin(mask, list(dataset.regions[structure]))
+    return np.asarray(mask == next(value for value, name in names.items() if name == structure))
 
 
 def words_of(scores: MaskScores) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medmap.dataset import COLUMN_TYPES
-from medmap.evaluate import PredictionTable, Report, csv_text
+from medmap.evaluate import PredictionTable, Report, StructureTable, csv_text
 from medmap.evaluate.names import decimals, group_name, metric_name
 from medmap.metrics import Comparison, Estimate
 from medmap.report.words import interval, mean_and_deviation, shown
@@ -40,15 +40,14 @@ class Table:
     heads: frozenset[int] = frozenset()
 
 
-_RAW = ("metric", "group", "average", "stage", "value", "low", "high", "n", "method", "threshold", "reason")
+_RAW = ("name", "group", "average", "stage", "value", "low", "high", "n", "method", "threshold", "reason")
 
 
-def _raw(rows: Sequence[Estimate]) -> str:
-    cells = [
-        (r.name, r.group, r.average, r.stage, r.value, r.low, r.high, r.n, r.method, r.threshold, r.reason)
-        for r in rows
-    ]
-    return csv_text(_RAW, cells)
+def raw_rows(rows: Sequence[Estimate], more: Sequence[str] = ()) -> str:
+    """Estimates with full precision as the text of a CSV file; ``more`` names further fields of theirs."""
+    fields = (*_RAW, *more)
+    cells = [[getattr(row, name) for name in fields] for row in rows]
+    return csv_text(["metric", *fields[1:]], cells)
 
 
 def main_metrics(report: Report) -> Table:
@@ -81,7 +80,7 @@ def main_metrics(report: Report) -> Table:
         header, lines = header[:-1], [line[:-1] for line in lines]
     whole = [r for r in report.rows if r.group == "all"]
     title = "All metrics" if report.predictions.kind == "regression" else "All metrics, all cases"
-    return Table("metrics", title, tuple(header), tuple(map(tuple, lines)), _raw(whole))
+    return Table("metrics", title, tuple(header), tuple(map(tuple, lines)), raw_rows(whole))
 
 
 def class_metrics(report: Report) -> Table | None:
@@ -98,12 +97,13 @@ def class_metrics(report: Report) -> Table | None:
     header = ["class", "cases", *(metric_name(n) for n in wanted)]
     lines = []
     for c, label in enumerate(labels):
-        cells = [_with_interval(at.get((label, n))) for n in wanted]
+        cells = [with_interval(at.get((label, n))) for n in wanted]
         lines.append([label, str(int(_members(report.predictions, c).sum())), *cells])
-    return Table("classes", "Class by class", tuple(header), tuple(map(tuple, lines)), _raw(rows))
+    return Table("classes", "Class by class", tuple(header), tuple(map(tuple, lines)), raw_rows(rows))
 
 
-def _with_interval(row: Estimate | None) -> str:
+def with_interval(row: Estimate | None) -> str:
+    """``0.91 (0.86–0.95)``, or a dash."""
     if row is None or row.value is None:
         return "–"
     return shown(row) if row.low is None else f"{row.value:.2f} ({row.low:.2f}–{row.high:.2f})".replace("-", "−")
@@ -118,22 +118,31 @@ def _members(table: PredictionTable, c: int) -> NDArray[np.bool_]:
 
 def subgroup_metrics(report: Report) -> Table | None:
     """Every subgroup with its metrics."""
-    labels = {"all", *report.predictions.labels}
-    rows = [r for r in report.rows if r.group not in labels]
+    rows = subgroup_rows_of(report)
     if not rows:
         return None
     names = list(dict.fromkeys(r.name for r in rows))
+    if isinstance(report.table, StructureTable):  # without millimetres no group has a distance
+        names = [name for name in names if any(r.name == name and r.value is not None for r in rows)] or names
     at = {(r.group, r.name): r for r in rows}
     lines = []
     for group in dict.fromkeys(r.group for r in rows):
         found = [at.get((group, name)) for name in names]
         count = max(r.n for r in found if r is not None)
         reason = next((r.reason for r in found if r is not None and r.value is None and r.reason), "")
-        lines.append([group_name(group), str(count), *map(_with_interval, found), reason])
+        lines.append([group_name(group), str(count), *map(with_interval, found), reason])
     header = ["group", "cases", *(metric_name(n) for n in names), "note"]
     if not any(line[-1] for line in lines):
         header, lines = header[:-1], [line[:-1] for line in lines]
-    return Table("subgroups", "Subgroups", tuple(header), tuple(map(tuple, lines)), _raw(rows))
+    more = ("tolerance_mm",) if isinstance(report.table, StructureTable) else ()
+    return Table("subgroups", "Subgroups", tuple(header), tuple(map(tuple, lines)), raw_rows(rows, more))
+
+
+def subgroup_rows_of(report: Report) -> list[Estimate]:
+    """The rows that are of a part of the cases: neither of all, nor of a class or structure."""
+    table = report.table
+    named = table.structures if isinstance(table, StructureTable) else table.labels
+    return [row for row in report.rows if row.group not in ("all", *named)]
 
 
 def baseline_table(report: Report) -> Table | None:
@@ -146,12 +155,12 @@ def baseline_table(report: Report) -> Table | None:
         for n in ("auroc", "accuracy", "quadratic_kappa", "mae")
         if any(r.name == n for b in report.baselines for r in b.rows)
     ]
-    lines = [["the network", "", *(_with_interval(report.row(n)) for n in names), ""]]
+    lines = [["the network", "", *(with_interval(report.row(n)) for n in names), ""]]
     raw: list[list[Cell]] = [["network", None, *(_value(report.row(n)) for n in names), None, None, None]]
     for baseline in report.baselines:
         at = {r.name: r for r in baseline.rows if r.group == "all" or len(table.labels) == 1}
         first = next((c for c in baseline.against if c.group == "all"), None)
-        cells = [_with_interval(at.get(n)) for n in names]
+        cells = [with_interval(at.get(n)) for n in names]
         lines.append([baseline.what, str(baseline.trained_on or ""), *cells, baseline.reason or difference(first)])
         raw.append([baseline.name, baseline.trained_on, *(_value(at.get(n)) for n in names), *_difference_cells(first)])
     titles = [metric_name(n) for n in names]
@@ -189,15 +198,15 @@ def aggregated_table(report: Report) -> Table | None:
         for n in ("auroc", "accuracy", "sensitivity", "specificity", "mae")
         if any(r.name == n for a in report.aggregated for r in a.rows)
     ]
-    lines = [["case", str(report.cases), *(_with_interval(report.row(n)) for n in names), ""]]
+    lines = [["case", str(report.cases), *(with_interval(report.row(n)) for n in names), ""]]
     raw: list[Estimate] = []
     for part in report.aggregated:
         rows = [r for r in part.rows if r.group == "all" and r.average is None and r.stage != "uncalibrated"]
         at = {r.name: r for r in rows or part.rows}
-        lines.append([part.by, str(part.units), *(_with_interval(at.get(n)) for n in names), part.rule])
+        lines.append([part.by, str(part.units), *(with_interval(at.get(n)) for n in names), part.rule])
         raw += [r.with_(group=part.by if r.group == "all" else f"{part.by}: {r.group}") for r in part.rows]
     header = ["per", "n", *(metric_name(n) for n in names), "how"]
-    return Table("aggregated", "Cases taken together", tuple(header), tuple(map(tuple, lines)), _raw(raw))
+    return Table("aggregated", "Cases taken together", tuple(header), tuple(map(tuple, lines)), raw_rows(raw))
 
 
 def characteristics(report: Report) -> Table:
@@ -215,7 +224,7 @@ def characteristics(report: Report) -> Table:
             known = table.truth[~np.isnan(table.truth[:, c]), c]
             lines.append([f"{name}, mean ± SD", mean_and_deviation(known.tolist())])
     for column, values in table.factors().items():
-        added = _column_lines(column, values, [mask for _, mask in groups])
+        added = column_lines(column, values, [mask for _, mask in groups])
         if len(added) > 1:
             heads.add(len(lines))
         lines += added
@@ -228,7 +237,14 @@ def _chosen(values: Sequence[str], mask: NDArray[np.bool_]) -> set[str]:
     return {value for value, yes in zip(values, mask, strict=True) if yes}
 
 
-def _column_lines(column: str, values: Sequence[COLUMN_TYPES], masks: Sequence[NDArray[np.bool_]]) -> list[list[str]]:
+def column_lines(column: str, values: Sequence[COLUMN_TYPES], masks: Sequence[NDArray[np.bool_]]) -> list[list[str]]:
+    """The lines of a clinical column: its mean, or how many cases have each value, in each of some groups of cases.
+
+    Args:
+        column: Its name.
+        values: (n,) None where not recorded.
+        masks: (n,) each, the groups.
+    """
     recorded = [v for v in values if v is not None]
     absent = np.array([v is None for v in values])
     numeric = bool(recorded) and all(isinstance(v, (int, float)) for v in recorded)
@@ -263,8 +279,8 @@ def _spread(numbers: NDArray[np.float64], ranged: bool) -> str:
     return f"{middle} ({numbers.min():g}–{numbers.max():g})" if ranged else middle
 
 
-def every_table(report: Report) -> list[Table]:
-    """All tables that the report has."""
+def score_tables(report: Report) -> list[Table]:
+    """All tables of an evaluation of scores."""
     several = (
         main_metrics(report),
         class_metrics(report),

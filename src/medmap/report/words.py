@@ -37,7 +37,7 @@ def percent(row: Estimate) -> str:
     return f"{value:.0f} (95 % CI {low:.0f}–{high:.0f})"
 
 
-def summary(report: Report) -> str:
+def score_summary(report: Report) -> str:
     """The result in plain words, as one would tell it to a colleague."""
     table = report.predictions
     if table.kind == "binary":
@@ -106,7 +106,7 @@ def _regression(report: Report, table: PredictionTable) -> str:
     return " ".join(parts)
 
 
-def methods(report: Report) -> list[str]:
+def score_methods(report: Report) -> list[str]:
     """How every number was made: the paragraph a paper needs."""
     table = report.predictions
     unit = "each case is another patient" if report.patients == report.cases else "patients have several cases"
@@ -178,7 +178,7 @@ def named_split(report: Report) -> str:
     return SPLITS.get(report.split, report.split)
 
 
-def headline(report: Report) -> list[tuple[str, Estimate]]:
+def score_headline(report: Report) -> list[tuple[str, Estimate]]:
     """The few numbers that stand at the top."""
     wanted: Sequence[str] = {
         "binary": ("auroc", "sensitivity", "specificity", "accuracy"),
