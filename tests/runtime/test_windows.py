@@ -111,8 +111,9 @@ class Greedy:
         return None
 
 
-def test_the_axis_that_needs_least_memory_is_taken():
+def test_the_first_axis_is_taken_unless_another_needs_half_the_memory():
     assert Windows((8, 8, 8)).along((20, 30, 100)) == 2
+    assert Windows((8, 8, 8)).along((20, 30, 39)) == 0  # not worth its copies
     assert Windows((4, 8, 8)).along((30, 30, 30)) == 0
     assert Windows((8, 8)).along((30, 30)) == 0
     assert Windows((8, 8, 8), axis=1).along((20, 30, 100)) == 1

@@ -46,23 +46,22 @@ def add_windows(sums: Array, weight: Array, windows: Array, kernel: Array, place
         planes: (3,) int64: planes of the window to add, from and up to, and the first that ``windows`` holds.
     """
     depth, classes = sums.shape[0], sums.shape[1]
-    for z in range(planes[0], planes[1]):
-        times = kernel[z]
-        for n in range(windows.shape[0]):
-            inside = z - places[n, 0, 1]
-            if inside < 0 or inside >= places[n, 0, 2]:
-                continue
-            slot = (places[n, 0, 0] + inside) % depth
-            a, from_a, count_a = places[n, 1, 0], places[n, 1, 1], places[n, 1, 2]
-            # unsigned: an index that may be negative is looked at twice, and the loop is no vector loop
-            b, from_b, count_b = np.uint64(places[n, 2, 0]), np.uint64(places[n, 2, 1]), np.uint64(places[n, 2, 2])
-            for c in range(classes):
-                to, given = sums[slot, c], windows[n, c, z - planes[2]]
+    for n in range(windows.shape[0]):
+        begin = max(planes[0], places[n, 0, 1])
+        end = min(planes[1], places[n, 0, 1] + places[n, 0, 2])
+        a, from_a, count_a = places[n, 1, 0], places[n, 1, 1], places[n, 1, 2]
+        # unsigned: an index that may be negative is looked at twice, and the loop is no vector loop
+        b, from_b, count_b = np.uint64(places[n, 2, 0]), np.uint64(places[n, 2, 1]), np.uint64(places[n, 2, 2])
+        for c in range(classes):
+            for z in range(begin, end):
+                slot = (places[n, 0, 0] + z - places[n, 0, 1]) % depth
+                to, given, times = sums[slot, c], windows[n, c, z - planes[2]], kernel[z]
                 for i in range(count_a):
                     at, source = np.uint64(a + i), np.uint64(from_a + i)
                     for j in range(count_b):
                         to[at, b + j] += given[source, from_b + j] * times[source, from_b + j]
-            total = weight[slot]
+        for z in range(begin, end):
+            total, times = weight[(places[n, 0, 0] + z - places[n, 0, 1]) % depth], kernel[z]
             for i in range(count_a):
                 at, source = np.uint64(a + i), np.uint64(from_a + i)
                 for j in range(count_b):

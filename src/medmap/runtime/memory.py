@@ -10,10 +10,11 @@ from typing import Protocol
 
 from medmap.errors import LimitError, UsageError
 from medmap.runtime.machine import available_cores
-from medmap.runtime.windows import PLANES_A_TASK, Box, Windows
+from medmap.runtime.ring import PLANES_A_TASK, Ring
+from medmap.runtime.windows import Box, Windows
 
-# What numba and its compiler hold once they are loaded, as measured.
-COMPILER_BYTES = 160 * 2**20
+# What numba and its compiler hold while they compile, as measured; two thirds of it where compiled files are found.
+COMPILER_BYTES = 208 * 2**20
 _SINGLE = 4
 _GIB = 2**30
 
@@ -95,8 +96,8 @@ def plan_memory(
     for batch in range(windows.batch, 0, -1):
         fewer = replace(windows, batch=batch)
         parts = _parts(fewer, image_shape, classes, region, axis)
-        depth, plane = _ring(fewer, region, axis)
-        parts |= {"answer": sink.bytes_needed(classes, plane, depth), "held already": held_bytes}
+        plane = math.prod(stop - start for a, (start, stop) in enumerate(region) if a != axis)
+        parts |= {"answer": sink.bytes_needed(classes, plane, windows.patch[axis]), "held already": held_bytes}
         plan = MemoryPlan(fewer, axis, MappingProxyType(parts))
         if limit_bytes is None or plan.bytes_needed <= limit_bytes:
             return plan
@@ -108,15 +109,9 @@ def plan_memory(
     )
 
 
-def _ring(windows: Windows, region: Box, axis: int) -> tuple[int, int]:
-    """Planes that stand in memory, and voxels in each."""
-    shape = [stop - start for start, stop in region]
-    return min(windows.patch[axis], shape[axis]), math.prod(n for a, n in enumerate(shape) if a != axis)
-
-
 def _parts(windows: Windows, image_shape: Sequence[int], classes: int, region: Box, axis: int) -> dict[str, int]:
     patch = math.prod(windows.patch)
-    depth, plane = _ring(windows, region, axis)
+    shape = [stop - start for start, stop in region]
     scores = classes * patch * _SINGLE
     in_order = available_cores() * scores * windows.batch * PLANES_A_TASK // windows.patch[axis] if axis else 0
     return {
@@ -127,8 +122,8 @@ def _parts(windows: Windows, image_shape: Sequence[int], classes: int, region: B
         "scores of a batch": windows.batch * scores * (2 if windows.mirror else 1),
         "scores of air": scores,
         "scores in order": min(in_order, scores * windows.batch),
-        "sums": depth * plane * (classes + 1) * _SINGLE,
-        "weights": 3 * patch * _SINGLE,
+        "sums": Ring.bytes_needed(axis, shape, windows.patch, classes),
+        "weights": 2 * patch * _SINGLE,
         "compiler": COMPILER_BYTES,
     }
 

@@ -18,7 +18,8 @@ from medmap.errors import DataError, UsageError
 from medmap.geometry import Trace
 from medmap.runtime.cells import Cells, cells_of
 from medmap.runtime.machine import available_cores
-from medmap.runtime.windows import Floats, Place, Sink, side_by_side
+from medmap.runtime.threads import side_by_side
+from medmap.runtime.windows import Floats, Place, Sink
 
 Labels = NDArray[Any]
 Cell = tuple[int, int, int, int]

@@ -8,16 +8,16 @@ volume. A sink makes of the scores what is wanted of them (``medmap.runtime.sink
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medmap.errors import DataError, NotFiniteError, UsageError
+from medmap.errors import DataError, UsageError
 from medmap.runtime.machine import available_cores
+from medmap.runtime.ring import Part, Ring
 
 Floats = NDArray[np.float32]
 Network = Callable[[Floats], Floats]
@@ -29,8 +29,6 @@ Answer_co = TypeVar("Answer_co", covariant=True)
 SIGMA_OF_PATCH = 1 / 8
 # No voxel of a window counts for nothing: single precision would make of far corners a division by almost zero.
 SMALLEST_WEIGHT = 1e-3
-# Planes of a window that one thread adds at a time: as many values as a line of the processor's cache has.
-PLANES_A_TASK = 16
 
 
 @dataclass(frozen=True)
@@ -78,7 +76,7 @@ class Windows:
         batch: Windows that the network sees together, at most.
         mirror: Axes along which the image is also shown flipped; the mean over all combinations counts.
         fill: Value around an image that is smaller than a window.
-        axis: The axis to go along; None: the one that needs the least memory, of equals the first.
+        axis: The axis to go along; None: the first, or another one that needs at most half as much memory.
 
     Raises:
         UsageError: A setting outside its range.
@@ -120,9 +118,10 @@ class Windows:
         """The axis that windows go along over an image of this shape."""
         if self.axis is not None:
             return self.axis
-        # the sums stand for a window's planes along it, and for the whole image along the others
-        depth = [min(p, n) / n for p, n in zip(self.patch, shape, strict=True)]
-        return depth.index(min(depth))
+        # The sums stand for a window's planes along it, and for the whole image along the others. Along the first axis
+        # windows lie in memory as they are added; another one costs a copy and is worth it only for much less memory.
+        needs = [min(p, n) / n for p, n in zip(self.patch, shape, strict=True)]
+        return needs.index(min(needs)) if min(needs) <= needs[0] / 2 else 0
 
     def region(self, shape: Sequence[int], inside: Box | None = None) -> Box:
         """The part of the image that is covered: all of it, or ``inside``, grown to a window where that is smaller.
@@ -209,24 +208,12 @@ def slide(
                 progress(done, total)
         for slab, where in run.finished(here, following):
             sink.add(slab, where)
-        run.forget(here, following)
     return sink.finish()
-
-
-def side_by_side(work: Callable[[Any], Any], items: Iterable[Any], threads: int) -> None:
-    """Call ``work`` for each item, ``threads`` of them at a time; what one raises is raised."""
-    if threads == 1:
-        for item in items:
-            work(item)
-        return
-    with ThreadPoolExecutor(threads) as pool:
-        for _ in pool.map(work, items):
-            pass
 
 
 @dataclass
 class _Run:
-    """The state of one call of ``slide``: a ring of planes, and the constant windows seen so far."""
+    """The state of one call of ``slide``: a ring of planes, and the scores of a constant window."""
 
     network: Network
     image: Floats
@@ -234,15 +221,13 @@ class _Run:
     axis: int
     region: Box
     threads: int
-    sums: Floats | None = None
-    weight: Floats | None = None
+    ring: Ring | None = None
+    classes: int = 0
     constant: dict[bytes, Floats] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.others = tuple(a for a in range(len(self.region)) if a != self.axis)
         self.shape = tuple(stop - start for start, stop in self.region)
         self.starts = self.windows.starts(self.shape)
-        self.kernel = np.ascontiguousarray(self._streamed(self.windows.weights()))
         self.buffer: Floats = np.empty((self.windows.batch, self.image.shape[0], *self.windows.patch), np.float32)
 
     @property
@@ -285,7 +270,7 @@ class _Run:
         taken = tuple(slice(first, first + count) for _, first, count in ends)
         window[(slice(None), *taken)] = self.image[(slice(None), *given)]
 
-    def _overlap(self, axis: int, first: int) -> tuple[int, int, int]:
+    def _overlap(self, axis: int, first: int) -> Part:
         """First voxel in the region, first in the window, and how many: an image smaller than a window is centred."""
         missing = max(self.windows.patch[axis] - self.shape[axis], 0)
         return first, missing // 2, self.windows.patch[axis] - missing
@@ -313,92 +298,27 @@ class _Run:
     def _asked(self, batch: Floats) -> Floats:
         out = np.asarray(self.network(batch), dtype=np.float32)
         classes = out.shape[1] if out.ndim == batch.ndim else 0
-        expected = (len(batch), self.sums.shape[1] if self.sums is not None else classes, *self.windows.patch)
-        if not classes or out.shape != expected:
+        if self.ring is None and classes:
+            self.classes = classes
+            self.ring = Ring(self.axis, self.shape, self.windows.weights(), classes, self.threads)
+        if not classes or out.shape != (len(batch), self.classes, *self.windows.patch):
             wanted = f"({len(batch)}, classes, {', '.join(map(str, self.windows.patch))})"
             raise DataError("the network does not answer each window with scores on it", got=out.shape, expected=wanted)
         return out
 
-    def _streamed(self, array: NDArray[Any]) -> NDArray[Any]:
-        """The last axes in the order of the ring: the streaming axis, then two others (in 2-D one of size 1)."""
-        lead = array.ndim - len(self.region)
-        moved = array.transpose((*range(lead), lead + self.axis, *(lead + a for a in self.others)))
-        return moved if len(self.region) == 3 else np.expand_dims(moved, lead + 1)
-
     def _add(self, scores: Floats, corners: list[tuple[int, ...]]) -> None:
-        from medmap.runtime.kernels import add_windows, compiled, turn
-
-        depth = min(self.windows.patch[self.axis], self.shape[self.axis])
-        if self.sums is None or self.weight is None:
-            across = [self.shape[a] for a in self.others]
-            across = across if len(across) == 2 else [1, *across]
-            self.sums = np.zeros((depth, scores.shape[1], *across), np.float32)
-            self.weight = np.zeros((depth, *across), np.float32)
-        places = np.array([[self._overlap(a, c[a]) for a in (self.axis, *self.others)] for c in corners], np.int64)
-        if places.shape[1] == 2:
-            places = np.insert(places, 1, (0, 0, 1), axis=1)
-        add, turned = compiled(add_windows), compiled(turn)
-        sums, weight, windows = self.sums, self.weight, self._streamed(scores)
-        patch = self.windows.patch[self.axis]
-
-        def some(first: int) -> None:
-            last = min(first + PLANES_A_TASK, patch)
-            if self.axis == 0:
-                add(sums, weight, windows, self.kernel, places, np.array((first, last, 0)))
-                return
-            part = np.empty((*windows.shape[:2], last - first, *windows.shape[3:]), np.float32)
-            turned(windows[:, :, first:last], part)
-            add(sums, weight, part, self.kernel, places, np.array((first, last, first)))
-
-        side_by_side(some, range(0, patch, PLANES_A_TASK), self.threads)
-
-    def _pieces(self, here: int, following: int) -> Iterator[tuple[int, slice]]:
-        """The finished planes as runs of slots: (first plane, slots)."""
-        if self.sums is None:
-            return
-        depth, plane = len(self.sums), here
-        while plane < following:
-            slot = plane % depth
-            count = min(following - plane, depth - slot)
-            yield plane, slice(slot, slot + count)
-            plane += count
+        if self.ring is not None:
+            parts = [[self._overlap(axis, first) for axis, first in enumerate(corner)] for corner in corners]
+            self.ring.add(np.ascontiguousarray(scores), parts)
 
     def finished(self, here: int, following: int) -> Iterator[tuple[Floats, Place]]:
         """Slabs that no later window touches, divided by their weights."""
-        from medmap.runtime.kernels import compiled, divide
-
-        begin, divided = self.region[self.axis][0], compiled(divide)
-        for plane, slots in self._pieces(here, following):
-            if self.sums is None or self.weight is None:
-                return
-            sums, weight = self.sums[slots], self.weight[slots]
-            finite = np.empty(len(sums), bool)
-
-            def one(z: int, sums: Floats = sums, weight: Floats = weight, finite: NDArray[Any] = finite) -> None:
-                divided(sums[z : z + 1], weight[z : z + 1], finite[z : z + 1])
-
-            side_by_side(one, range(len(sums)), self.threads)
-            if not finite.all():
-                at = begin + plane + int(np.argmin(finite))
-                raise NotFiniteError("the network's scores are not finite", got=f"NaN or infinity in plane {at}")
-            yield self._slab(sums), Place(self.axis, begin + plane, begin + plane + len(sums), self.region)
-
-    def _slab(self, planes: Floats) -> Floats:
-        """(planes, classes, A, B) as (classes, *spatial), a view."""
-        slab = (
-            np.moveaxis(planes, 0, 1 + self.axis)
-            if len(self.region) == 3
-            else np.moveaxis(planes[:, :, 0], 0, 1 + self.axis)
-        )
-        slab = slab.view()
-        slab.setflags(write=False)
-        return slab
-
-    def forget(self, here: int, following: int) -> None:
-        """Make the slots of finished planes ready for others."""
-        for _, slots in self._pieces(here, following):
-            if self.sums is not None and self.weight is not None:
-                self.sums[slots], self.weight[slots] = 0, 0
+        if self.ring is None:
+            return
+        begin = self.region[self.axis][0]
+        for first, slab in self.ring.take(here, following):
+            planes = slab.shape[1 + self.axis]
+            yield slab, Place(self.axis, begin + first, begin + first + planes, self.region)
 
 
 def _is_constant(window: Floats) -> bool:
