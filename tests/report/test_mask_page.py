@@ -188,6 +188,8 @@ def test_many_structures_are_a_row_each() -> None:
     report = report_of(StructureTable(cases, cases, tuple(scores)))
     tables = {table.name: table for table in every_table(report)}
     assert "structure_1" not in tables
+    assert "flow" not in figures(report), "nobody said where the cases came from"
+    assert "Volumes of 8 more structures, drawn" in render_html(report)
     assert len(tables["structures"].rows) == 30
     assert len(Page(render_html(report)).ids()) < 40
     assert "Masks of 30 structures overlap" in summary(report)

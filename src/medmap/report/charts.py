@@ -32,10 +32,11 @@ MOST_CLASSES = 20
 IN_UNITS = ("mae", "rmse", "hd95_mm", "assd_mm")  # all others are shares
 
 
-def flow(report: Report) -> Figure:
-    """The way of the cases from those supplied to those evaluated (STARD 2015, item 19)."""
-    steps = report.flow or (("evaluated", report.cases),)
-    (first, supplied), *gone, (last, evaluated) = steps if len(steps) > 1 else (*steps, *steps)
+def flow(report: Report) -> Figure | None:
+    """The way of the cases from those supplied to those evaluated (STARD 2015, item 19); None where it is not known."""
+    if len(report.flow) < 2:
+        return None
+    (first, supplied), *gone, (last, evaluated) = report.flow
     width, row, wide = 640.0, 46.0, 230.0
     counts = class_counts(report.table) if isinstance(report.table, PredictionTable) else ""
     height = 44 + row * len(gone) + 60 + (24 if counts else 0)

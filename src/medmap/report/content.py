@@ -11,7 +11,7 @@ from medmap.metrics import Estimate
 from medmap.report.charts import class_counts, confusion, flow, forest
 from medmap.report.figures import Figure, classification_figures, regression_figures, training_figures
 from medmap.report.pictures import Images, galleries
-from medmap.report.structure_figures import MOST_VOLUMES, structure_figures
+from medmap.report.structure_figures import bland_altman_names, structure_figures
 from medmap.report.structure_pictures import COLOURS_SAID, Drawn, worst_masks
 from medmap.report.structure_tables import each_structure, structure_tables
 from medmap.report.structure_words import (
@@ -95,7 +95,7 @@ def _mask_cases(report: Report, images: Images | None, drawn: Drawn | None) -> d
         "rule": RULE,
         "each_structure": [table.name for table in each_structure(report)],
         "wide_tables": len(set(report.structures.raters)) > 1,
-        "volume_figures": [f"volume_{number}" for number in range(1, MOST_VOLUMES + 1)],
+        "volume_figures": bland_altman_names(report.structures),
     }
 
 

@@ -79,6 +79,16 @@ def _points(plot: Plot, values: Floats, middle: float, colour: str, *, hollow: b
         plot.dot(float(value), middle + float(away), colour, 2.4, hollow)
 
 
+def bland_altman_names(table: StructureTable) -> list[str]:
+    """Names of the figures of volumes that ``structure_figures`` draws."""
+    drawn = [name for name in table.of().structures[:MOST_VOLUMES] if len(volumes(table, name)[0])]
+    return [_volume_name(table, name) for name in drawn]
+
+
+def _volume_name(table: StructureTable, structure: str) -> str:
+    return f"volume_{table.structures.index(structure) + 1}"
+
+
 def bland_altman_figure(table: StructureTable, structure: str, rater: str = PREDICTION) -> Figure | None:
     """Differences of volume against their means, with bias and limits of agreement; None where there is no volume.
 
@@ -116,7 +126,7 @@ def bland_altman_figure(table: StructureTable, structure: str, rater: str = PRED
         "Bland and Altman (1986, 1999): bands are 95 % intervals over patients. A slope or a fan means that the error "
         "depends on the size."
     )
-    name = f"volume_{table.structures.index(structure) + 1}"
+    name = _volume_name(table, structure)
     return Figure(name, title, plot.svg(f"bias {_ml(rows['volume_bias_ml'])}; limits {limits}"), caption)
 
 

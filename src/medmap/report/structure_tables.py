@@ -16,7 +16,7 @@ from medmap.report.tables import Cell, Table, column_lines, raw_rows, subgroup_m
 from medmap.report.words import bits, interval, shown
 
 MOST_TABLES = 6  # structures with a table of their own; more are a row each
-IN_ROWS = ("dice", "iou", "hd95_mm", "assd_mm", "nsd", "volume_error_ml", "lesion_sensitivity", "lesion_f1")
+IN_ROWS = ("dice", "nsd", "hd95_mm", "assd_mm", "volume_error_ml")  # what fits a page; the file has all
 BESIDE = ("dice", "iou", "hd95_mm", "nsd")
 DRAWS = Bootstrap(1000)
 _MORE = ("tolerance_mm",)

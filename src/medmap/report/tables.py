@@ -106,7 +106,9 @@ def with_interval(row: Estimate | None) -> str:
     """``0.91 (0.86–0.95)``, or a dash."""
     if row is None or row.value is None:
         return "–"
-    return shown(row) if row.low is None else f"{row.value:.2f} ({row.low:.2f}–{row.high:.2f})".replace("-", "−")
+    if row.low is None or row.high is None:
+        return shown(row)
+    return f"{row.value:.2f} ({row.low:.2f}{' to ' if row.low < 0 else '–'}{row.high:.2f})".replace("-", "−")
 
 
 def _members(table: PredictionTable, c: int) -> NDArray[np.bool_]:
