@@ -125,7 +125,7 @@ def _report(
     table = table_of(judged, answers, thresholds=operating_point(work.task.kind, decision), folds=dealt)
     split = "oof" if work.run.ensemble.folds else "val"
     failed = tuple(Failure(case, reason) for case, reason in work.store.failed.items())
-    flow = (("supplied", len(work.dataset)), ("readable", len(work.dataset) - len(failed)), ("evaluated", len(cases)))
+    flow = (("supplied", len(work.dataset)), ("unreadable or refused", len(failed)), ("evaluated", len(cases)))
     found = Circumstances(failed=failed, flow=flow, started=time.monotonic() - work.clock.spent_s)
     return report_from_table(
         table, split=split, dataset=work.dataset, warnings=list(work.warnings), circumstances=found

@@ -98,7 +98,7 @@ def _report(work: Work, first: dict[int, Member]) -> Report:
     failed = tuple(Failure(case, reason) for case, reason in work.store.failed.items())
     flow = (
         ("supplied", len(work.dataset)),
-        ("readable", len(work.dataset) - len(failed)),
+        ("unreadable or refused", len(failed)),
         ("evaluated", len(cases)),
     )
     found = Circumstances(failed=failed, flow=flow, started=time.monotonic() - work.clock.spent_s)
