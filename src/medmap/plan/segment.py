@@ -21,7 +21,7 @@ from medmap.tasks.segment import SegmentSection
 # Voxels of a patch, by number of axes: what a step on two cores can bear, and what a GPU can.
 PATCH_VOXELS = {"cpu": {2: 256**2, 3: 48**3}, "cuda": {2: 512**2, 3: 128**3}}
 # A network has seen enough after so many steps; epochs are made of at least so many.
-GOOD_STEPS = 4000
+GOOD_STEPS = 2500
 STEPS_AN_EPOCH = 24
 LEARNING_RATE = 2e-3
 
