@@ -132,3 +132,33 @@ def test_match_and_oriented_bring_an_image_home(image: Image) -> None:
 def test_interpolating_integers_gives_real_numbers(image: Image) -> None:
     assert image.moved(Resample((10, 7, 11))).array.dtype == np.float32
     assert image.moved(Resample((10, 7, 11)), order=0).array.dtype == np.int16
+
+
+def test_a_mask_is_laid_on_its_images_grid_when_no_mark_is_lost() -> None:
+    grid = oblique_geometry()
+    array = np.zeros(grid.shape, np.uint8)
+    array[2:4, 2:5, 3:6] = 1
+    mask = Image(array, grid, "label")
+    assert mask.laid_on(grid) is mask
+    for steps in ((Flip((0, 2)),), (Permute((2, 0, 1)),), (Crop((1, 1, 2), (4, 5, 6)),), (Pad((1, 0, 2), (0, 3, 0)),)):
+        laid = mask.moved(*steps).laid_on(grid)
+        np.testing.assert_array_equal(laid.array, array)
+        assert laid.geometry.same_grid(grid)
+
+
+@pytest.mark.parametrize("voxels", [(1, 0, 0), (0, -3, 0), (0, 0, 40), (0.5, 0, 0)])
+def test_a_mask_with_as_many_voxels_elsewhere_is_refused(voxels: tuple[float, ...]) -> None:
+    grid = oblique_geometry()
+    affine = grid.affine_lps_mm.copy()
+    affine[:3, 3] += affine[:3, :3] @ voxels
+    empty = Image(np.zeros(grid.shape, np.uint8), Geometry(grid.shape, affine), "label")
+    with pytest.raises(GeometryError, match=r"another grid.*origin.*--fix geometry"):
+        empty.laid_on(grid)
+
+
+def test_a_mask_that_marks_what_lies_outside_its_image_is_refused() -> None:
+    grid = oblique_geometry()
+    wide = grid.pad((2, 0, 0), (0, 0, 0))
+    mask = Image(np.ones(wide.shape, np.uint8), wide, "label")
+    with pytest.raises(GeometryError, match="outside its image: got 154 of 539"):
+        mask.laid_on(grid)

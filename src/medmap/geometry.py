@@ -251,6 +251,11 @@ class Geometry:
         """Another number of voxels over the same field of view (outer edges stay)."""
         return Resample(tuple(shape)).apply(self)
 
+    @property
+    def in_words(self) -> str:
+        """Shape, spacing, axes and origin, for messages."""
+        return _describe(self)
+
     def match(self, target: Geometry) -> tuple[Step, ...]:
         """The exact steps (permute, flip, crop, pad) from this grid to ``target``.
 

@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medmap.errors import GeometryError, ReadError
-from medmap.geometry import Geometry, Step
+from medmap.geometry import Crop, Geometry, Step
 
 Quantity = Literal["HU", "SUVbw", "activity", "arbitrary", "colour", "label", "probability", "unknown"]
 QUANTITIES: tuple[str, ...] = get_args(Quantity)
+_MASK_REMEDY = "`medmap check` shows both headers; `--fix geometry` mends what is a copied header"
 
 
 @dataclass(frozen=True)
@@ -156,6 +157,45 @@ class Image:
     def match(self, target: Geometry, *, fill: float = 0) -> Image:
         """The image on ``target``'s grid by exact steps only; what differs by more is refused."""
         return self.moved(*self.geometry.match(target), fill=fill)
+
+    def laid_on(self, grid: Geometry) -> Image:
+        """A label map on the grid of the image it was drawn on, by exact steps only and without losing a mark.
+
+        Turned, flipped, cropped to the structure or larger than the image it is laid where its header says.
+
+        Args:
+            grid: The image's grid.
+
+        Raises:
+            GeometryError: The grids differ by more; the mask has as many voxels as the image and lies whole voxels
+                away, as after a lost origin; or it marks what lies outside the image.
+        """
+        if self.geometry.same_grid(grid):
+            return self
+        try:
+            steps = self.geometry.match(grid)
+        except GeometryError as error:
+            raise self._elsewhere(grid) from error
+        if self.geometry.shape == grid.shape and any(isinstance(step, Crop) for step in steps):
+            raise self._elsewhere(grid)
+        laid = self.moved(*steps)
+        marked, left = int(np.count_nonzero(self.array)), int(np.count_nonzero(laid.array))
+        if left < marked:
+            raise GeometryError(
+                "the mask marks voxels outside its image",
+                got=f"{marked - left} of {marked} marked voxels outside",
+                expected="a mask drawn on this image",
+                remedy=_MASK_REMEDY,
+            )
+        return laid
+
+    def _elsewhere(self, grid: Geometry) -> GeometryError:
+        return GeometryError(
+            "the mask is on another grid than its image",
+            got=self.geometry.in_words,
+            expected=grid.in_words,
+            remedy=_MASK_REMEDY,
+        )
 
     def oriented(self, letters: str = "LPS") -> Image:
         """The image with axes growing towards ``letters``; no value changes."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from medmap.config import Section
-from medmap.errors import BundleError, DataError, GeometryError
+from medmap.errors import BundleError, DataError
 from medmap.geometry import Flip, Pad, Permute, Resample, Step, Trace
 from medmap.image import Image
 
@@ -107,20 +107,14 @@ class Recipe:
         """A label map as it lies on the prepared image, each voxel the label of the nearest one.
 
         Args:
-            mask: On the grid of the image that ``trace`` came from.
+            mask: On the grid of the image that ``trace`` came from, or whole voxels of it (``Image.laid_on``).
             trace: What ``apply`` did.
 
         Raises:
             GeometryError: The mask is on another grid.
             DataError: Labels above 255, or overlapping regions.
         """
-        if not mask.geometry.same_grid(trace.source):
-            raise GeometryError(
-                "the mask is on another grid than its image",
-                got=mask.geometry.shape,
-                expected=trace.source.shape,
-                remedy="`medmap check` shows both headers; `--fix geometry` mends what is a copied header",
-            )
+        mask = mask.laid_on(trace.source)
         array = mask.array
         if array.ndim != mask.geometry.ndim:
             raise DataError("overlapping regions are no label map", got=f"{array.shape[-1]} channels")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from volume_cases import Chests, chest, relocated, values
+from volume_cases import SHAPE, SPACING, Chests, chest, relocated, values
 
 from grids import oblique_geometry
 from medmap.check import check, mend_geometry
@@ -20,7 +20,7 @@ from medmap.check.truths import header_text, sided_pairs
 from medmap.cli import run as medmap
 from medmap.dataset import Ref
 from medmap.errors import UsageError
-from medmap.geometry import Flip, Geometry, Permute, Resample
+from medmap.geometry import Crop, Flip, Geometry, Permute, Resample
 from medmap.image import Image
 from medmap.layouts import open_dataset, write_dataset
 from medmap.read import read_ref
@@ -52,6 +52,29 @@ def test_grids_that_do_not_match_show_both_headers(chests):
     assert row["mask_header"] in issue.message
     assert row["image_header"] != row["mask_header"]
     assert "--fix geometry" in issue.remedy
+
+
+@pytest.mark.parametrize("voxels", [(1, 0, 0), (0, -3, 0), (2, 4, -1)])
+def test_a_header_some_whole_voxels_off_is_a_mismatch_and_is_mended(chests, tmp_path, voxels):
+    """A lost origin is often whole voxels away: nothing needs interpolating, and the structure is elsewhere."""
+    chests.masks[2] = relocated(tuple(np.multiply(voxels, SPACING)))
+    dataset = chests.write()
+    issue = issue_of(check(dataset), "grid_mismatch")
+    assert issue.cases == ("c02",)
+    assert issue.details["fixable"]
+    assert mend_geometry(dataset, tmp_path / "mended").mended == (("c02", "mask"),)
+
+
+@pytest.mark.parametrize(("start", "told"), [(1, False), (24, True)])
+def test_a_cropped_mask_is_a_mismatch_only_where_it_marks_what_its_image_lacks(chests, tmp_path, start, told):
+    """Cropping to the structure loses nothing; an image cropped within the structure does not fit the mask."""
+    size = (SHAPE[0] - start, *SHAPE[1:])
+    chests.images[2] = lambda image: image.moved(Crop((start, 0, 0), size))
+    dataset = chests.write()
+    assert ("grid_mismatch" in codes(check(dataset))) == told
+    mending = mend_geometry(dataset, tmp_path / "mended")
+    assert mending.mended == ()
+    assert len(mending.left) == told
 
 
 def test_another_number_of_voxels_is_not_called_fixable(chests):

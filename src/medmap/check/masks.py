@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medmap.errors import GeometryError
-from medmap.geometry import Geometry
+from medmap.geometry import Crop, Geometry
 from medmap.image import Image
 
 Floats = NDArray[np.float64]
-Relation = str  # "same", "exact" (flips, crops and pads bring them together), "header", "shape", "unknown"
+Relation = str  # "same", "exact" (flips, crops and pads bring them together), "header", "shape", "unknown", "outside"
 
 MOST_VALUES = 512  # different values from which a mask is no label map
 BORDER_SAMPLE = 20_000  # voxels of the border on which the fit is judged
@@ -31,7 +31,8 @@ class MaskFacts:
         geometry: Its grid.
         image_geometry: The grid of the case's first image; None when that could not be read.
         relation: How the grids lie to each other: ``same``; ``exact`` (flipped, permuted, cropped: no value is lost);
-            ``header`` (as many voxels, another place); ``shape`` (other voxels); ``unknown``.
+            ``header`` (as many voxels, another place); ``shape`` (other voxels); ``outside`` (whole voxels apart, and
+            something is marked where the image has none); ``unknown``.
         apart_mm: How far apart the corners of the two grids are at most; None without millimetres or with other shapes.
         counts: Voxels of each value but 0; empty when the mask is empty.
         whole: Whether all values are whole numbers, and few.
@@ -81,6 +82,8 @@ def mask_facts(case: str, observer: int, name: str, mask: Image, image: Image | 
     flips = None
     if image is not None and counts:
         placed = mask.match(image.geometry).channels_first()[0] if relation == "exact" else array
+        if relation == "exact" and np.count_nonzero(placed) < sum(counts.values()):
+            relation, placed = "outside", array
         if placed.shape == image.geometry.shape:
             flips = fit_of_flips(placed > 0, image.channels_first()[0])
     return MaskFacts(
@@ -102,10 +105,12 @@ def related(mask: Geometry, image: Geometry | None) -> tuple[Relation, float | N
         apart = None
     if mask.has_size and image.has_size:
         try:
-            mask.match(image)
+            steps = mask.match(image)
         except GeometryError:
             return ("header" if mask.shape == image.shape else "shape"), apart
-        return "exact", apart
+        # as many voxels a few whole voxels away: no part of the image's grid, but a header that lost its origin
+        moved = mask.shape == image.shape and any(isinstance(step, Crop) for step in steps)
+        return ("header" if moved else "exact"), apart
     return "shape", None
 
 

@@ -83,9 +83,13 @@ def mending_issue(mending: Mending, folder: str | Path) -> Issue:
     return Issue(
         "geometry_mended",
         "info",
-        done + (f", in {folder}" if cases else "") + left,
-        "The old files are as they were; the old headers stand in headers/ of the new folder.",
-        "Look at one of the mended masks over its image, and go on with the new dataset.",
+        done + (f", in {folder}" if cases else "; no folder was written") + left,
+        "The old files are as they were; the old headers stand in headers/ of the new folder."
+        if cases
+        else "The dataset is as it was.",
+        "Look at one of the mended masks over its image, and go on with the new dataset."
+        if cases
+        else "Nothing, unless masks were left; then read the findings below.",
         cases,
         {"folder": str(folder), "left": [{"case": case, "reason": reason} for case, reason in mending.left]},
     )
@@ -104,6 +108,8 @@ def _mended(dataset: Dataset, case: Case, folder: Path, left: list[tuple[str, st
         facts = mask_facts(case.id, observer, str(mask_ref), mask, image)
         if facts.relation == "shape":
             left.append((case.id, f"{mask_ref} has {mask.geometry.shape} voxels, its image {image.geometry.shape}"))
+        elif facts.relation == "outside":
+            left.append((case.id, f"{mask_ref} marks voxels outside its image"))
         elif facts.relation == "header" and facts.flips and max(facts.flips) > FLIP_FITS:
             left.append((case.id, f"{mask_ref} fits its image better when mirrored: its voxels do not correspond"))
         elif facts.relation == "header":

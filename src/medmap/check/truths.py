@@ -49,7 +49,7 @@ def header_text(geometry: Geometry) -> str:
 
 def grid_mismatch(facts: Facts) -> Iterator[Issue]:
     """Image and mask do not lie on one grid."""
-    for relation in ("header", "shape"):
+    for relation in ("header", "shape", "outside"):
         odd = [mask for mask in facts.masks if mask.relation == relation and mask.image_geometry is not None]
         if not odd:
             continue

@@ -90,7 +90,7 @@ def report_from_masks(
 
 def _judged(dataset: Dataset, case: Case, mask: Mask, rules: MaskRules) -> Iterator[Sequence[MaskScores]]:
     """The prediction against the first observer, then every further observer against the first."""
-    first, *further = (np.asarray(read_ref(dataset, ref).match(mask.geometry).array) for ref in case.truth.masks)
+    first, *further = (np.asarray(read_ref(dataset, ref).laid_on(mask.geometry).array) for ref in case.truth.masks)
     for other in (mask.array, *further):
         yield case_scores(dataset, case, first, other, mask.geometry, rules)
 
