@@ -147,6 +147,19 @@ def test_the_command_line_gives_masks(trained: Path, squares: Path, tmp_path: Pa
     assert json.loads((tmp_path / "judged/metrics.json").read_text())["task"] == "segment"
 
 
+def test_memory_is_kept_or_refused_at_once(trained: Path, squares: Path, tmp_path: Path) -> None:
+    picture = str(squares / "images/0.nii.gz")
+    call = ["predict", str(trained), picture, "--quiet"]
+    assert medmap([*call, "-o", str(tmp_path / "much"), "--memory", "16GiB"]) == 0
+    assert medmap([*call, "-o", str(tmp_path / "little"), "--memory", "256MiB"]) == 1
+    told = json.loads((tmp_path / "little/index.json").read_text())["cases"][0]["error"]
+    assert "does not fit" in told
+    assert "allow" in told
+    assert sorted(p.name for p in (tmp_path / "little").iterdir()) == ["index.json", "structures.csv"]
+    first, second = (read(tmp_path / "much/000000.nii.gz"), predict(Bundle.load(trained), picture).outputs["mask"])
+    np.testing.assert_array_equal(first.array, second.array)  # type: ignore[union-attr]
+
+
 def test_other_structures_are_refused(trained: Path, squares: Path, tmp_path: Path) -> None:
     phantom.write_study(tmp_path / "other", phantom.segmentation(3, seed=0, shape=(16, 16)), task="segment")
     with pytest.raises(UsageError, match="other structures"):

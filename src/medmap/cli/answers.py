@@ -88,7 +88,7 @@ def write_answers(
         finally:
             screen.close()
     if "csv" in how.formats:
-        name, text = _table(rows)
+        name, text = _table(rows, bundles[0].spec.task)
         write_atomically(output / name, text)
     index = {"medmap_predictions": 1, "bundles": digests, "cases": rows}
     write_atomically(output / "index.json", json.dumps(index, indent=1, ensure_ascii=False))
@@ -199,7 +199,7 @@ def _mask_format(answer: Prediction) -> str:
     return "nifti" if all(grid.has_size for grid in answer.source.values()) else "png"
 
 
-def _table(rows: Sequence[Row]) -> tuple[str, str]:
+def _table(rows: Sequence[Row], task: str) -> tuple[str, str]:
     """The name of the table of all cases, and its text: scores, or the structures of masks."""
     import csv
     import io
@@ -207,7 +207,7 @@ def _table(rows: Sequence[Row]) -> tuple[str, str]:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     answers = [(row["case"], output) for row in rows if row["error"] is None for output in row["outputs"].values()]
-    if any(output["type"] == "mask" for _, output in answers):
+    if task == "segment":
         writer.writerow(["case", "structure", "code", "voxels", "volume_ml"])
         for case, output in answers:
             for one in output.get("structures", ()):

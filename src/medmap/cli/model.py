@@ -250,7 +250,7 @@ def predict(
     device: Device = "auto",
     memory: Annotated[
         str | None,
-        typer.Option("--memory", help="Memory a batch may take, 4GiB; classification needs little and seldom this."),
+        typer.Option("--memory", help="Memory that may be taken, 4GiB: masks fit or say at once what they need."),
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on in the folder of an interrupted call; finished cases stay.")

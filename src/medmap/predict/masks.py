@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,11 +11,13 @@ from numpy.typing import NDArray
 from medmap.bundle import Bundle
 from medmap.dataset import Case, Dataset
 from medmap.errors import DataError, UsageError
+from medmap.geometry import Trace
 from medmap.image import Image
 from medmap.predict.accept import FailedCase, images_of, refuse_unlike, unlike
 from medmap.prepare import Prepared, Recipe
 from medmap.results import Prediction
-from medmap.tasks.segment import Segment, SegmentSection
+from medmap.runtime import LabelSink, Windows, peak_rss_bytes, plan_memory, rss_bytes
+from medmap.tasks.segment import WINDOWS_AT_ONCE, Segment, SegmentSection
 
 Ready = tuple[dict[str, Image], Prepared]
 
@@ -28,12 +29,19 @@ class Predictor:
         bundles: What answers; the mean of all their members' scores counts.
         engine: ``auto`` (the fastest that passed parity at export), ``torch``, ``onnx`` or ``openvino``.
         device: ``cpu``, ``cuda`` or ``auto``.
+        memory_bytes: The most the process may take; None: as much as it needs.
 
     Raises:
         UsageError: Bundles whose images are prepared in different ways.
     """
 
-    def __init__(self, bundles: Sequence[Bundle], engine: str = "auto", device: str = "auto") -> None:
+    def __init__(
+        self,
+        bundles: Sequence[Bundle],
+        engine: str = "auto",
+        device: str = "auto",
+        memory_bytes: int | None = None,
+    ) -> None:
         recipes = {Recipe.from_json(member.recipe).digest for bundle in bundles for member in bundle.spec.members}
         if len(recipes) > 1:
             raise UsageError("masks of bundles that prepare images differently are not averaged yet", got=len(recipes))
@@ -43,6 +51,11 @@ class Predictor:
         section = SegmentSection.model_validate(first.spec.run.get("task", {"kind": "segment"}))
         self.task = Segment(section, first.labels, self.recipe.section.shape)
         self._engines = [b.engine(engine, device=device, precision="auto") for b in bundles]  # type: ignore[arg-type]
+        self._memory_bytes, self._passing_bytes = memory_bytes, 0
+        if memory_bytes is not None:  # one batch is run, so that what the engines take for it is known
+            seen = self.recipe.section
+            self.scores(np.zeros((WINDOWS_AT_ONCE, seen.channels, *seen.shape), dtype=np.float32))
+            self._passing_bytes = max(0, (peak_rss_bytes() or 0) - rss_bytes())
 
     def __enter__(self) -> Predictor:
         return self
@@ -67,11 +80,32 @@ class Predictor:
         members = sum(len(bundle.spec.members) for bundle in self.bundles)
         return np.asarray(sum(parts) / members, dtype=np.float32)
 
+    def _windows(self, pixels: NDArray[np.float32], trace: Trace) -> Windows:
+        """Windows that fit the memory.
+
+        Raises:
+            LimitError: They do not, even one at a time; the message says what is needed.
+        """
+        windows = self.task.windows(pixels)
+        if self._memory_bytes is None:
+            return windows
+        held = max(0, rss_bytes() - pixels.nbytes) + self._passing_bytes
+        limit = self._memory_bytes
+        plan = plan_memory(
+            windows, pixels.shape, self.task.outputs, LabelSink(trace), held_bytes=held, limit_bytes=limit
+        )
+        return plan.windows
+
     def answer(self, case: str, ready: Ready) -> Prediction:
-        """The mask of one case on its own grid."""
+        """The mask of one case on its own grid.
+
+        Raises:
+            LimitError: It does not fit the memory.
+        """
         images, prepared = ready
         ((name, image),) = images.items()
-        labels = self.task.labelled(self.scores, prepared.tensors["image"], prepared.trace)
+        pixels = prepared.tensors["image"]
+        labels = self.task.labelled(self.scores, pixels, prepared.trace, self._windows(pixels, prepared.trace))
         told = unlike(image, self.bundles[0].decision.accepts.get(name, {}))
         warnings = (*image.source.warnings, *([told] if told else []))
         mask = self.task.mask(labels, image.geometry)
@@ -87,17 +121,18 @@ def answered(
     memory_bytes: int | None,
     channels: Sequence[str] | None,
 ) -> Iterator[Prediction | FailedCase]:
-    """Masks for every case of a dataset, in order; the next case is read and prepared meanwhile."""
-    with Predictor(bundles, engine, device) as predictor, ThreadPoolExecutor(1) as ahead:
+    """Masks for every case of a dataset, in order; the next case is read meanwhile, where memory is not limited."""
+    with Predictor(bundles, engine, device, memory_bytes) as predictor, ThreadPoolExecutor(1) as ahead:
 
         def ready(case: Case) -> Ready:
             return predictor.prepared(images_of(bundles[0], dataset, case, channels))
 
         cases = list(dataset)
-        following: Future[Ready] | None = ahead.submit(ready, cases[0]) if cases else None
+        following: Future[Ready] | None = None
         for number, case in enumerate(cases):
-            current: Any = following
-            following = ahead.submit(ready, cases[number + 1]) if number + 1 < len(cases) else None
+            current = following or ahead.submit(ready, case)
+            more = number + 1 < len(cases) and memory_bytes is None
+            following = ahead.submit(ready, cases[number + 1]) if more else None
             try:
                 yield predictor.answer(case.id, current.result())
             except DataError as error:

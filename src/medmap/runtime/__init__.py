@@ -11,7 +11,7 @@ labels, overlapping regions and certainty are here; a task may bring its own.
 
 from medmap.runtime.engines import Engine, EngineKind, Precision, open_engine
 from medmap.runtime.graph import export_onnx, read_onnx
-from medmap.runtime.machine import CpuFacts, available_cores, cpu_facts, peak_rss_bytes
+from medmap.runtime.machine import CpuFacts, available_cores, cpu_facts, peak_rss_bytes, rss_bytes
 from medmap.runtime.memory import MemoryPlan, plan_memory
 from medmap.runtime.parity import Parity, choose, measure_parity
 from medmap.runtime.sinks import CertaintySink, LabelSink, RegionSink, ScoreSink, Several
@@ -41,5 +41,6 @@ __all__ = [
     "peak_rss_bytes",
     "plan_memory",
     "read_onnx",
+    "rss_bytes",
     "slide",
 ]

@@ -81,6 +81,13 @@ def available_cores() -> int:
     return max(cores, 1)
 
 
+def rss_bytes() -> int:
+    """The memory this process holds now, in bytes."""
+    import psutil
+
+    return int(psutil.Process().memory_info().rss)
+
+
 def peak_rss_bytes() -> int | None:
     """The most memory this process ever held, in bytes; None where the system does not tell (Windows)."""
     try:

@@ -14,6 +14,7 @@ from medmap.config import Section
 from medmap.errors import DatasetError
 from medmap.geometry import Geometry, Trace
 from medmap.results import Label, Mask
+from medmap.runtime import LabelSink, Windows, slide
 from medmap.tasks.protocol import IGNORED, Batch, Examples, Forward, Selection, Tensors
 
 if TYPE_CHECKING:
@@ -196,12 +197,17 @@ class Segment:
             tensors = store[int(row)]
             image = np.asarray(tensors["image"], dtype=np.float32)
             here = Trace(Geometry.without_size(image.shape[1:]), ())
-            labels = self.labelled(forward, image, here, SCORING_OVERLAP)
+            labels = self.labelled(forward, image, here, self.windows(image, SCORING_OVERLAP))
             found[number] = self._counts(labels, np.asarray(tensors["truth"]), store.cases[int(row)].id)
         return found
 
+    def windows(self, image: NDArray[np.float32], overlap: float | None = None) -> Windows:
+        """How a prepared image (channels, spatial …) is covered; ``overlap`` None is the section's."""
+        shared = self.section.overlap if overlap is None else overlap
+        return Windows(self.patch, shared, WINDOWS_AT_ONCE, fill=float(image.min()))
+
     def labelled(
-        self, network: Forward, image: NDArray[np.float32], trace: Trace, overlap: float | None = None
+        self, network: Forward, image: NDArray[np.float32], trace: Trace, windows: Windows | None = None
     ) -> NDArray[np.uint8]:
         """The label map of one case on its own grid.
 
@@ -209,13 +215,10 @@ class Segment:
             network: (batch, channels, patch …) to (batch, classes, patch …).
             image: (channels, spatial …) prepared.
             trace: The way from the case's own grid to that of ``image``.
-            overlap: Part of a window that the next one shares; None as the section has it.
+            windows: How to cover it; None as ``windows`` says.
         """
-        from medmap.runtime import LabelSink, Windows, slide
-
-        shared = self.section.overlap if overlap is None else overlap
-        windows = Windows(self.patch, shared, WINDOWS_AT_ONCE, fill=float(image.min()))
-        labels: NDArray[np.uint8] = slide(network, image, windows, LabelSink(trace))
+        sink = LabelSink(trace)
+        labels: NDArray[np.uint8] = slide(network, image, windows or self.windows(image), sink)
         return labels
 
     def _counts(self, labels: NDArray[np.uint8], truth: NDArray[np.uint8], case: str) -> NDArray[np.int64]:
