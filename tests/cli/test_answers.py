@@ -277,7 +277,7 @@ def test_resume_begins_where_nothing_was_begun(world: Path, images: Path, tmp_pa
 def test_memory_limits_the_batch_and_not_the_answers(world: Path, images: Path, tmp_path: Path) -> None:
     import importlib
 
-    room = importlib.import_module("medmap.predict")
+    room = importlib.import_module("medmap.predict.scores")
     from medmap.bundle import Bundle
 
     with room.Predictor(Bundle.load(world / "run"), "torch") as predictor:
