@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from medmap import phantom
 from medmap.cli import run as medmap
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "layouts"))
@@ -49,3 +50,19 @@ def test_convert_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert medmap(["convert", str(tmp_path / "coco"), str(tmp_path / "coco"), "--layout", "coco"]) == 2
     assert "not empty" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_spreadsheet_whose_labels_are_not_found_names_its_columns(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    phantom.write_study(tmp_path / "pacs", phantom.classification(3, seed=0, shape=(16, 16)), format="dicom")
+    sheet = tmp_path / "sheet.csv"
+    sheet.write_text("MRN,Befund\nP0000,nodule\nP0001,clear\nP0002,clear\n")
+    options = ["import", str(tmp_path / "pacs/images"), str(tmp_path / "out"), "--labels", str(sheet)]
+    assert medmap(options) == 0
+    told = capsys.readouterr().out
+    assert "--label-column" in told
+    assert "Befund" in told
+    options[2] = str(tmp_path / "again")
+    assert medmap([*options, "--label-column", "Befund"]) == 0
+    assert "no case" not in capsys.readouterr().out

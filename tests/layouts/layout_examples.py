@@ -215,6 +215,12 @@ def medmnist(root: Path) -> None:
     np.savez(root / "toy.npz", train_images=np.zeros((2, 4, 5), np.uint8), train_labels=np.array([[0], [1]]))
 
 
+def pairs(root: Path) -> None:
+    for n, case in enumerate(CASES):
+        put(volume(n), root / f"images/{case}.nii.gz")
+        put(mask(n), root / f"masks/{case}.nii.gz")
+
+
 def folders(root: Path) -> None:
     picture(root / "a/1.png")
     picture(root / "b/1.png")
@@ -223,5 +229,5 @@ def folders(root: Path) -> None:
 EXAMPLES: dict[str, Callable[[Path], None]] = {
     "yolo": yolo, "nndetection": nndetection, "medmap": described, "nnunet": nnunet, "msd": msd, "coco": coco,
     "monai": monai, "bids": bids, "luna": luna, "voc": voc, "innereye": innereye, "gandlf": gandlf, "csv": csv,
-    "medmnist": medmnist, "folders": folders,
+    "medmnist": medmnist, "pairs": pairs, "folders": folders,
 }  # fmt: skip

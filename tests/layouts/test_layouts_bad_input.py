@@ -72,6 +72,7 @@ def annotation(**keys: Any) -> list[dict[str, Any]]:
 
 
 DAMAGES: list[tuple[str, Damage, type[MedmapError], str]] = [
+    ("msd", changed("dataset.json", modality={}), LayoutError, "modality and labels are both needed"),
     ("msd", text("dataset.json", "{"), LayoutError, "no valid JSON"),
     ("msd", text("dataset.json", "[" * 100_000), LayoutError, "no valid JSON"),
     ("msd", text("dataset.json", "[]"), LayoutError, "does not hold keys and values: got list"),

@@ -86,7 +86,7 @@ def test_other_image_formats(tmp_path: Path) -> None:
 
 
 def test_what_is_no_class_folder(tmp_path: Path) -> None:
-    with pytest.raises(LayoutError, match="in no known layout: got nothing"):
+    with pytest.raises(LayoutError, match="in no known layout: got an empty folder"):
         open_dataset(tmp_path)
     put(tmp_path / "only" / "1.png")
     with pytest.raises(LayoutError, match="at least two classes"):

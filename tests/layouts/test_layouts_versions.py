@@ -54,7 +54,7 @@ def test_a_new_version_names_the_old_one(first: Path, tmp_path: Path) -> None:
     assert found.follows
     assert [(c.kind, c.case) for c in found.changes] == [("mask", "liver_002")] * 2
     assert found.changes[0].text == f"liver: 0 voxels added, 2 removed ({-2 * volume:+.3g} ml)"
-    assert found.changes[1].text == f"tumour: 1 voxels added, 0 removed ({volume:+.3g} ml)"
+    assert found.changes[1].text == f"tumour: 1 voxel added, 0 removed ({volume:+.3g} ml)"
     text = found.as_text()
     assert "version 1" in text
     assert "version 2" in text
@@ -122,7 +122,7 @@ def boxed(*boxes: tuple[tuple[float, ...], int], **changes: object) -> Dataset:
         (boxed(((1, 1, 5, 6), 1)), "boxes", "RBC → WBC moved from [1.0, 1.0, 5.0, 5.0] to [1, 1, 5, 6]"),
         (boxed(), "boxes", "RBC removed at [1.0, 1.0, 5.0, 5.0]"),
         (boxed((BOX, 0), ((20, 20, 21, 21), 1)), "boxes", "WBC added at [20, 20, 21, 21]"),
-        (boxed(truth=Truth()), "boxes", "1 boxes → not annotated"),
+        (boxed(truth=Truth()), "boxes", "1 box → not annotated"),
         (boxed(truth=Truth(True, boxes=((BOX, 0),), ignored=((BOX, 1),))), "boxes",
          "ignored: WBC added at [1.0, 1.0, 5.0, 5.0]"),
         (boxed(truth=Truth(True, boxes=((BOX, 0),), known=(0,))), "annotated", "all → RBC"),

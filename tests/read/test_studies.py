@@ -73,7 +73,7 @@ def test_a_damaged_file_is_named_and_the_rest_is_read(tmp_path: Path) -> None:
     (folder / "cut.dcm").write_bytes(sorted(folder.iterdir())[0].read_bytes()[:-90])  # before its pixels
     (study,) = studies(folder)
     assert [p.code for p in study.problems] == ["damaged-files"]
-    assert "2 files are damaged" in study.problems[0].message
+    assert "2 damaged files" in study.problems[0].message
     assert study.series[0].read().array.shape == (5, 7, 11)
 
 

@@ -20,6 +20,7 @@ from medmap.geometry import Geometry
 FLIP_FITS = 1.25  # how much better a mirrored mask must fit the image than it does as it is
 FLIP_LEAST = 1.05  # or this much, where it lies four robust standard deviations above what is usual
 FLIP_USUAL = 0.9  # and how much worse mirrored masks usually fit, or the test says nothing here
+MOST_UNNAMED = 64  # different values from which unnamed masks are no list of structures
 _SIDE_WORDS = re.compile(r"(?i)(?<![a-z])(left|right|l|r|lt|rt)(?![a-z])")
 _LEFT = ("left", "l", "lt")
 
@@ -99,10 +100,33 @@ def fractional_mask(facts: Facts) -> Iterator[Issue]:
         )
 
 
+def _unnamed(facts: Facts) -> Iterator[Issue]:
+    """Masks of a dataset that names no structure at all."""
+    voxels: Counter[int] = Counter()
+    for mask in facts.masks:
+        voxels.update(mask.counts)
+    if voxels and len(voxels) <= MOST_UNNAMED:
+        values = sorted(voxels)
+        told = ", ".join(f"{value} ({voxels[value]:,} voxels)" for value in values)
+        names = ", ".join(f"{value}: NAME" for value in values)
+        yield Issue(
+            "label_outside_list",
+            "error",
+            f"The dataset names no structure; the masks hold {told}",
+            "Nothing can be learned or judged before it is said what the values mean.",
+            "medmap import DATASET DEST (unless it is in medmap's layout), and write "
+            f"labels: {{{names}}} into dataset.yaml"
+            + ("." if values == list(range(1, len(values) + 1)) else "; renumber the masks to 1, 2, 3 … without gaps."),
+            (),
+            {"values": {str(value): voxels[value] for value in values}},
+        )
+
+
 def label_outside_list(facts: Facts) -> Iterator[Issue]:
     """Values that dataset.yaml gives no name."""
     dataset = facts.dataset
     if not dataset.labels:
+        yield from _unnamed(facts)
         return
     known = set(range(len(dataset.labels)))
     known |= {dataset.ignore} if dataset.ignore is not None else set()

@@ -113,8 +113,19 @@ def import_(
         return
     version = f", version {data.version}" if replaces is not None else ""
     if not any(case.truth.annotated for case in data):
-        screen.warning("no case has a label or a mask; a spreadsheet of labels joins DICOM studies: --labels SHEET")
+        screen.warning(_unlabelled(data, labels))
     screen.result(f"{counted(len(data), 'case')} of {data.name} ({data.task}){version} in {dest / 'dataset.yaml'}")
+
+
+def _unlabelled(data: Dataset, labels: Path | None) -> str:
+    """What to do about a dataset without any truth."""
+    if labels is None:
+        return "no case has a label or a mask; a spreadsheet of labels joins DICOM studies: --labels SHEET"
+    columns = ", ".join(dict.fromkeys(name for case in data for name in case.columns)) or "none"
+    return (
+        f"no case has a label: in {labels.name} no column is called label, class, diagnosis, target, outcome, finding "
+        f"or grade, or it is empty; name it with --label-column (columns of the cases: {columns})"
+    )
 
 
 def convert(

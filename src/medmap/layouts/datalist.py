@@ -100,7 +100,7 @@ def open_msd(path: Path, task: TaskName | None = None) -> Dataset:
     file = _named(path)
     raw, where = json_object(file), str(file)
     said = parsed(_Described, raw, where)
-    if said.modality is None or said.labels is None:
+    if not said.modality or said.labels is None:
         raise LayoutError(f"{where}: modality and labels are both needed")
     cases = _cases(raw, file, absolute=False)
     words = [said.modality[i] for i in sorted(said.modality)]

@@ -26,6 +26,7 @@ from medmap.layouts.manifests import (
 from medmap.layouts.medmnist import open_medmnist, recognise_medmnist
 from medmap.layouts.nndetection import open_nndetection, recognise_nndetection
 from medmap.layouts.nnunet import open_nnunet, recognise_nnunet
+from medmap.layouts.pairs import open_pairs, recognise_pairs
 from medmap.layouts.voc import open_voc, recognise_voc
 from medmap.layouts.yolo import open_yolo, recognise_yolo
 
@@ -64,6 +65,7 @@ LAYOUTS: tuple[Layout, ...] = (
     Layout("csv", "a CSV with image and label, mask, boxes or target", recognise_cases, open_cases),
     Layout("medmnist", "one .npz file with train_images, train_labels …", recognise_medmnist, open_medmnist),
     Layout("dicom", "a folder of DICOM studies, one patient a folder", recognise_dicom, open_dicom_studies),
+    Layout("pairs", "a folder images beside a folder masks, files of the same names", recognise_pairs, open_pairs),
     Layout("folders", "one folder a class, optionally below train, val and test", recognise_folders, open_folders),
 )
 
@@ -106,18 +108,26 @@ def _chosen(path: Path, layout: str) -> Layout:
 
 def _expected(path: Path) -> tuple[str, str]:
     """What would have been opened in this place, and what most often helps."""
+    names = ", ".join(row.name for row in LAYOUTS)
+    known = f"one of {names} (see concepts/layouts in the documentation)"
+    if path.suffix.lower() == ".zip":
+        return known, "unpack it first; `medmap info` shows the DICOM studies in a zip, `medmap predict` answers for it"
     if path.suffix.lower() in (".csv", ".tsv", ".xlsx"):
         says = "a CSV with a column image (paths) and one of label, mask, boxes or target"
         return says, f"a spreadsheet on DICOM studies joins them: medmap import STUDIES DEST --labels {path.name}"
-    names = ", ".join(row.name for row in LAYOUTS)
+    if path.is_dir() and not any(path.iterdir()):
+        return known, "name the folder that holds the data"
     remedy = (
-        "put a CSV with the columns image and label (or mask) beside the images, or sort them into a folder a class"
+        "put a CSV with the columns image and label (or mask) beside the images, sort them into a folder a class, or "
+        "into the folders images and masks"
     )
-    return f"one of {names} (see concepts/layouts in the documentation)", remedy
+    return known, remedy
 
 
 def _found(path: Path) -> str:
     if not path.is_dir():
         return f"a file {path.name}"
     names = sorted(p.name + ("/" if p.is_dir() else "") for p in path.iterdir() if not p.name.startswith("."))
-    return f"{len(names)} entries: " + ", ".join(names[:8]) + (" …" if len(names) > 8 else "") if names else "nothing"
+    if not names:
+        return "an empty folder"
+    return f"{len(names)} entries: " + ", ".join(names[:8]) + (" …" if len(names) > 8 else "")

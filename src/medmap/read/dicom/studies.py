@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from medmap.errors import ReadError
+from medmap.errors import ReadError, counted
 from medmap.image import Image
 from medmap.read.archive import held
 from medmap.read.dicom import kinds
@@ -227,11 +227,12 @@ def sorted_studies(path: Path, found: Gathered) -> Iterator[Study]:
 def _found_beside(found: Gathered) -> tuple[Problem, ...]:
     out = []
     if found.damaged:
-        out.append(Problem("damaged-files", f"{len(found.damaged)} files are damaged; first: {found.damaged[0][1]}"))
+        damaged = f"{counted(len(found.damaged), 'damaged file')}; first: {found.damaged[0][1]}"
+        out.append(Problem("damaged-files", damaged))
     if found.missing:
         names = ", ".join(found.missing[:3]) + (" …" if len(found.missing) > 3 else "")
         out.append(
-            Problem("missing-files", f"the DICOMDIR names {len(found.missing)} files that are not there: {names}")
+            Problem("missing-files", f"the DICOMDIR names {counted(len(found.missing), 'file')} not there: {names}")
         )
     return tuple(out)
 
