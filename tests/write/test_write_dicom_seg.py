@@ -17,7 +17,7 @@ from medmap.geometry import Geometry
 from medmap.image import Image, Source
 from medmap.read import read
 from medmap.read.dicom.segmentation import read_segmentation, segments_of
-from medmap.results import Label, Mask, Prediction
+from medmap.results import Label, Mask, Prediction, Scores
 from medmap.write import write
 from medmap.write.dicom import About
 from medmap.write.dicom.source import origin_of
@@ -403,6 +403,9 @@ def test_what_a_segmentation_cannot_be_is_refused(series: Path, picture: Image, 
         write(picture, tmp_path / "s.dcm", "dicom-seg", **where)
     with pytest.raises(DataError, match="probabilities"):
         write(picture, tmp_path / "s.dcm", "dicom-seg-fractional", **where)
+    scores = Prediction("c1", {"class": Scores((Label("clear"), Label("nodule")), np.array([0.4, 0.6]))})
+    with pytest.raises(UsageError, match=r"holds none: got scores.*json, csv or dicom-sr"):
+        write(scores, tmp_path / "s.dcm", "dicom-seg", **where)
     with pytest.raises(DataError, match="values without a label: got \\[3\\]"):
         write(Mask(a_mask(picture.geometry).array, picture.geometry, {1: Label("a"), 2: Label("b")}),
               tmp_path / "s.dcm", "dicom-seg", **where)  # fmt: skip

@@ -221,7 +221,7 @@ def _image(value: Any) -> Image:
 def _aside(path: Path, suffix: str, overwrite: bool) -> Iterator[Path]:
     """A neighbour file that takes the target's place when it is complete, and vanishes otherwise."""
     if not overwrite and os.path.lexists(path):
-        raise UsageError(f"{path} exists", remedy="choose another name, or ask to overwrite it")
+        raise UsageError(f"{path} exists", remedy="choose another name, or give overwrite=True")
     aside = path.with_name(f".{secrets.token_hex(8)}{suffix}")
     try:
         yield aside

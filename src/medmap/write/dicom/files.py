@@ -35,7 +35,7 @@ def save_objects(datasets: Sequence[Any], path: Path, overwrite: bool) -> Path:
     try:
         if len(datasets) == 1:
             if not overwrite and os.path.lexists(path):
-                raise UsageError(f"{path} exists", remedy="choose another name, or ask to overwrite it")
+                raise UsageError(f"{path} exists", remedy="choose another name, or give overwrite=True")
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, encoded(datasets[0]))
             return path

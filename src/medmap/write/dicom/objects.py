@@ -80,6 +80,12 @@ def the_mask(value: Any) -> Mask:
     if isinstance(value, Mask):
         return value
     found = {n: o for n, o in value.outputs.items() if isinstance(o, Mask)} if isinstance(value, Prediction) else {}
+    if isinstance(value, Prediction) and not found:
+        kinds = ", ".join(type(o).__name__.lower() for o in value.outputs.values()) or "nothing"
+        raise UsageError(
+            "this format is made of a mask, and the answer holds none", got=kinds, expected="a mask",
+            remedy="choose json, csv or dicom-sr",
+        )  # fmt: skip
     if len(found) != 1:
         raise UsageError(
             "a segmentation is made of one mask", got=", ".join(found) or type(value).__name__,
