@@ -71,6 +71,8 @@ def test_no_key_and_no_match_are_sentences():
         join(table("patient,label", "Z,x"), FOUND)
     with pytest.raises(UsageError, match="joined by a key"):
         join(table("patient,label", "A7,x"), FOUND, on="name")
+    with pytest.raises(DatasetError, match=r"images by accession: got patient, label.*AccessionNumber.*leave out --on"):
+        join(table("patient,label", "A7,x"), FOUND, on="accession")
 
 
 def test_columns_by_the_names_that_people_use():
@@ -139,7 +141,7 @@ def test_a_sheet_by_name(tmp_path):
     [
         ([["a", None, "c"], [1, 2, 3]], "no name"),
         ([["a", "a"], [1, 2]], "same name"),
-        ([["a"], [1, 2]], "does not fit"),
+        ([["a"], [1, 2]], "does not fit.*2 cells, expected 1 cell. Remedy.*title"),
     ],
 )
 def test_workbooks_that_are_no_table(tmp_path, rows, words):

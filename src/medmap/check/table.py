@@ -163,7 +163,9 @@ def missing_label(facts: Facts) -> Iterator[Issue]:
             f"{counted(len(without), 'case')} of {len(dataset):,} {'has' if len(without) == 1 else 'have'} no "
             f"annotation: {named(without)}",
             "They are left out of training and of every metric; if there is a reason, the rest is biased.",
-            "Annotate them, or remove the rows; write [] where somebody looked and found nothing.",
+            "Join a table of labels (medmap import STUDIES DEST --labels SHEET for DICOM), or annotate them."
+            if everything
+            else "Annotate them, or remove the rows; write [] where somebody looked and found nothing.",
             tuple(without),
         )
 

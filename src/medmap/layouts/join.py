@@ -24,6 +24,12 @@ KEY_COLUMNS: Mapping[Level, tuple[str, ...]] = {
     "accession": ("accessionnumber", "accession", "accessionno", "accno", "acc", "orderid", "examid"),
     "patient": ("patientid", "patient", "mrn", "pid", "subject", "subjectid", "patientnumber"),
 }
+_CALLED = {
+    "series": "SeriesInstanceUID",
+    "study": "StudyInstanceUID",
+    "accession": "AccessionNumber",
+    "patient": "PatientID",
+}
 LABEL_COLUMNS = ("label", "class", "diagnosis", "target", "outcome", "finding", "grade")
 
 
@@ -117,11 +123,12 @@ def join(table: Table, found: Sequence[Keys], on: str | None = None) -> Joined:
             raise UsageError("tables are joined by a key", got=repr(on), expected=", ".join(LEVELS))
         columns = {level: column for level, column in columns.items() if level == on}
     if not columns:
+        by = f" by {on}" if on else ""
         raise DatasetError(
-            f"{table.path.name} has no column by which its rows can be joined with the images",
+            f"{table.path.name} has no column by which its rows can be joined with the images{by}",
             got=", ".join(table.header[:12]),
-            expected="a column AccessionNumber, StudyInstanceUID, SeriesInstanceUID or PatientID",
-            remedy="rename the column that holds one of them",
+            expected=f"a column {_CALLED[on] if on else ', '.join(_CALLED.values())}",
+            remedy="rename the column that holds " + ("it, or leave out --on" if on else "one of them"),
         )
     tried = []
     for level, column in columns.items():

@@ -7,7 +7,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from medmap.errors import DatasetError, LimitError, ReadError
+from medmap.errors import DatasetError, LimitError, ReadError, counted
 from medmap.layouts.table import MAX_COLUMNS, MAX_ROWS, Table, read_table
 
 XLSX = (".xlsx", ".xlsm")
@@ -106,8 +106,9 @@ def _table(path: Path, rows: list[tuple[int, list[str]]]) -> Table:
         if len(row) > len(header):
             raise DatasetError(
                 f"{path}, row {number}: the row does not fit the header",
-                got=f"{len(row)} cells",
-                expected=f"{len(header)} cells",
+                got=counted(len(row), "cell"),
+                expected=counted(len(header), "cell"),
+                remedy="the first row holds the names of the columns; delete a title above it",
             )
         cells.append(row + [""] * (len(header) - len(row)))
     return Table(path, tuple(header), cells, [number for number, _ in rows[1:]])
