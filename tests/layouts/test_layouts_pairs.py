@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from layout_examples import CASES, mask, pairs, put, volume
 
+from medmap.check import check
 from medmap.cli import run as medmap
 from medmap.dataset import Ref
 from medmap.errors import LayoutError, QualityWarning
@@ -79,6 +82,17 @@ def test_the_check_says_which_values_want_a_name(tmp_path: Path, capsys: pytest.
     assert open_dataset(tmp_path / "named").label_names == ("background", "liver", "tumour")
     medmap(["check", str(tmp_path / "named"), "--json"])
     assert "label_outside_list" not in capsys.readouterr().out
+
+
+def test_masks_of_0_and_255_are_to_be_renumbered_first(tmp_path: Path) -> None:
+    pairs(tmp_path)
+    for case in CASES:
+        file = tmp_path / f"masks/{case}.nii.gz"
+        file.unlink()
+        put(replace(mask(), array=(mask().array > 0).astype(np.uint8) * np.uint8(255)), file)
+    (issue,) = [issue for issue in check(open_dataset(tmp_path)) if issue.code == "label_outside_list"]
+    assert "255 → 1" in issue.remedy
+    assert "labels: {1: NAME}" in issue.remedy
 
 
 def test_a_zip_and_an_empty_folder_have_their_own_remedy(tmp_path: Path) -> None:

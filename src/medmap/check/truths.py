@@ -108,15 +108,17 @@ def _unnamed(facts: Facts) -> Iterator[Issue]:
     if voxels and len(voxels) <= MOST_UNNAMED:
         values = sorted(voxels)
         told = ", ".join(f"{value} ({voxels[value]:,} voxels)" for value in values)
-        names = ", ".join(f"{value}: NAME" for value in values)
+        counted_on = list(range(1, len(values) + 1))
+        names = ", ".join(f"{value}: NAME" for value in counted_on)
+        renumber = ", ".join(f"{old} → {new}" for old, new in zip(values, counted_on, strict=True))
         yield Issue(
             "label_outside_list",
             "error",
             f"The dataset names no structure; the masks hold {told}",
             "Nothing can be learned or judged before it is said what the values mean.",
-            "medmap import DATASET DEST (unless it is in medmap's layout), and write "
-            f"labels: {{{names}}} into dataset.yaml"
-            + ("." if values == list(range(1, len(values) + 1)) else "; renumber the masks to 1, 2, 3 … without gaps."),
+            ("" if values == counted_on else f"Renumber the masks without gaps ({renumber}), then ")
+            + "medmap import DATASET DEST (unless it is in medmap's layout), and write "
+            f"labels: {{{names}}} into dataset.yaml.",
             (),
             {"values": {str(value): voxels[value] for value in values}},
         )
