@@ -133,6 +133,22 @@ def test_the_validator_finds_no_error(
     validated(path, tool("dciodvfy"), older)
 
 
+@pytest.mark.parametrize("said", [None, ""])
+def test_a_source_that_does_not_say_how_thick_its_slices_are(
+    said: str | None, series: Path, picture: Image, tmp_path: Path, tool: Callable[[str], str]
+) -> None:
+    for file in series.iterdir():
+        header = pydicom.dcmread(file)
+        header.pop("SliceThickness", None)
+        if said is not None:
+            header.SliceThickness = said
+        header.save_as(file)
+    path = write(a_mask(picture.geometry), tmp_path / "seg.dcm", "dicom-seg", source=series)
+    shared = pydicom.dcmread(path).SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+    assert float(shared.SliceThickness) == pytest.approx(picture.spacing_mm[2])
+    validated(path, tool("dciodvfy"))
+
+
 @pytest.mark.parametrize("format", FORMATS)
 def test_dcmtk_takes_the_file_apart(
     format: str, series: Path, picture: Image, tmp_path: Path, tool: Callable[[str], str]

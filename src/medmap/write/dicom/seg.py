@@ -279,7 +279,12 @@ def _made(where: Mapping[str, Any], segments: list[Any], about: About, kind: Kin
 
 
 def _say_spacing(made: Any, spacing_mm: float | None) -> None:
-    """The distance of slices, without which a reader of few planes cannot know how many lie between them."""
+    """The distance of slices, without which a reader of few planes cannot know how many lie between them.
+
+    A series that does not state its thickness has voxels as thick as its slices are apart (PS3.3 C.7.6.16.2.1, 1C).
+    """
     measures = made.SharedFunctionalGroupsSequence[0].get("PixelMeasuresSequence")
     if spacing_mm is not None and measures:
         measures[0].SpacingBetweenSlices = decimal(spacing_mm)
+        if measures[0].get("SliceThickness") is None:
+            measures[0].SliceThickness = decimal(spacing_mm)
