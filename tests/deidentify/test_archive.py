@@ -248,6 +248,40 @@ def test_refusals_of_places(archive: Path, tmp_path: Path) -> None:
         mm.deidentify(tmp_path / "empty", tmp_path / "out")
 
 
+@pytest.mark.parametrize("words", [None, "a letter"], ids=["empty", "without DICOM"])
+def test_a_refused_call_leaves_nothing_and_the_corrected_one_works(
+    archive: Path, tmp_path: Path, words: str | None
+) -> None:
+    wrong = tmp_path / "wrong"
+    wrong.mkdir()
+    if words is not None:
+        (wrong / "letter.txt").write_text(words)
+    output = tmp_path / "new" / "out"
+    with pytest.raises(DataError, match=r"no DICOM file.*name the folder"):
+        mm.deidentify(wrong, output)
+    assert not output.parent.exists(), "neither output, journal and key nor the folder made for them"
+    assert mm.deidentify(archive, output).verification.written == 4
+
+
+def test_a_refused_call_takes_away_nothing_that_was_there(tmp_path: Path) -> None:
+    (tmp_path / "wrong").mkdir()
+    (tmp_path / "out").mkdir()
+    key = create_key(tmp_path / "project.key")
+    with pytest.raises(DataError, match="no DICOM file"):
+        mm.deidentify(tmp_path / "wrong", tmp_path / "out", key=tmp_path / "project.key")
+    assert load_key(tmp_path / "project.key") == key
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "project.key", "wrong"]
+
+
+def test_the_report_says_where_a_pseudonym_stands(archive: Path, tmp_path: Path) -> None:
+    made = mm.deidentify(archive, tmp_path / "out", report=tmp_path / "report.html")
+    actions = {(row["name"], row["action"]) for row in made.verification.attributes}
+    for name in ("Patient's Name", "Patient ID"):
+        assert {action for n, action in actions if n == name} == {"replaced by a pseudonym"}
+    assert ("Patient's Birth Date", "emptied") in actions
+    assert "replaced by a pseudonym" in (tmp_path / "report.html").read_text()
+
+
 def test_keys(tmp_path: Path) -> None:
     path = tmp_path / "keys" / "a.key"
     key = create_key(path)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from medmap.deidentify.drawn import write_samples
 from medmap.deidentify.profile import Profile
 from medmap.deidentify.report import Verification, verification, write_report
 from medmap.deidentify.secrets import Key, create_key, load_key
-from medmap.errors import DataError, UsageError
+from medmap.errors import DataError, MissingToolError, ReadError, UsageError, counted
 
 
 @dataclass(frozen=True)
@@ -83,19 +84,44 @@ def deidentify(  # noqa: PLR0913  (the options of one command)
     if workers < 1:
         raise UsageError("too few workers", got=workers, expected="1 or more")
     _require_new(output, journal, resume=resume)
-    secret = _key(key_path, resume=resume)
-    output.mkdir(parents=True, exist_ok=True)
-    done = begin_journal(journal, asked, secret, resume=resume)
-    run(source, Work(output, journal, asked, secret), done, workers, progress)
-    if "face" in asked.clean:
-        from medmap.deidentify.faces import take_out_faces
+    with _nothing_left_of_a_refusal(output, journal, key_path):
+        secret = _key(key_path, resume=resume)
+        output.mkdir(parents=True, exist_ok=True)
+        done = begin_journal(journal, asked, secret, resume=resume)
+        run(source, Work(output, journal, asked, secret), done, workers, progress)
+        if "face" in asked.clean:
+            from medmap.deidentify.faces import take_out_faces
 
-        take_out_faces(output, journal)
-    found = verification(journal, asked)
-    if not found.written and not found.refused:
-        raise DataError(f"{source} holds no DICOM file", got=f"{found.skipped} other files")
+            take_out_faces(output, journal)
+        found = verification(journal, asked)
+        if not found.written and not found.refused:
+            got = counted(found.skipped, "other file") if found.skipped else "nothing"
+            raise DataError(
+                f"{source} holds no DICOM file", got=got, remedy="name the folder, zip or file with the DICOM files"
+            )
     sheet = None if page is None else _reported(found, output, journal, page)
     return Deidentified(output, key_path, journal, page, found, sheet)
+
+
+@contextmanager
+def _nothing_left_of_a_refusal(output: Path, journal: Path, key: Path) -> Iterator[None]:
+    """Take away what a refused run made where it copied nothing, so that the corrected call finds a clean place.
+
+    A run that was stopped or killed keeps its key and journal: ``--resume`` needs them.
+    """
+    files = [path for path in (journal, key) if not path.exists()]
+    folders = [path for start in (output, key.parent) for path in (start, *start.parents) if not path.exists()]
+    try:
+        yield
+    except (DataError, MissingToolError) as error:
+        worker_killed = isinstance(error, ReadError)
+        if not worker_killed and journal in files and output.exists() and not any(output.iterdir()):
+            for path in files:
+                path.unlink(missing_ok=True)
+            for folder in sorted(folders, key=lambda path: -len(path.parts)):
+                if folder.exists() and not any(folder.iterdir()):
+                    folder.rmdir()
+        raise
 
 
 def _reported(found: Verification, output: Path, journal: Path, page: Path) -> Path | None:

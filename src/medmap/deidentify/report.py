@@ -16,10 +16,12 @@ from typing import Any
 
 import numpy as np
 
+from medmap.deidentify.actions import DUMMY, EMPTY
 from medmap.deidentify.archive import lines_that_count
 from medmap.deidentify.pixels import LIMIT_BYTES as PICTURE_LIMIT_BYTES
 from medmap.deidentify.profile import Profile
 from medmap.deidentify.table import CURVE, EDITION, PRIVATE, by_tag
+from medmap.deidentify.walk import PATIENT_ID, PATIENT_NAME
 
 ACTIONS = {
     "X": "removed",
@@ -28,6 +30,9 @@ ACTIONS = {
     "U": "replaced by another UID",
     "C": "cleaned",
     "K": "kept",
+}
+_PSEUDONYMISED = {  # an empty value would do (Z), a pseudonym keeps a patient's files together
+    f"{tag:08X}": {EMPTY, DUMMY} for tag in (PATIENT_NAME, PATIENT_ID)
 }
 _MOST_LISTED = 1000
 _MOST_PENDING = 1 << 14
@@ -224,9 +229,13 @@ def _attributes(lists: dict[str, list[tuple[str, str, int]]], used: Counter[str]
         for tag, action, n in lists.get(name, ()):
             counts[tag, action] += n * files
     return [
-        {"tag": tag, "name": attribute_name(tag), "action": ACTIONS[action], "count": n}
+        {"tag": tag, "name": attribute_name(tag), "action": _action_name(tag, action), "count": n}
         for (tag, action), n in sorted(counts.items())
     ]
+
+
+def _action_name(tag: str, action: str) -> str:
+    return "replaced by a pseudonym" if action in _PSEUDONYMISED.get(tag, ()) else ACTIONS[action]
 
 
 def attribute_name(tag: str) -> str:
