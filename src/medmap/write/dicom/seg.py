@@ -193,14 +193,20 @@ def _on_source(array: NDArray[Any], grid: Geometry, laid: list[Laid], origin: Or
 
 
 def _alike(images: list[Any]) -> list[Any]:
-    """Orientations that differ in the last digit are one orientation: a copy of the headers says so."""
+    """Orientations that differ in the last digit are one orientation: a copy of the headers says so.
+
+    A slice without a thickness has one that is not known: highdicom asks every slice for it.
+    """
     first = images[0]
     out = []
     for image in images:
         same = "ImageOrientationPatient" not in first or image.ImageOrientationPatient == first.ImageOrientationPatient
-        out.append(image if same else _shallow(image))
+        thick = "ImagePositionPatient" not in image or "SliceThickness" in image
+        out.append(image if same and thick else _shallow(image))
         if not same:
             out[-1].ImageOrientationPatient = first.ImageOrientationPatient
+        if not thick:
+            out[-1].SliceThickness = None
     return out
 
 
