@@ -198,6 +198,10 @@ def test_centres_are_where_the_structure_is():
 def test_a_header_in_words_tells_grids_apart():
     grid = oblique_geometry()
     assert header_text(grid).startswith("5 × 7 × 11 voxels of 0.7 × 1.3 × 2.9 mm")
+    left_back_up = Geometry.from_spacing((4, 5, 6), (1, 1, 2), origin_mm=(7, -10, 0))
+    assert "first voxel at (7, -10, 0) mm LPS = (-7, 10, 0) mm RAS, axes LPS" in header_text(left_back_up)
+    detector = Geometry.from_spacing((4, 5), (0.1, 0.1), kind="detector")
+    assert "LPS =" not in header_text(detector)
     assert header_text(Geometry.without_size((5, 7))) == "5 × 7 voxels without a size"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -36,16 +36,25 @@ def _one(masks: Sequence[object], one: str, many: str) -> str:
 def header_text(geometry: Geometry) -> str:
     """A grid in a line: voxels, size, origin and orientation.
 
+    The origin of a patient's grid is told in LPS, as DICOM, NRRD and MetaImage have it, and in RAS, as NIfTI has it.
+
     Example:
         >>> header_text(Geometry.from_spacing((4, 5, 6), (1, 1, 2.5), origin_mm=(0, -10, 3)))
-        '4 × 5 × 6 voxels of 1 × 1 × 2.5 mm, first voxel at (0, -10, 3) mm, axes LPS'
+        '4 × 5 × 6 voxels of 1 × 1 × 2.5 mm, first voxel at (0, -10, 3) mm LPS = (0, 10, 3) mm RAS, axes LPS'
     """
     voxels = " × ".join(str(n) for n in geometry.shape) + " voxels"
     if not geometry.has_size:
         return f"{voxels} without a size"
     size = " × ".join(f"{v:.4g}" for v in geometry.spacing_mm)
-    origin = ", ".join(f"{v:.4g}" for v in geometry.affine_lps_mm[:3, 3])
-    return f"{voxels} of {size} mm, first voxel at ({origin}) mm, axes {geometry.orientation}"
+    lps = geometry.affine_lps_mm[:3, 3]
+    origin = f"({_numbers(lps)}) mm"
+    if geometry.kind == "patient":
+        origin += f" LPS = ({_numbers(lps * (-1, -1, 1))}) mm RAS"
+    return f"{voxels} of {size} mm, first voxel at {origin}, axes {geometry.orientation}"
+
+
+def _numbers(values: Iterable[float]) -> str:
+    return ", ".join(f"{value + 0:.4g}" for value in values)  # + 0: no "-0"
 
 
 def grid_mismatch(facts: Facts) -> Iterator[Issue]:
