@@ -278,3 +278,19 @@ def test_private_codes_are_short_and_differ_as_names_do(one: str, other: str) ->
 def test_a_code_that_dicom_cannot_hold_is_refused(code: str) -> None:
     with pytest.raises(DataError, match="SCHEME:VALUE"):
         coded(Label("x", code))
+
+
+@pytest.mark.parametrize("form", ["dicom", "dicom-enhanced"])
+def test_a_source_without_a_slice_thickness(form: str, tmp_path: Path, tool: Callable[[str], str]) -> None:
+    picture = right_handed_image()
+    series = written_series(tmp_path / "s", picture)
+    for file in series.iterdir():
+        header = pydicom.dcmread(file)
+        del header["SliceThickness"]
+        header.save_as(file)
+    made = write(picture, tmp_path / ("out" if form == "dicom" else "out.dcm"), form, source=series)
+    path = sorted(made.iterdir())[0] if made.is_dir() else made
+    said = subprocess.run(
+        [tool("dciodvfy"), "-new", str(path)], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert [line for line in said.stderr.splitlines() if line.startswith("Error")] == []

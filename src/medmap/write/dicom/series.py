@@ -283,9 +283,13 @@ def _place(header: Any, affine: Floats, under: Laid | None, image: Image, modali
         header.ImagePositionPatient = [decimal(v) for v in affine[:3, 3]]
         header.PixelSpacing = [decimal(v) for v in spacing]
         header.SliceThickness = decimal(image.spacing_mm[2]) if image.ndim == 3 else header.get("SliceThickness")
-    if image.ndim == 3 and modality != "CT":
+    if image.ndim == 3:
         axis = under.axes[2] if under else 2
-        header.SpacingBetweenSlices = decimal(image.spacing_mm[axis])
+        between = decimal(image.spacing_mm[axis])
+        if header.get("SliceThickness") is None:  # not stated: a voxel is as thick as slices are apart
+            header.SliceThickness = between
+        if modality != "CT":
+            header.SpacingBetweenSlices = between
     header.FrameOfReferenceUID = header.get("FrameOfReferenceUID") or new_uid()
 
 
