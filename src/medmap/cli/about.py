@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
+from textwrap import indent
 from typing import TYPE_CHECKING, Any
 
 from medmap.errors import LayoutError, ReadError
@@ -33,7 +35,12 @@ def about(path: Path, header_only: bool) -> dict[str, Any]:
     from medmap.read import is_collection
 
     if not path.exists() and "#" not in path.name:
-        raise ReadError(f"{path} does not exist")
+        looked = "" if path.is_absolute() else f"; it was looked for from {Path.cwd()}"
+        raise ReadError(
+            f"{path} does not exist",
+            expected="an image, a folder, zip or DICOMDIR of DICOM studies, a dataset, a run or a bundle",
+            remedy="check the spelling" + looked,
+        )
     if is_model(path) or is_run(path):
         return _bundle(path)
     if path.is_dir() or path.suffix.lower() in (".csv", ".yaml", ".yml"):
@@ -44,6 +51,9 @@ def about(path: Path, header_only: bool) -> dict[str, Any]:
                 raise
         else:
             # DICOM without any label is a study (or several) before it is a dataset
+            if facts["layout"] == "dicom" and facts["annotated"]:
+                found = list(_studies_of(path))
+                return {**facts, "series": _listed(found), "warnings": [*facts["warnings"], *_problems(found)]}
             if facts["annotated"] or not is_collection(path):
                 return facts
     if is_collection(path):
@@ -81,12 +91,14 @@ def _bundle(path: Path) -> dict[str, Any]:
 
 
 def _dataset(path: Path) -> dict[str, Any]:
-    from medmap.layouts import open_dataset
+    from medmap.layouts import layout_of, open_dataset
 
-    data = open_dataset(path)
+    layout = layout_of(path)
+    data = open_dataset(path, layout=layout)
     classes = Counter(data.labels[c.truth.label].name for c in data if c.truth.label is not None)
     return {
         "kind": "dataset",
+        "layout": layout,
         "name": data.name,
         "task": data.task,
         "labels": list(data.label_names),
@@ -106,9 +118,7 @@ def _dataset(path: Path) -> dict[str, Any]:
 
 def _studies(path: Path, header_only: bool) -> dict[str, Any]:
     """A folder, zip or DICOMDIR of DICOM objects: a line a series, and what is wrong with it; one image's facts too."""
-    from medmap.read import studies
-
-    found = list(studies(path))
+    found = list(_studies_of(path))
     several = len(found) > 1
     image = _of_the_only_image(path, found, header_only)
     return {
@@ -117,10 +127,29 @@ def _studies(path: Path, header_only: bool) -> dict[str, Any]:
         "patients": len({study.patient_id for study in found}),
         "dates": ", ".join(sorted({study.date for study in found if study.date})),
         "description": "; ".join(sorted({study.description for study in found if study.description})),
-        "series": [_series(series) for study in found for series in study.series],
+        "series": _listed(found),
         **image,
-        "warnings": sorted({p.message for study in found for p in study.problems} | set(image.get("warnings", ()))),
+        "warnings": sorted({*_problems(found), *image.get("warnings", ())}),
     }
+
+
+def _problems(found: Sequence[Study]) -> list[str]:
+    return sorted({problem.message for study in found for problem in study.problems})
+
+
+def _studies_of(path: Path) -> Iterator[Study]:
+    from medmap.read import studies
+
+    return studies(path)
+
+
+def _listed(found: Sequence[Study]) -> list[dict[str, Any]]:
+    """Every series under its study, which is told by its number here, its date and description: no name, no id."""
+    return [
+        {"study": number, "study_date": study.date, "study_description": study.description, **_series(series)}
+        for number, study in enumerate(found, 1)
+        for series in study.series
+    ]
 
 
 def _of_the_only_image(path: Path, found: list[Study], header_only: bool) -> dict[str, Any]:
@@ -156,6 +185,19 @@ def _series(series: Series) -> dict[str, Any]:
             for p in dict.fromkeys((*series.problems, *(p for part in series.parts for p in part.problems)))
         ],
     }
+
+
+def series_lines(listed: Sequence[dict[str, Any]]) -> list[str]:
+    """Series as lines for people; those of several studies stand below a line for each study."""
+    several = len({series["study"] for series in listed}) > 1
+    lines = []
+    for number, of_study in groupby(listed, key=lambda series: series["study"]):
+        series = list(of_study)
+        if several:
+            words = (f"study {number}", series[0]["study_date"], series[0]["study_description"])
+            lines.append("  ".join(word for word in words if word))
+        lines += [indent(series_line(one), "  ") if several else series_line(one) for one in series]
+    return lines
 
 
 def series_line(series: dict[str, Any]) -> str:

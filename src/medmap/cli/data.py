@@ -27,7 +27,7 @@ def info(
     json: Json = False,
 ) -> None:
     """Say what something is: geometry, channels, value range, what is odd about it."""
-    from medmap.cli.about import about, series_line
+    from medmap.cli.about import about, series_lines
 
     screen = Screen(json=json)
     with _told(screen):
@@ -40,8 +40,8 @@ def info(
     for key, value in facts.items():
         if value not in (None, [], "", {}):
             screen.result(f"{key.ljust(width)}  {_plain(value)}")
-    for series in lines:
-        screen.result(series_line(series))
+    for line in series_lines(lines):
+        screen.result(line)
 
 
 def _plain(value: Any) -> str:

@@ -3,7 +3,7 @@
 from medmap.layouts.described import Description, dataset_schema, write_dataset
 from medmap.layouts.dicom import UNMATCHED, Archive, dicom_dataset, recognise_dicom
 from medmap.layouts.difference import Change, Difference, difference
-from medmap.layouts.door import LAYOUTS, Layout, open_dataset
+from medmap.layouts.door import LAYOUTS, Layout, layout_of, open_dataset
 from medmap.layouts.exporting import EXPORTS, Export, convert_dataset
 from medmap.layouts.fetching import PUBLIC, Public, fetch
 from medmap.layouts.importing import import_dataset
@@ -27,6 +27,7 @@ __all__ = [
     "difference",
     "fetch",
     "import_dataset",
+    "layout_of",
     "open_dataset",
     "recognise_dicom",
     "require_free",

@@ -93,6 +93,15 @@ def open_dataset(path: str | Path, *, layout: str = "auto", task: TaskName | Non
     return _chosen(path, layout).open(path, task)
 
 
+def layout_of(path: str | Path) -> str:
+    """The name of the layout in which a dataset is.
+
+    Raises:
+        LayoutError: In no known layout.
+    """
+    return _chosen(Path(path), "auto").name
+
+
 def _chosen(path: Path, layout: str) -> Layout:
     if layout == "auto":
         for row in LAYOUTS:
