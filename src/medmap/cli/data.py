@@ -138,15 +138,18 @@ def convert(
 ) -> None:
     """Write a dataset in another layout; files are rewritten only where that layout asks for it."""
     from medmap.cli.documents import of_dataset
-    from medmap.layouts import convert_dataset, open_dataset
+    from medmap.layouts import EXPORTS, convert_dataset, open_dataset
 
     screen = Screen(quiet, json)
     with _told(screen):
         data = convert_dataset(open_dataset(dataset), require_folder(dest), to, link=link)
+    note = next(row.handed_over(dest) for row in EXPORTS if row.name == to)
     if json:
-        screen.document({**of_dataset(data, dest), "dataset": str(dest), "layout": to})
+        screen.document({**of_dataset(data, dest), "dataset": str(dest), "layout": to, "note": note})
         return
     screen.result(f"{counted(len(data), 'case')} of {data.name} ({data.task}) as {to} in {dest}")
+    if note is not None:
+        screen.line(f"note: {note}")
 
 
 def diff(

@@ -18,7 +18,7 @@ from medmap.layouts.placing import Placing, whole_folder
 from medmap.layouts.to_bids import write_bids
 from medmap.layouts.to_coco import write_coco
 from medmap.layouts.to_msd import write_msd
-from medmap.layouts.to_nnunet import write_nnunet
+from medmap.layouts.to_nnunet import handed_over, write_nnunet
 
 
 @dataclass(frozen=True)
@@ -29,15 +29,17 @@ class Export:
         name: What ``--layout`` calls it; also the name of the layout that opens it again.
         task: The task whose truth it holds.
         write: Places the files; gives sentences about what the layout's own programs will not see.
+        handed_over: What is left to do with a folder before the layout's own programs find it; None: nothing.
     """
 
     name: str
     task: TaskName
     write: Callable[[Dataset, Placing], list[str]]
+    handed_over: Callable[[Path], str | None] = lambda folder: None
 
 
 EXPORTS: tuple[Export, ...] = (
-    Export("nnunet", "segment", write_nnunet),
+    Export("nnunet", "segment", write_nnunet, handed_over),
     Export("msd", "segment", write_msd),
     Export("coco", "detect", write_coco),
     Export("bids", "segment", write_bids),
@@ -68,10 +70,24 @@ def convert_dataset(dataset: Dataset, dest: str | Path, layout: str, *, link: bo
     if row is None:
         raise UsageError("no such layout to export to", got=repr(layout), expected=", ".join(r.name for r in EXPORTS))
     if dataset.task != row.task:
-        raise DatasetError(f"the layout {layout} holds no truth for this task", got=dataset.task, expected=row.task)
+        raise DatasetError(
+            f"the layout {layout} holds no truth for this task",
+            got=dataset.task,
+            expected=row.task,
+            remedy=_that_would_do(dataset.task),
+        )
     dest = Path(dest)
     with whole_folder(dest) as aside:
         notes = row.write(dataset, Placing(dataset, aside, link=link))
     for note in notes:
         warnings.warn(f"{layout}: {note}", QualityWarning, stacklevel=2)
     return open_dataset(dest, layout=layout)
+
+
+def _that_would_do(task: TaskName) -> str:
+    names = [row.name for row in EXPORTS if row.task == task]
+    if names:
+        return f"--layout {' or '.join(names)} holds it"
+    return (
+        "none of these layouts holds it; medmap's own (dataset.yaml beside cases.csv) does: medmap import DATASET DEST"
+    )

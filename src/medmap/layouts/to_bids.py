@@ -56,7 +56,10 @@ def write_bids(dataset: Dataset, placing: Placing) -> list[str]:
     for name in dataset.inputs:
         _parts(name)
         if _parts(name)[1] not in _ANATOMY | _FOLDERS.keys():
-            notes.append(f"BIDS knows no suffix {name}; a validator will say so")
+            notes.append(
+                f"BIDS knows no suffix {name}, and a validator will say so; where BIDS has one for these images (T1w, "
+                "T2w, FLAIR, angio, bold, dwi, pet …), name the input after it in dataset.yaml and cases.csv"
+            )
     for case, (subject, session) in zip(dataset, sessions, strict=True):
         _place(case, subject, session, placing)
     placing.text(DESCRIPTION, _json(_description(dataset)))

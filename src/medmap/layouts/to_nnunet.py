@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from medmap.layouts.placing import Placing, common_ending, safe_name, with_chann
 
 ENDINGS = (".nii.gz", ".nrrd", ".mha", ".png", ".tif")
 _WORDS = {"MR": "MRI", "PT": "PET"}
+_FOLDER = re.compile(r"Dataset\d{3}_.+")
 _COLOURS = ("red", "green", "blue")
 
 
@@ -41,6 +44,21 @@ def write_nnunet(dataset: Dataset, placing: Placing) -> list[str]:
         placing.text(SPLITS_JSON, json.dumps(splits, indent=1) + "\n")
     placing.text(KEPT_TABLE, kept_table(dataset))
     return notes + _unsaid(dataset)
+
+
+def handed_over(folder: Path) -> str | None:
+    """What nnU-Net asks of a folder's name, where it has another one.
+
+    Example:
+        >>> handed_over(Path("Dataset012_Liver")), handed_over(Path("liver"))[:48]
+        (None, 'nnU-Net itself finds a dataset by its folder: na')
+    """
+    if _FOLDER.fullmatch(folder.resolve().name):
+        return None
+    return (
+        "nnU-Net itself finds a dataset by its folder: name it Dataset001_Name (three digits of your own, then a name) "
+        "and put it into nnUNet_raw"
+    )
 
 
 def _is_test(case: Case) -> bool:
