@@ -322,11 +322,35 @@ def test_a_folder_of_studies_gets_a_report_beside_each_answer(world: Path, tmp_p
     assert index_of(out)["cases"] == rows
 
 
-def test_a_format_that_does_not_fit_is_said_and_the_answer_stays(world: Path, images: Path, tmp_path: Path) -> None:
+def test_a_format_that_does_not_fit_is_said_and_the_answer_stays(
+    world: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "out"
-    assert medmap(["predict", str(world / "run"), str(images), "-o", str(out), "--format", "json,dicom-sr"]) == 1
-    for row in index_of(out)["cases"]:
-        assert "dicom-sr was not written" in row["error"]
+    words = ["predict", str(world / "run"), str(images), "-o", str(out), "--format", "json,csv,dicom-sr"]
+    assert medmap(words) == 1
+    told = capsys.readouterr().out
+    assert "warning: dicom-sr was not written for 5 cases; 0.png: " in told
+    assert "5 cases answered, 5 without dicom-sr, 0 failed" in told
+    rows = index_of(out)["cases"]
+    for row in rows:
+        assert row["error"] is None
+        assert list(row["unwritten"]) == ["dicom-sr"]
+        assert any("dicom-sr was not written" in text for text in row["warnings"])
         assert row["outputs"]
         assert len(row["files"]) == 1
+    assert len((out / "scores.csv").read_text().splitlines()) == 6, "an answer is in the table all the same"
+    assert medmap([*words, "--resume"]) == 1, "what is missing is still missing"
+    assert index_of(out)["cases"] == rows
+
+
+def test_a_case_of_which_nothing_could_be_written_has_failed(
+    world: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert medmap(["predict", str(world / "run"), str(images), "-o", str(out), "--format", "dicom-sr"]) == 1
+    assert "0 cases answered, 5 failed" in capsys.readouterr().out
+    assert all("dicom-sr was not written" in row["error"] for row in index_of(out)["cases"])
+
+
+def test_formats_that_medmap_does_not_know_are_refused(world: Path, images: Path, tmp_path: Path) -> None:
     assert medmap(["predict", str(world / "run"), str(images), "-o", str(tmp_path / "x"), "--format", "bmp"]) == 2

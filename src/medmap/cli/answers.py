@@ -41,6 +41,7 @@ _OWN = re.compile(
     r"|\.[0-9a-f]{16}(\.[a-z0-9.]+)?"
 )
 _NO_CASES = (".csv", ".json", ".yaml", ".yml", ".txt", ".md", ".html", ".xml", ".raw", ".zraw")
+_KEPT = ("input", "files", "unwritten", "warnings")  # of a row, in the JSON of its case
 Row = dict[str, Any]
 
 
@@ -67,6 +68,8 @@ def write_answers(
     bundles: Sequence[Bundle], inputs: Sequence[Path], output: Path, how: Request, screen: Screen
 ) -> dict[str, Any]:
     """Answer for every image and write a JSON a case, ``scores.csv`` and, last, ``index.json``.
+
+    A row's ``error`` says why there is no answer; ``unwritten`` which formats of an answer there are not, and why.
 
     Raises:
         UsageError: An unknown format; an output folder that is not empty or, to resume, not of these bundles.
@@ -125,31 +128,34 @@ def _answered(
         progress=screen.counter("predicting"),
     )
     for case, answer in zip(todo, answers, strict=bool(todo)):
-        row: Row = {"case": case.id, "input": sources[case.id], "files": []}
+        row: Row = {"case": case.id, "input": sources[case.id], "files": [], "unwritten": {}}
         if isinstance(answer, FailedCase):
             reason = answer.reason
             for path, name in _replaced(data, case, shown):
                 reason = reason.replace(path, name)
             rows[case.id] = {**row, "outputs": {}, "warnings": [], "error": reason}
             continue
-        refused: list[str] = []
-        row["files"] = _other_files(answer, data, case, output / names[case.id], how, refused)
+        row["files"], row["unwritten"] = _other_files(answer, data, case, output / names[case.id], how)
+        row |= _told(answer, row["unwritten"])
         if "json" in how.formats:  # last: it says that the case is finished
             row["files"] = [names[case.id], *row["files"]]
-            document = {**answer.as_json(), "input": row["input"], "files": row["files"]}
+            document = {**answer.as_json(), **{key: row[key] for key in _KEPT}}
             write_atomically(output / names[case.id], json.dumps(document, indent=1, ensure_ascii=False))
-        rows[case.id] = {**row, **_told(answer), "error": "; ".join(refused) or None}
+        if not row["files"] and "csv" not in how.formats:
+            row["error"] = "; ".join(_sentences(row["unwritten"])) or None
+        rows[case.id] = row
     return [rows[case.id] for case in data]
 
 
 def _other_files(
-    answer: Prediction, data: Dataset, case: Case, beside: Path, how: Request, refused: list[str]
-) -> list[str]:
-    """The names of a case's files of further formats; ``refused`` gets sentences on those that could not be written."""
+    answer: Prediction, data: Dataset, case: Case, beside: Path, how: Request
+) -> tuple[list[str], dict[str, str]]:
+    """The names of a case's files of further formats; and format → why, of those that could not be written."""
     from medmap.write import write
 
     ref = next((ref for ref in case.inputs.values() if ref is not None), None)
-    written = []
+    written: list[str] = []
+    unwritten: dict[str, str] = {}
     for wanted in how.formats:
         if wanted in ("json", "csv") or ref is None:
             continue
@@ -161,15 +167,19 @@ def _other_files(
         try:
             write(answer, path, format=name, source=source, overwrite=True)
         except (DataError, UsageError) as error:  # the answer stands; the others go on
-            refused.append(f"{name} was not written: {error}")
+            unwritten[name] = str(error)
         else:
             written.append(path.name)
-    return written
+    return written, unwritten
 
 
-def _told(answer: Prediction) -> Row:
+def _told(answer: Prediction, unwritten: Mapping[str, str]) -> Row:
     outputs = {name: value.as_json() for name, value in answer.outputs.items()}
-    return {"outputs": outputs, "warnings": list(answer.warnings), "error": None}
+    return {"outputs": outputs, "warnings": [*answer.warnings, *_sentences(unwritten)], "error": None}
+
+
+def _sentences(unwritten: Mapping[str, str]) -> list[str]:
+    return [f"{name} was not written: {why}" for name, why in unwritten.items()]
 
 
 def _names(data: Dataset, taken: set[str]) -> dict[str, str]:
@@ -223,6 +233,26 @@ def _table(rows: Sequence[Row], task: str) -> tuple[str, str]:
     return "scores.csv", text.getvalue()
 
 
+def sentences_on(cases: Sequence[Row]) -> tuple[list[str], str]:
+    """For a person: what failed and which formats are missing, a sentence each; and how many cases were answered."""
+    failed = [row for row in cases if row["error"]]
+    warnings = []
+    if failed:
+        more = f" ({len(failed) - 1} more)" if len(failed) > 1 else ""
+        warnings.append(f"{failed[0]['case']}: {failed[0]['error']}{more}")
+    missing: dict[str, list[Row]] = {}
+    for row in cases:
+        for name in row["unwritten"] if not row["error"] else ():
+            missing.setdefault(name, []).append(row)
+    for name, rows in missing.items():
+        first = rows[0]
+        warnings.append(
+            f"{name} was not written for {counted(len(rows), 'case')}; {first['case']}: {first['unwritten'][name]}"
+        )
+    without = "".join(f", {len(rows)} without {name}" for name, rows in missing.items())
+    return warnings, f"{counted(len(cases) - len(failed), 'case')} answered{without}, {len(failed)} failed"
+
+
 # ------------------------------------------------------------------------------------------------- an earlier call
 
 
@@ -249,9 +279,8 @@ def _earlier(output: Path, resume: bool, digests: Sequence[str]) -> dict[tuple[s
         found = _document(output / name)
         _require_same(output, found.get("bundle"), "+".join(digests))
         if {"case", "input", "outputs", "warnings"} <= found.keys():
-            kept = {key: found[key] for key in ("outputs", "warnings")}
-            files = found.get("files", [name])
-            row = {"case": found["case"], "input": found["input"], "files": files, **kept, "error": None}
+            row = {"files": [name], "unwritten": {}, **{key: found[key] for key in ("case", *_KEPT) if key in found}}
+            row |= {"outputs": found["outputs"], "error": None}
             rows[str(found["case"]), str(found["input"])] = row
     return rows
 

@@ -25,7 +25,7 @@ from medmap.cli.options import (
 )
 from medmap.cli.settings import Words, known_device, memory_of, require_file, require_folder
 from medmap.cli.show import Screen
-from medmap.errors import UsageError, counted
+from medmap.errors import UsageError
 
 if TYPE_CHECKING:
     from medmap.bundle import Bundle
@@ -259,7 +259,7 @@ def predict(
     quiet: Quiet = False,
 ) -> None:
     """Answer for images, folders, a zip or a dataset: OUT/index.json lists case, files, outputs, warnings."""
-    from medmap.cli.answers import Request, write_answers
+    from medmap.cli.answers import Request, sentences_on, write_answers
 
     chosen, limit = known_device(device), memory_of(memory)
     models, inputs = _models_and_inputs(paths)
@@ -270,13 +270,11 @@ def predict(
         index = write_answers(bundles, inputs, output, how, screen)
     if json:
         screen.document(index)
-    failed = [row for row in index["cases"] if row["error"]]
-    answered = counted(len(index["cases"]) - len(failed), "case")
-    if failed:
-        first = failed[0]
-        screen.warning(f"{first['case']}: {first['error']}" + (f" ({len(failed) - 1} more)" if len(failed) > 1 else ""))
-    screen.result(f"{answered} answered, {len(failed)} failed: {output / 'index.json'}")
-    if failed:
+    incomplete, answered = sentences_on(index["cases"])
+    for text in incomplete:
+        screen.warning(text)
+    screen.result(f"{answered}: {output / 'index.json'}")
+    if incomplete:
         raise typer.Exit(1)
 
 
