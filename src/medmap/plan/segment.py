@@ -23,7 +23,7 @@ PATCH_VOXELS = {"cpu": {2: 256**2, 3: 48**3}, "cuda": {2: 512**2, 3: 128**3}}
 # A network has seen enough after so many steps; epochs are made of at least so many.
 GOOD_STEPS = 2500
 STEPS_AN_EPOCH = 24
-LEARNING_RATE = 2e-3
+LEARNING_RATE = 1e-2
 
 
 def first_draft(pool: Dataset, facts: Fingerprint, recipe_name: str, words: dict[str, Any]) -> Run:
@@ -49,7 +49,8 @@ def first_draft(pool: Dataset, facts: Fingerprint, recipe_name: str, words: dict
     steps = math.ceil(facts.training / batch)
     patches = max(1, math.ceil(STEPS_AN_EPOCH / steps))
     given = {name: words[name] for name in ("seed", "device", "budget_s", "memory_bytes")}
-    network = NetworkSection(name="unet", width=0.5 if where == "cpu" else 1.0, strides=strides, init=words.get("init"))
+    width = 0.5 if where == "cpu" else 1.0
+    network = NetworkSection(name="unet", width=width, strides=strides, norm="instance", init=words.get("init"))
     run = validate(Run, {**given, "task": {"kind": "segment"}, "prepare": section.model_dump()}, "the plan")
     fit = run.fit.model_copy(
         update={
@@ -61,6 +62,7 @@ def first_draft(pool: Dataset, facts: Fingerprint, recipe_name: str, words: dict
     reasons |= {**why_intensity, **why_augment}
     reasons["task.patches"] = f"{counted(facts.training, 'case')}, {patches} a case and epoch: epochs of many steps"
     reasons["fit.batch_size"] = f"{counted(batch, 'patch', 'patches')} of {rules.times(prepare.shape)} a step"
+    reasons["network.norm"] = f"{counted(batch, 'patch', 'patches')} a step: each is normalised by itself"
     reasons["network.name"] = (
         f"a U-Net of {len(strides) + 1} stages; {'half as wide, for a CPU' if where == 'cpu' else 'full width'}"
     )
