@@ -168,6 +168,7 @@ def test_mixed_sizes_channels_and_depths(plan):
     issues = check(plan.write())
     assert only(issues, "mixed_sizes").cases == ("c020",)
     assert only(issues, "mixed_sizes").details["counts"] == {"28 × 28": 89, "32 × 32": 1}
+    assert "brought to one size" in only(issues, "mixed_sizes").effect
     assert only(issues, "mixed_channels").cases == ("c021",)
     assert "c022" in only(issues, "mixed_bit_depths").cases
 

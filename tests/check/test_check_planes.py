@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from volume_cases import Chests, chest, relocated
+from volume_cases import Chests, chest, relocated, values
 
 from grids import oblique_image
 from medmap.check import check, write_check_report
@@ -67,3 +70,34 @@ def test_the_page_shows_planes_and_both_headers(tmp_path):
     text = write_check_report(check(dataset), dataset, tmp_path / "check.html").read_text(encoding="utf-8")
     assert '<figure class="wide">' in text
     assert '<th scope="col">Mask header</th>' in text
+
+
+def test_the_page_says_which_colour_is_which_structure(tmp_path):
+    chests = Chests(tmp_path, count=4, names=("background", "right organ", "<b>left</b>"))
+    dataset = chests.write()
+    text = write_check_report(check(dataset), dataset, tmp_path / "check.html").read_text(encoding="utf-8")
+    assert "<dt>Structures</dt><dd>1 right organ, 2 &lt;b&gt;left&lt;/b&gt;</dd>" in text
+    for colour, name in zip(COLOURS, ("right organ", "&lt;b&gt;left&lt;/b&gt;"), strict=False):
+        swatch = "#{:02x}{:02x}{:02x}".format(*colour)
+        assert f'<li><span class="swatch" style="background: {swatch}"></span>{name}</li>' in text
+    assert "#{:02x}{:02x}{:02x}".format(*COLOURS[2]) not in text
+
+
+def test_many_structures_are_listed_in_part_and_a_stranger_by_its_value(tmp_path):
+    chests = Chests(tmp_path, count=2, names=("background", *(f"part {n}" for n in range(1, 40))))
+    chests.masks[0] = values(lambda array: np.where(array > 0, np.arange(array.size).reshape(array.shape) % 60, 0))
+    dataset = chests.write()
+    text = write_check_report([], dataset, tmp_path / "check.html").read_text(encoding="utf-8")
+    assert "24 part 24 and 15 more</dd>" in text
+    assert re.search(r'<li class="soft">and \d+ more</li>', text)
+    few = replace(dataset, labels=dataset.labels[:2])
+    text = write_check_report([], few, tmp_path / "check.html").read_text(encoding="utf-8")
+    assert "</span>part 1</li>" in text
+    assert "</span>value 2</li>" in text
+
+
+def test_masks_without_names_are_said_to_be_so(tmp_path):
+    unnamed = replace(Chests(tmp_path, count=2).write(), labels=())
+    text = write_check_report([], unnamed, tmp_path / "check.html").read_text(encoding="utf-8")
+    assert "<dt>Structures</dt><dd>not named</dd>" in text
+    assert "</span>value 1</li>" in text

@@ -11,7 +11,7 @@ from volume_cases import SHAPE, Chests, chest, values
 
 from medmap.check import check
 from medmap.check.volumes import unusual, volume_facts
-from medmap.geometry import Geometry
+from medmap.geometry import Crop, Geometry
 from medmap.image import Image
 
 
@@ -30,6 +30,17 @@ def codes(issues):
 
 def test_a_sound_data_set_raises_nothing(chests):
     assert [issue for issue in check(chests.write()) if issue.severity != "info"] == []
+
+
+def test_volumes_of_two_sizes_keep_them(chests):
+    def cut(volume):
+        return volume.moved(Crop((0, 0, 0), (SHAPE[0] - 4, *SHAPE[1:])))
+
+    chests.images[3] = chests.masks[3] = cut
+    (found,) = [issue for issue in check(chests.write()) if issue.code == "mixed_sizes"]
+    assert found.cases == ("c03",)
+    assert "keeps its size" in found.effect
+    assert "stretched" not in found.effect + found.remedy
 
 
 def test_a_mirrored_volume_is_suspected(chests):

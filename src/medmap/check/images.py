@@ -242,11 +242,17 @@ def mixed_dimensions(facts: Facts) -> Iterator[Issue]:
 
 def mixed_sizes(facts: Facts) -> Iterator[Issue]:
     """Different numbers of pixels."""
-    row = (
-        "mixed_sizes", "info", "different sizes",
-        "They are brought to one size; what is stretched more looks different, and a size can give a class away.",
-        "Nothing, if sizes do not go along with classes (shortcut_acquisition says so); else crop alike.",
-    )  # fmt: skip
+    if facts.dataset.task == "classify":
+        effect = "They are brought to one size; what is shrunk or enlarged more looks different, and a size can give a "
+        effect += "class away."
+        remedy = "Nothing, if sizes do not go along with classes (shortcut_acquisition says so); else crop alike."
+    else:
+        effect = (
+            "Each keeps its size: the network sees patches of it, and its answer has the image's own grid. Sizes far "
+        )
+        effect += "apart can come from several protocols."
+        remedy = "Nothing, if you know where the sizes come from."
+    row = ("mixed_sizes", "info", "different sizes", effect, remedy)
     yield from _mixed_issue(facts, lambda i: i.shape, _by_size, row)
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from medmap.check.issue import Issue, worst_first
 from medmap.check.leaks import label_text
-from medmap.check.planes import three_planes
+from medmap.check.planes import COLOURS, three_planes
 from medmap.check.table import class_summary
 from medmap.config import write_atomically
 from medmap.dataset import Case, Dataset
@@ -29,6 +29,7 @@ PICTURES_AN_ISSUE = 8
 GROUPS_AN_ISSUE = 6
 SAMPLES_A_CLASS = 6
 CLASSES_SHOWN = 6
+STRUCTURES_LISTED = 24
 CASES_LISTED = 200
 HEADERS_SHOWN = 10
 SEVERITY_WORDS = {"error": "Error", "warning": "Warning", "info": "Note"}
@@ -42,6 +43,15 @@ class _Figure:
     caption: str
     picture: str | None
     wide: bool = False
+    outlined: frozenset[int] = frozenset()  # label values with an outline in the picture
+
+
+@dataclass(frozen=True)
+class _Legend:
+    """The colours of outlines: ``(#rrggbb, structure)``, and how many more there are."""
+
+    entries: list[tuple[str, str]]
+    more: int
 
 
 @dataclass(frozen=True)
@@ -51,6 +61,7 @@ class _Card:
     issue: Issue
     word: str
     groups: list[list[_Figure]]
+    legend: _Legend
     shown_of: str
     listed: str
     headers: list[tuple[str, str, str]]
@@ -64,6 +75,7 @@ class _Album:
     pictures: dict[str, str | None] = field(default_factory=dict)
     kinds: Counter[str] = field(default_factory=Counter)
     wide: set[str] = field(default_factory=set)
+    outlined: dict[str, frozenset[int]] = field(default_factory=dict)
 
     def picture(self, case: Case) -> str | None:
         if case.id not in self.pictures:
@@ -83,7 +95,10 @@ class _Album:
         self.kinds[_kind_of(image)] += 1
         if image.ndim == 3:
             self.wide.add(case.id)
-            return data_uri(three_planes(image, self._labels(case, image)))
+            labels = self._labels(case, image)
+            if labels is not None:
+                self.outlined[case.id] = frozenset(int(value) for value in np.unique(labels) if value > 0)
+            return data_uri(three_planes(image, labels))
         return data_uri(displayed(image))
 
     def _labels(self, case: Case, image: Image) -> NDArray[Any] | None:
@@ -231,6 +246,7 @@ def _summary(dataset: Dataset, album: _Album) -> list[tuple[str, str]]:
     sites = sorted({case.site for case in dataset if case.site})
     kinds = [kind for kind, _ in album.kinds.most_common(3)]
     inputs = ", ".join(name + (f" ({spec.modality})" if spec.modality else "") for name, spec in dataset.inputs.items())
+    structures = [f"{value} {name}" for value, name in enumerate(dataset.label_names) if value]
     rows = [
         ("Task", f"{dataset.task} ({dataset.kind})" if dataset.task == "classify" else dataset.task),
         ("Cases", f"{len(dataset):,}"),
@@ -238,6 +254,8 @@ def _summary(dataset: Dataset, album: _Album) -> list[tuple[str, str]]:
         ("Inputs", inputs),
         ("Images shown here", "; ".join(kinds) + (" …" if len(album.kinds) > 3 else "") if kinds else "none"),
     ]
+    if any(case.truth.masks for case in dataset):
+        rows.append(("Structures", _some(structures) or "not named"))
     if dataset.positive is not None:
         rows.append(("Positive class", dataset.label_names[dataset.positive]))
     if sites:
@@ -247,6 +265,11 @@ def _summary(dataset: Dataset, album: _Album) -> list[tuple[str, str]]:
     if dataset.source:
         rows.append(("Source", dataset.source))
     return rows
+
+
+def _some(names: Sequence[str]) -> str:
+    more = len(names) - STRUCTURES_LISTED
+    return ", ".join(names[:STRUCTURES_LISTED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _class_table(dataset: Dataset) -> dict[str, Any]:
@@ -281,7 +304,7 @@ def _column_table(dataset: Dataset) -> list[tuple[str, str, str]]:
     return rows
 
 
-def _samples(dataset: Dataset, album: _Album) -> list[tuple[str, list[_Figure]]]:
+def _samples(dataset: Dataset, album: _Album) -> list[tuple[str, list[_Figure], _Legend]]:
     """A few cases of each class, drawn by a fixed seed."""
     by_class: dict[str, list[Case]] = {}
     for case in dataset:
@@ -294,7 +317,7 @@ def _samples(dataset: Dataset, album: _Album) -> list[tuple[str, list[_Figure]]]
         drawn = rng.choice(len(cases), min(SAMPLES_A_CLASS, len(cases)), replace=False)
         figures = [_figure(dataset, cases[i], album, with_label=False) for i in sorted(drawn)]
         found.append((name or "Examples", [f for f in figures if f.picture]))
-    return [(name, figures) for name, figures in found if figures]
+    return [(name, figures, _legend(dataset, figures)) for name, figures in found if figures]
 
 
 # -- issues -----------------------------------------------------------------------------------------------------------
@@ -304,7 +327,19 @@ def _figure(dataset: Dataset, case: Case, album: _Album, extra: str = "", with_l
     label = extra or (label_text(dataset, case) if with_label else None)
     caption = " · ".join(part for part in (case.split, label) if part)
     picture = album.picture(case)
-    return _Figure(case.id, caption, picture, case.id in album.wide)
+    outlined = album.outlined.get(case.id, frozenset())
+    return _Figure(case.id, caption, picture, case.id in album.wide, outlined)
+
+
+def _legend(dataset: Dataset, figures: Sequence[_Figure]) -> _Legend:
+    """Which structure has which colour in some pictures; the colours come again after the last one."""
+    values = sorted(frozenset[int]().union(*(figure.outlined for figure in figures)))
+    names = {dataset.ignore: "ignored"} | {v: name for v, name in enumerate(dataset.label_names) if v}
+    entries = [
+        ("#{:02x}{:02x}{:02x}".format(*COLOURS[(value - 1) % len(COLOURS)]), names.get(value, f"value {value}"))
+        for value in values[:STRUCTURES_LISTED]
+    ]
+    return _Legend(entries, len(values) - len(entries))
 
 
 def _card(issue: Issue, dataset: Dataset, album: _Album) -> _Card:
@@ -331,4 +366,5 @@ def _card(issue: Issue, dataset: Dataset, album: _Album) -> _Card:
         for row in issue.details.get("rows", ())[:HEADERS_SHOWN]
         if "mask_header" in row
     ]
-    return _Card(issue, SEVERITY_WORDS[issue.severity], figures, of, listed, headers)
+    legend = _legend(dataset, [figure for group in figures for figure in group])
+    return _Card(issue, SEVERITY_WORDS[issue.severity], figures, legend, of, listed, headers)
