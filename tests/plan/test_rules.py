@@ -18,6 +18,7 @@ from medmap.plan.rules import (
     arrange,
     augment_section,
     batch_size,
+    folds_in_words,
     learning_rate,
     narrower,
     network_section,
@@ -124,3 +125,12 @@ def test_batches_are_powers_of_two_in_range(training: int, side: int, dims: int)
 
 def test_transfer_learns_slowly() -> None:
     assert learning_rate(NetworkSection(name="resnet18", init="w.pth"), 64)[0] < learning_rate(NetworkSection(), 64)[0]
+
+
+def test_folds_that_time_does_not_allow_are_said() -> None:
+    one = arrange(1.0, 64, 624, 60)
+    assert one.folds == 5
+    assert one.members < 5
+    assert "of 5 folds" in folds_in_words(one, asked=False)
+    assert folds_in_words(arrange(0.01, 64, 624, 3000), asked=True) == "set by hand"
+    assert "validation split" in folds_in_words(arrange(0.01, 64, 50_000, 3000), asked=False)

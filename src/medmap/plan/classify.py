@@ -90,13 +90,6 @@ def settled(run: Run, spent: rules.Arrangement, facts: Fingerprint, name: str, f
         if few
         else "enough validation cases to tell epochs apart"
     )
-    if folds is not None:
-        reasons["ensemble.folds"] = "set by hand"
-    elif spent.folds:
-        reasons["ensemble.folds"] = (
-            f"fewer than {rules.FOLDS_BELOW} cases: each is learned from and judged out of fold, together they answer"
-        )
-    else:
-        reasons["ensemble.folds"] = "enough cases for one network and a validation split"
+    reasons["ensemble.folds"] = rules.folds_in_words(spent, folds is not None)
     ensemble = EnsembleSection(folds=spent.folds, members=spent.members)
     return run.model_copy(update={"fit": run.fit.model_copy(update=update), "ensemble": ensemble, "reasons": reasons})

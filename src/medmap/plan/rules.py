@@ -227,6 +227,20 @@ def arrange(
     return Arrangement(use_folds, members, epochs, members * epochs * epoch_s, reason)
 
 
+def folds_in_words(spent: Arrangement, asked: bool) -> str:
+    """Why cases are dealt into folds or not, and how many of them the time allows."""
+    if spent.folds and spent.members < spent.folds:
+        return (
+            f"the time allows {counted(spent.members, 'network')} of {spent.folds} folds: only the cases "
+            f"{'it' if spent.members == 1 else 'they'} left out will be judged; a longer budget judges all"
+        )
+    if asked:
+        return "set by hand"
+    if spent.folds:
+        return f"fewer than {FOLDS_BELOW} cases: each is learned from and judged out of fold, together they answer"
+    return "enough cases for one network and a validation split"
+
+
 def _fitting(affordable: int, epoch_s: float, available_s: float) -> str:
     """How many epochs fit; a run has one at least, also where that one does not."""
     left = f"the {available_s:.0f} s left for training"

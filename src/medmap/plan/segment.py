@@ -157,12 +157,6 @@ def settled(run: Run, spent: rules.Arrangement, facts: Fingerprint, name: str, f
     }
     reasons = {**run.reasons, "fit.epochs": spent.reason}
     reasons["fit.select"] = "the averaged weights of the last epoch are kept; validation shows the way there"
-    reasons["ensemble.folds"] = (
-        "set by hand"
-        if folds is not None
-        else "each case is learned from and judged out of fold, together they answer"
-        if spent.folds
-        else "enough cases for one network and a validation split"
-    )
+    reasons["ensemble.folds"] = rules.folds_in_words(spent, folds is not None)
     ensemble = EnsembleSection(folds=spent.folds, members=spent.members)
     return run.model_copy(update={"fit": run.fit.model_copy(update=update), "ensemble": ensemble, "reasons": reasons})

@@ -303,7 +303,11 @@ def make(section: SegmentSection, dataset: Dataset, patch: Sequence[int] = ()) -
         DatasetError: No structure, no mask, or regions that overlap.
     """
     if len(dataset.labels) < 2:
-        raise DatasetError(f"{dataset.name} names no structure", got=[label.name for label in dataset.labels])
+        raise DatasetError(
+            f"{dataset.name} names no structure",
+            got=[label.name for label in dataset.labels],
+            remedy="name the values of the masks in dataset.yaml, labels: {0: background, 1: …}; check lists them",
+        )
     if dataset.regions:
         raise DatasetError(
             f"{dataset.name} has overlapping regions, which are not learned yet", got=list(dataset.regions)
