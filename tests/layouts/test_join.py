@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from medmap.errors import DatasetError, LimitError, ReadError, UsageError
 from medmap.layouts import spreadsheet
-from medmap.layouts.join import Keys, join, key_columns, label_column
+from medmap.layouts.join import MOST_NEAR, Keys, join, key_columns, label_column, near_keys
 from medmap.layouts.spreadsheet import read_spreadsheet
 from medmap.layouts.table import Table
 
@@ -98,6 +98,27 @@ def test_every_row_and_every_image_is_accounted_for(rows, patients):
     assert set(joined.row_of.values()) | set(joined.rows_left) == set(range(len(rows)))
     assert set(joined.row_of) | set(joined.found_left) == set(range(len(patients)))
     assert all(found[i].patient == rows[n] for i, n in joined.row_of.items())
+
+
+@given(st.text("ABC123", min_size=5, max_size=12), st.data())
+def test_one_slip_of_the_hand_is_near(key, data):
+    at = data.draw(st.integers(0, len(key) - 1))
+    other = data.draw(st.sampled_from("xyz"))
+    rest = key[:at] + key[at + 1 :]
+    moved = data.draw(st.integers(0, len(rest)))
+    slips = (key[:at] + other + key[at + 1 :], rest, key[:at] + other + key[at:], rest[:moved] + key[at] + rest[moved:])
+    for slip in (*slips, key.lower()):
+        assert near_keys([slip], [key, "nothing alike"]) == {slip: [key]}
+        assert near_keys([key], [slip]) == {key: [slip]}
+    assert near_keys([key], [other + key + other]) == {}
+
+
+def test_short_keys_and_very_many_are_not_compared():
+    assert near_keys(["123", ""], ["124", "12", ""]) == {}
+    many = [f"A{n:05d}" for n in range(MOST_NEAR + 1)]
+    assert near_keys(["A00000x"], many) == {}
+    assert near_keys(["A00000x"], many[1:]) == {}
+    assert near_keys(["A00001x"], many[1:]) == {"A00001x": ["A00001"]}
 
 
 # -- workbooks --------------------------------------------------------------------------------------------------------

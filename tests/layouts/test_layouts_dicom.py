@@ -112,6 +112,23 @@ def test_a_spreadsheet_is_joined_and_what_is_left_stands_on_both_sides(archive, 
     assert {row["key"] for row in rows} == {"99", "0025"}
 
 
+def test_a_mistyped_key_is_named_beside_the_one_it_may_mean(archive, tmp_path):
+    rows = [["ZED77", "a"], ["ANN21", "b"], ["XAVER1", "b"]]
+    found = dicom_dataset(archive, labels=sheet(tmp_path / "labels.csv", ["PatientID", "label"], *rows))
+    reasons = {row["key"]: row["reason"] for row in csv.DictReader(found.left_csv().splitlines())}
+    assert reasons == {
+        "ANN21": "no image of this key (near: ANN12)",
+        "XAVER1": "no image of this key",
+        "ANN12": "no row of the table (near: ANN21)",
+        "BOB34": "no row of the table",
+    }
+    told = "\n".join(found.as_lines())
+    assert (
+        "2 rows without an image (2 no image of this key): listed in unmatched.csv, 1 of them with a key near" in told
+    )
+    assert "ANN" not in told, "keys of patients stand in the file alone"
+
+
 def test_several_series_of_a_study_need_a_rule(archive, tmp_path):
     for n, patient in enumerate(("ZED77", "ANN12", "BOB34")):
         study(archive, patient, f"00{n}5", series="CORONAL REFORMAT", slices=6, seed=9 + n)

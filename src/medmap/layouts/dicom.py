@@ -21,7 +21,7 @@ from medmap.dataset import COLUMN_TYPES, Case, Dataset, InputSpec, Ref, TaskName
 from medmap.errors import DatasetError, LayoutError, ReadError, counted
 from medmap.layouts.cases import Vocabulary, guess_vocabulary, is_truth_column, typed_column
 from medmap.layouts.dicom_truth import Truths, relative, truths_of
-from medmap.layouts.join import KEY_COLUMNS, Joined, Keys, join, label_column, plain_name
+from medmap.layouts.join import KEY_COLUMNS, Joined, Keys, join, label_column, near_keys, plain_name
 from medmap.layouts.naming import positive_index
 from medmap.layouts.spreadsheet import read_spreadsheet
 from medmap.layouts.table import Table
@@ -33,6 +33,7 @@ PICTURES = ("volume", "picture", "cine")
 LOOKED_AT = 400  # files of a folder from which it is told what it is
 INPUT = "image"
 UNMATCHED = "unmatched.csv"
+NO_IMAGE, NO_ROW = "no image of this key", "no row of the table"
 # attribute → column; what differs between scanners and may give a class away
 COLUMNS: Mapping[str, str] = {
     "PatientSex": "sex",
@@ -58,11 +59,18 @@ class Left:
         side: ``table`` or ``images``.
         key: By what it is known there.
         reason: Why it became no case.
+        near: Keys of the other side that are left too and differ by one letter: perhaps meant.
     """
 
     side: str
     key: str
     reason: str
+    near: tuple[str, ...] = ()
+
+    @property
+    def reason_in_full(self) -> str:
+        """The reason, with the keys that are near; for the list beside the data, not for the screen."""
+        return self.reason + (f" (near: {', '.join(self.near[:3])})" if self.near else "")
 
 
 @dataclass(frozen=True)
@@ -95,7 +103,9 @@ class Archive:
             reasons = Counter(one.reason for one in mine)
             if mine:
                 told = "; ".join(f"{n} {reason}" for reason, n in reasons.most_common(3))
-                lines.append(f"{counted(len(mine), one_, several)} {what} ({told}): listed in {UNMATCHED}")
+                near = sum(bool(one.near) for one in mine)
+                typed = f", {near} of them with a key near to theirs" if near else ""
+                lines.append(f"{counted(len(mine), one_, several)} {what} ({told}): listed in {UNMATCHED}{typed}")
         return [*lines, *(f"note: {note}" for note in self.notes)]
 
     def left_csv(self) -> str:
@@ -103,7 +113,7 @@ class Archive:
         buffer = io.StringIO()
         rows = csv.writer(buffer, lineterminator="\n")
         rows.writerow(["side", "key", "reason"])
-        rows.writerows([one.side, one.key, one.reason] for one in self.left)
+        rows.writerows([one.side, one.key, one.reason_in_full] for one in self.left)
         return buffer.getvalue()
 
 
@@ -251,7 +261,8 @@ def dicom_dataset(
     ids = _ids(found, picked)
     dataset = _dataset(path, picked, truths, task, ids=ids, sheet=sheet)
     keys = table.column(joined.column)
-    left += [Left("table", keys[n], "no image of this key") for n in joined.rows_left]
+    left += [Left("table", keys[n], NO_IMAGE) for n in joined.rows_left]
+    left = _with_near(left)
     return Archive(dataset, tuple(left), f"{joined.level} ({joined.column})", (*_notes(joined, dataset), *truths.notes))
 
 
@@ -294,7 +305,7 @@ def _one_a_study(candidates: Sequence[_Found], joined: Joined, found: Sequence[S
         if not indices:
             left.append(Left("images", key, "no series of images, or none that the rule takes"))
         elif not mine:
-            left.append(Left("images", key, "no row of the table"))
+            left.append(Left("images", key, NO_ROW))
         elif joined.level == "series" or len(mine) == 1:
             chosen += mine
         else:
@@ -308,6 +319,14 @@ def _one_a_study(candidates: Sequence[_Found], joined: Joined, found: Sequence[S
             remedy="give a rule: --series 'axial T1, largest', or rows that name a SeriesInstanceUID",
         )
     return chosen, left
+
+
+def _with_near(left: Sequence[Left]) -> list[Left]:
+    """What is left, with keys of the other side that are left too and look alike."""
+    rows = [one.key for one in left if one.reason == NO_IMAGE]
+    images = [one.key for one in left if one.reason == NO_ROW]
+    near = {NO_IMAGE: near_keys(rows, images), NO_ROW: near_keys(images, rows)}
+    return [replace(one, near=tuple(near.get(one.reason, {}).get(one.key, ()))) for one in left]
 
 
 def _named(study: Study, joined: Joined) -> str:

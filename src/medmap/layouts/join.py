@@ -30,6 +30,8 @@ _CALLED = {
     "accession": "AccessionNumber",
     "patient": "PatientID",
 }
+SHORTEST_NEAR = 4  # letters from which two keys that differ in one are called near
+MOST_NEAR = 5_000  # different keys left on a side up to which near ones are looked for: more are another list, no slips
 LABEL_COLUMNS = ("label", "class", "diagnosis", "target", "outcome", "finding", "grade")
 
 
@@ -186,6 +188,36 @@ def _joined_by(table: Table, found: Sequence[Keys], level: Level, column: str) -
             row_of.setdefault(i, n)
     free = tuple(i for i in range(len(found)) if i not in row_of)
     return Joined(level, column, row_of, tuple(left), free, tuple(loosely))
+
+
+def near_keys(keys: Iterable[str], others: Iterable[str]) -> dict[str, list[str]]:
+    """For keys without a partner, the others that one slip of the hand makes: a letter wrong, moved, left out, added.
+
+    Two words do exactly when they can be made equal by leaving out at most one letter of each, whatever their case;
+    so the words with a letter left out are looked up, which costs no more than the tables' length.
+
+    Returns:
+        Key → near ones in order, for those that have any.
+
+    Example:
+        >>> near_keys(["P0070", "P00007", "X1"], ["P0007", "P0812", "X2"])
+        {'P0070': ['P0007'], 'P00007': ['P0007']}
+    """
+    keys, others = dict.fromkeys(keys), dict.fromkeys(others)
+    if max(len(keys), len(others)) > MOST_NEAR:
+        return {}
+    by_rest: dict[str, set[str]] = defaultdict(set)
+    for other in others:
+        for rest in _shortened(other):
+            by_rest[rest].add(other)
+    found = {key: set[str]().union(*(by_rest.get(rest, ()) for rest in _shortened(key))) for key in keys}
+    return {key: sorted(near) for key, near in found.items() if near}
+
+
+def _shortened(key: str) -> set[str]:
+    """A key as it is and without each of its letters; nothing of a key so short that many are alike."""
+    text = key.strip().lower()
+    return {text, *(text[:n] + text[n + 1 :] for n in range(len(text)))} if len(text) >= SHORTEST_NEAR else set()
 
 
 def _loosened(key: str) -> str:
