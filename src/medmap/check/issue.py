@@ -24,7 +24,7 @@ class Issue:
         cases: Identifiers of the cases concerned; empty when it concerns the dataset as a whole.
         details: Numbers behind the message, as plain values.
 
-    Example:
+    Examples:
         >>> issue = Issue("constant_image", "warning", "1 image is blank", "it teaches nothing", "remove it", ("c7",))
         >>> issue.as_json()["cases"]
         ['c7']

@@ -57,7 +57,7 @@ def fit_thresholds(
 
     Source: Youden, Cancer 3:32–35 (1950); net benefit: Vickers and Elkin, Med. Decis. Making 26:565–574 (2006).
 
-    Example:
+    Examples:
         >>> p = [[0.9, 0.1], [0.7, 0.3], [0.4, 0.6], [0.2, 0.8]]
         >>> [round(t, 3) for t in fit_thresholds(p, [0, 0, 1, 1], "binary", "youden", positive=1).values]
         [0.55, 0.45]

@@ -40,7 +40,7 @@ def groups_of(column: str, values: Sequence[COLUMN_TYPES]) -> tuple[list[Group],
         column: Its name.
         values: (n,) None where not recorded.
 
-    Example:
+    Examples:
         >>> [g.name for g in groups_of("sex", ["f", "m", "f", None])[0]]
         ['sex=f', 'sex=m', 'sex=not recorded']
     """

@@ -211,7 +211,7 @@ def regression_table(
 
     Source: see ``mae``, ``rmse`` and ``r2``.
 
-    Example:
+    Examples:
         >>> [(row.name, row.value) for row in regression_table([1, 2, 2], [1, 2, 3])][2]
         ('r2', 0.5)
     """
@@ -245,7 +245,7 @@ def ordinal_table(
 
     Source: see ``quadratic_kappa`` and ``mae``.
 
-    Example:
+    Examples:
         >>> [row.name for row in ordinal_table([0, 1, 2], [0, 2, 2])]
         ['quadratic_kappa', 'mae', 'accuracy']
     """

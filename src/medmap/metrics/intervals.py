@@ -35,7 +35,7 @@ def wilson(successes: float, n: float) -> Interval:
 
     Source: E. B. Wilson, J. Am. Stat. Assoc. 22:209–212 (1927).
 
-    Example:
+    Examples:
         >>> [round(x, 3) for x in wilson(9, 10)]
         [0.596, 0.982]
     """

@@ -143,7 +143,7 @@ def classification_table(
 
     Source: each metric's own function; macro intervals by the bootstrap over patients, see ``Bootstrap``.
 
-    Example:
+    Examples:
         >>> rows = classification_table([[0.8, 0.2], [0.3, 0.7], [0.6, 0.4]], [0, 1, 1],
         ...                             Classes("binary", ("benign", "malignant"), positive=1))
         >>> [(r.name, r.value) for r in rows][:3]
