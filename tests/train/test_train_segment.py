@@ -90,6 +90,11 @@ def test_the_way_from_masks_to_masks(trained: Path, squares: Path) -> None:
     dice = next(row for row in found["metrics"] if row["name"] == "dice" and row["group"] == "all")
     assert found["split"] == "oof"
     assert found["cases"] == 12
+    assert [tuple(step.values()) for step in found["flow"]] == [
+        ("supplied", 16),
+        ("of the test split, not looked at", 4),
+        ("evaluated", 12),
+    ]
     assert dice["value"] > FEWEST
     assert dice["low"] <= dice["value"] <= dice["high"]
     table = read_structures(trained / "evaluation/predictions.csv")

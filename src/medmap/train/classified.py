@@ -20,7 +20,7 @@ from medmap.fit import FitState, logits
 from medmap.plan import Run
 from medmap.prepare import Recipe
 from medmap.train.members import Member
-from medmap.train.parts import Concluded, accepted
+from medmap.train.parts import Concluded, accepted, flow_of
 
 if TYPE_CHECKING:
     import torch
@@ -125,8 +125,7 @@ def _report(
     table = table_of(judged, answers, thresholds=operating_point(work.task.kind, decision), folds=dealt)
     split = "oof" if work.run.ensemble.folds else "val"
     failed = tuple(Failure(case, reason) for case, reason in work.store.failed.items())
-    flow = (("supplied", len(work.dataset)), ("unreadable or refused", len(failed)), ("evaluated", len(cases)))
-    found = Circumstances(failed=failed, flow=flow, started=time.monotonic() - work.clock.spent_s)
+    found = Circumstances(failed=failed, flow=flow_of(work, len(cases)), started=time.monotonic() - work.clock.spent_s)
     return report_from_table(
         table, split=split, dataset=work.dataset, warnings=list(work.warnings), circumstances=found
     )

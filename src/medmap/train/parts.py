@@ -95,3 +95,19 @@ def _accepted(work: Work, modality: str | None) -> dict[str, Any]:
     quantities = sorted({image.quantity for image in images})
     shape = {"ndim": len(section.shape), "channels": section.channels, "spacing_mm": limits}
     return {"modality": modality, "quantities": quantities, **shape}
+
+
+def flow_of(work: Work, judged: int) -> tuple[tuple[str, int], ...]:
+    """From the cases supplied to those judged, and where the others went."""
+    lost = set(work.store.failed)
+    others = [case for case in work.dataset if case.id not in lost]
+    test = sum(case.split == "test" for case in others)
+    bare = sum(case.split != "test" and not case.truth.annotated for case in others)
+    steps = (
+        ("of the test split, not looked at", test),
+        ("without a truth", bare),
+        ("unreadable or refused", len(lost)),
+        ("without a network that did not learn from them", len(others) - test - bare - judged),
+    )
+    left = tuple(step for step in steps if step[1] > 0)
+    return (("supplied", len(work.dataset)), *left, ("evaluated", judged))

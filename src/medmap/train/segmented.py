@@ -22,7 +22,7 @@ from medmap.prepare import Recipe
 from medmap.results import Mask
 from medmap.train.events import Event
 from medmap.train.members import Member
-from medmap.train.parts import Concluded, accepted
+from medmap.train.parts import Concluded, accepted, flow_of
 
 if TYPE_CHECKING:
     import torch
@@ -96,12 +96,7 @@ def _report(work: Work, first: dict[int, Member]) -> Report:
             yield case, work.task.mask(labels, work.store.prepared[row].trace.source)
 
     failed = tuple(Failure(case, reason) for case, reason in work.store.failed.items())
-    flow = (
-        ("supplied", len(work.dataset)),
-        ("unreadable or refused", len(failed)),
-        ("evaluated", len(cases)),
-    )
-    found = Circumstances(failed=failed, flow=flow, started=time.monotonic() - work.clock.spent_s)
+    found = Circumstances(failed=failed, flow=flow_of(work, len(cases)), started=time.monotonic() - work.clock.spent_s)
     return report_from_masks(
         work.dataset.with_cases(list(cases.values())),
         masks(),
