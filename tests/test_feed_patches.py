@@ -79,6 +79,20 @@ def test_the_value_to_ignore_is_no_class(data: Dataset, recipe: Recipe) -> None:
     assert any((row.truth == IGNORED).any() for row in found.prepared)
 
 
+def test_values_without_a_name_fail_their_case(data: Dataset, recipe: Recipe) -> None:
+    """A mask of 0 and 255 is no mask of what is not looked at."""
+    shorter = replace(data, labels=data.labels[:2])
+    with_lesion = [case.id for case in data if 2 in np.unique(read_ref(data, case.truth.masks[0]).array)]
+    assert len(with_lesion) > 0
+    if len(with_lesion) == len(data):
+        with pytest.raises(DataError, match="does not name"):
+            build_patch_store(shorter, recipe, memory_bytes=2**26)
+        return
+    found = build_patch_store(shorter, recipe, memory_bytes=2**26)
+    assert sorted(found.failed) == sorted(with_lesion)
+    assert "does not name" in found.failed[with_lesion[0]]
+
+
 def test_a_mask_on_another_grid_fails_its_case_alone(data: Dataset, recipe: Recipe) -> None:
     first, second = data.cases[0], data.cases[1]
     odd = Image(np.zeros((3, 3, 3), np.uint8), images(data)[0].geometry.resampled((3, 3, 3)), "label")

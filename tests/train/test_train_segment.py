@@ -14,7 +14,7 @@ from medmap.augment import OFF
 from medmap.bundle import Bundle
 from medmap.cli import run as medmap
 from medmap.errors import UsageError
-from medmap.evaluate import evaluate, read_structures
+from medmap.evaluate import Options, evaluate, read_structures
 from medmap.fit import FitSection
 from medmap.geometry import Geometry
 from medmap.image import Image
@@ -169,6 +169,9 @@ def test_other_structures_are_refused(trained: Path, squares: Path, tmp_path: Pa
     phantom.write_study(tmp_path / "other", phantom.segmentation(3, seed=0, shape=(16, 16)), task="segment")
     with pytest.raises(UsageError, match="other structures"):
         evaluate(Bundle.load(trained), open_dataset(tmp_path / "other"))
+    for asked in (Options(recalibrate_on="test"), Options(aggregate_by="patient")):
+        with pytest.raises(UsageError, match="neither recalibrated"):
+            evaluate(Bundle.load(trained), open_dataset(squares), options=asked)
     phantom.write_study(tmp_path / "classes", phantom.classification(3, seed=0, shape=(16, 16)))
     with pytest.raises(UsageError, match="another task"):
         evaluate(Bundle.load(trained), open_dataset(tmp_path / "classes"))

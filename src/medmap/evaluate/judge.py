@@ -96,6 +96,8 @@ def evaluate(
     whole = in_terms_of(bundles[0], as_dealt(dataset, bundles), options.labels, options.inputs)
     chosen = split or ("test" if any(case.split == "test" for case in whole) else "all")
     inside = whole.split(chosen)
+    if bundles[0].spec.task == "segment" and (options.recalibrate_on is not None or options.aggregate_by):
+        raise UsageError("masks are neither recalibrated nor taken together", remedy="leave these options out")
     fitted_on, judged = _separated(whole, inside, options.recalibrate_on)
     order = None if options.channels is None else channel_order(options.channels)
     answers = predict_cases(

@@ -140,10 +140,27 @@ def _prepared(dataset: Dataset, case: Case, recipe: Recipe) -> PreparedCase:
     pixels = prepared.tensors["image"].astype(np.float16)
     labels = np.zeros(pixels.shape[1:], dtype=np.uint8)
     if case.truth.masks:
-        labels = recipe.truth(read_ref(dataset, case.truth.masks[0]), prepared.trace)
+        mask = read_ref(dataset, case.truth.masks[0])
+        _require_named(mask.array, dataset, case)
+        labels = recipe.truth(mask, prepared.trace)
         if dataset.ignore is not None:
             labels[labels == dataset.ignore] = IGNORED
     return PreparedCase(case, pixels, labels, _places(labels), prepared.trace, content_hash(image))
+
+
+def _require_named(array: NDArray[Any], dataset: Dataset, case: Case) -> None:
+    """Refuse a mask with values that no class stands for: nothing could be learned from them."""
+    if array.dtype.kind in "bui" and (not array.size or (array.min() >= 0 and array.max() < len(dataset.labels))):
+        return  # the usual mask, told without sorting its voxels
+    values = set(np.unique(array).tolist()) - {dataset.ignore}
+    if strange := sorted(values - set(range(len(dataset.labels)))):
+        raise DataError(
+            "the mask has values that the dataset does not name",
+            got=", ".join(f"{value:g}" for value in strange[:5]),
+            expected=f"0 to {len(dataset.labels) - 1}" + ("" if dataset.ignore is None else f", or {dataset.ignore}"),
+            remedy="name them under labels in dataset.yaml, or renumber the mask; `medmap check` lists them",
+            case=case.id,
+        )
 
 
 def _places(labels: NDArray[np.uint8]) -> dict[int, NDArray[np.int32]]:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import torch
 
     from medmap.dataset import Case, Dataset
+
 DICE_SMOOTH = 1e-5
 SCORING_OVERLAP = 0.25  # part of a window that the next one shares while epochs are compared
 WINDOWS_AT_ONCE = 2

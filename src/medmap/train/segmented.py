@@ -1,4 +1,4 @@
-"""What is the segmentation's own in a training: cases with masks, masks of judged cases, a decision on small parts."""
+"""What is the segmentation's own in a training: cases with masks, the masks of judged cases, their evaluation."""
 
 from __future__ import annotations
 
