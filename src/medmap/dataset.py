@@ -384,12 +384,14 @@ def with_splits(dataset: Dataset, seed: int = 0, shares: Sequence[float] = (0.7,
 
     Supplied splits are kept. Cases without one are dealt by patient; a patient who already has a split keeps it.
     When the owner supplied train and test only, validation cases are taken from train, never from test.
+    A test share of 0 keeps no case back: every one is then judged by cross-validation alone.
 
     Raises:
-        UsageError: Shares that are not three positive numbers (train, val, test).
+        UsageError: Shares that are not three numbers (train, val, test), the first two of them positive.
     """
     if len(shares) != len(SPLITS):
         raise UsageError("a split has three shares", got=list(shares), expected=", ".join(SPLITS))
+    dealt = SPLITS if shares[2] else SPLITS[:2]
     if all(case.split is not None for case in dataset):
         present = {case.split for case in dataset}
         if "val" in present or "train" not in present:
@@ -401,7 +403,7 @@ def with_splits(dataset: Dataset, seed: int = 0, shares: Sequence[float] = (0.7,
     known = {case.patient: case.split for case in dataset if case.split is not None}
     open_cases = [case for case in dataset if case.split is None and case.patient not in known]
     chosen = {case.id: str(known[case.patient]) for case in dataset if case.split is None and case.patient in known}
-    for name, part in zip(SPLITS, deal(open_cases, shares, seed), strict=True):
+    for name, part in zip(dealt, deal(open_cases, shares[: len(dealt)], seed), strict=True):
         chosen.update({case.id: name for case in part})
     return _reassigned(dataset, chosen)
 

@@ -21,11 +21,14 @@ SECTIONS_WITH_REASONS = ("task", "splits", "prepare", "augment", "network", "fit
 
 
 class SplitsSection(Section):
-    """Shares dealt by patient where the owner supplied no split; ``splits:`` of run.yaml."""
+    """Shares dealt by patient where the owner supplied no split; ``splits:`` of run.yaml.
+
+    A test share of 0 keeps no case back: all are in the folds and judged out of fold.
+    """
 
     train: float = Field(default=0.7, gt=0, lt=1)
     val: float = Field(default=0.1, gt=0, lt=1)
-    test: float = Field(default=0.2, gt=0, lt=1)
+    test: float = Field(default=0.2, ge=0, lt=1)
 
     @property
     def shares(self) -> tuple[float, float, float]:
