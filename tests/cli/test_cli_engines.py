@@ -10,7 +10,6 @@ import pytest
 
 from medmap.bundle import parity
 from medmap.cli import run as medmap
-from medmap.cli.engines import verdict
 from medmap.errors import BundleError
 from medmap.runtime import open_engine
 
@@ -47,7 +46,10 @@ def test_export_says_what_cannot_run(world: Path, tmp_path: Path, capsys: pytest
     assert json.loads(capsys.readouterr().out)["engines"]["onnx"]["passed"] is False
 
 
-def test_every_verdict_is_a_sentence() -> None:
-    assert verdict({"passed": False, "max_abs": None}) == "DIFFERS: an output is not a finite number"
-    assert verdict({"passed": False, "max_abs": 0.25, "reason": None}) == "DIFFERS: up to 0.25 apart"
-    assert verdict({"passed": True, "max_abs": 0.0, "reason": None}) == "the same answer, at most 0 apart"
+def test_int8_needs_cases_and_openvino(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    order = ["export", str(world / "run"), "-o", str(tmp_path / "copy"), "--int8"]
+    assert medmap([*order, "--to", "openvino"]) == 2
+    assert "give --dataset" in capsys.readouterr().err
+    assert medmap([*order, "--to", "onnx", "--dataset", str(world / "easy.npz")]) == 2
+    assert "int8 runs on OpenVINO" in capsys.readouterr().err
+    assert not (tmp_path / "copy").exists()

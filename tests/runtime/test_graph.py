@@ -170,7 +170,7 @@ def no_engine(monkeypatch):
         raise AssertionError("an engine was opened on a refused file")
 
     monkeypatch.setattr(engines, "_onnxruntime", opened)
-    monkeypatch.setattr(engines, "_openvino", opened)
+    monkeypatch.setattr(engines, "openvino", opened)
 
 
 @pytest.mark.parametrize("kind", ["onnx", "openvino"])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from medmap.errors import DataError
-from medmap.runtime import choose, measure_parity
+from medmap.runtime import Comparison, Parity, choose, compare_engines, measure_parity
 
 INPUTS = np.arange(3 * 4, dtype=np.float32).reshape(3, 1, 2, 2)
 
@@ -42,6 +42,9 @@ def test_the_same_answer_passes_with_zeros():
         "passed": True,
         "tolerance": 1e-3,
         "reason": None,
+        "dice": None,
+        "dice_drop": None,
+        "phantom_max_abs": None,
     }
 
 
@@ -116,3 +119,68 @@ def test_nothing_to_compare_is_refused():
 )
 def test_the_engine_follows_the_device_and_what_passed(passed, device, expected):
     assert choose(passed, device) == expected
+
+
+def _maps(*labels):
+    """Scores of three classes for label maps: 1 for the class that is there."""
+    return np.stack([(np.asarray(labels) == c).astype(np.float32) for c in range(3)], axis=1)
+
+
+MAPS = np.array([[[0, 1], [1, 2]], [[0, 0], [2, 2]], [[1, 1], [0, 2]]])
+
+
+def test_masks_of_fewer_bits_are_judged_by_what_they_lose_against_the_truth():
+    there, other = _maps(*MAPS), _maps(*np.where(MAPS == 2, 1, MAPS))
+    low = _Fixed(other, precision="int8")
+    against = measure_parity(there, low, INPUTS, truths=MAPS)
+    assert against.dice_drop == pytest.approx(1 - np.mean([2 * 4 / (4 + 8), 0]))
+    assert not against.passed
+    # the engine is nearer to the truth than the network it came from
+    assert measure_parity(other, _Fixed(there, precision="int8"), INPUTS, truths=MAPS).passed
+    # without a truth the two masks must be the same
+    assert not measure_parity(other, _Fixed(there, precision="int8"), INPUTS).passed
+    assert measure_parity(there, _Fixed(there * 0.5, precision="int8"), INPUTS).passed
+    # in float32 the numbers count all the same
+    assert not measure_parity(there, _Fixed(there * 0.5), INPUTS, truths=MAPS).passed
+
+
+def test_voxels_that_nobody_knows_take_no_part():
+    there, other = _maps(*MAPS), _maps(*np.where(MAPS == 2, 1, MAPS))
+    hidden = np.where(MAPS == 2, 255, MAPS)
+    assert measure_parity(there, _Fixed(other, precision="bfloat16"), INPUTS, truths=hidden).dice_drop == 0
+
+
+def test_structures_that_overlap_are_each_there_where_positive():
+    scores = np.array([[[[1.0, 1.0], [-1.0, -1.0]], [[1.0, -1.0], [-1.0, -1.0]]]] * 3, np.float32)
+    turned = scores.copy()
+    turned[:, 1] *= -1
+    both = Comparison(_Fixed(turned, precision="bfloat16"), exclusive=False)
+    (found,) = compare_engines(scores, [both], INPUTS, truths=(scores > 0).astype(np.uint8))
+    assert found.dice == pytest.approx((1 + 0) / 2)
+    assert found.dice_drop == pytest.approx(1 - 0.5)
+
+
+def test_phantoms_are_noted_and_judge_nothing():
+    far = _Fixed(REFERENCE + np.array([[0.0, 0.0], [0.0, 0.0], [5.0, 5.0]]))
+    (found,) = compare_engines(_Fixed(REFERENCE), [Comparison(far)], INPUTS[:2], phantoms=INPUTS[2:])
+    assert found.passed
+    assert found.phantom_max_abs == pytest.approx(5.0, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({}, "the same answer, at most 0.25 apart"),
+        ({"passed": False}, "DIFFERS: up to 0.25 apart"),
+        ({"max_abs": None, "passed": False}, "DIFFERS: an output is not a finite number"),
+        ({"reason": "no such layer", "passed": False}, "DIFFERS: no such layer"),
+        ({"precision": "int8", "dice": 0.99}, "the same answer, Dice 0.9900 between the masks"),
+        (
+            {"precision": "int8", "dice": 0.9, "dice_drop": 0.05, "passed": False},
+            "DIFFERS: Dice 0.9000 between the masks, 0.0500 Dice lost against the truth",
+        ),
+    ],
+)
+def test_every_verdict_is_a_sentence(changed, said):
+    plain = {"max_abs": 0.25, "mean_abs": 0.1, "argmax_agreement": 1.0, "passed": True, "tolerance": 1.0}
+    assert Parity(**{"engine": "openvino", "precision": "float32", "cases": 2, **plain, **changed}).verdict == said

@@ -13,7 +13,7 @@ from medmap import phantom
 from medmap.augment import OFF
 from medmap.bundle import Bundle
 from medmap.cli import run as medmap
-from medmap.errors import UsageError
+from medmap.errors import BundleError, MedmapWarning, UsageError
 from medmap.evaluate import Options, evaluate, read_structures
 from medmap.fit import FitSection
 from medmap.geometry import Geometry
@@ -23,6 +23,7 @@ from medmap.plan import EnsembleSection, NetworkSection, Run
 from medmap.predict import predict
 from medmap.prepare import PrepareSection
 from medmap.read import read, read_ref
+from medmap.runtime import CpuFacts, Parity
 from medmap.tasks.segment import SegmentSection
 from medmap.train import train
 from medmap.write import write
@@ -209,3 +210,46 @@ def test_pictures_without_a_size_give_pictures(tmp_path: Path) -> None:
     row = next(r for r in found["metrics"] if r["name"] == "hd95_mm")
     assert row["value"] is None
     assert row["reason"]
+
+
+def test_eight_bits_are_added_measured_and_taken_where_they_lose_nothing(
+    trained: Path, squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "small"
+    order = ["export", str(trained), "-o", str(out), "--to", "openvino", "--int8", "--dataset", str(squares), "--json"]
+    assert medmap(order) in (0, 1)  # 1 where an engine of fewer bits loses too much: it is then not taken
+    found = json.loads(capsys.readouterr().out)["engines"]
+    assert found["openvino"]["passed"]
+    int8 = found["openvino:int8"]
+    assert int8["reason"] is None
+    assert int8["dice"] > 0.9
+    assert int8["phantom_max_abs"] > 0
+    assert int8["passed"] == (int8["dice_drop"] <= 0.002)
+    bundle = Bundle.load(out)
+    text = (out / "model.int8.xml").read_text()
+    assert "FakeQuantize" in text or "int8" in text
+    assert str(tmp_path) not in text
+    assert "nncf" not in text
+    facts = CpuFacts("new", 2, avx512_bf16=False, vnni=True)
+    monkeypatch.setattr("medmap.runtime.cpu_facts", lambda: facts)
+    engine = bundle.engine("openvino", precision="auto", threads=1)
+    assert engine.precision == ("int8" if int8["passed"] else "float32")
+    monkeypatch.setattr("medmap.runtime.cpu_facts", lambda: CpuFacts("old", 2))
+    assert bundle.engine(precision="auto", device="cpu", threads=1).precision == "float32"
+
+
+def test_an_engine_that_answers_otherwise_here_is_not_taken(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = Bundle.load(trained)
+    monkeypatch.setattr("medmap.bundle.parity.measure_parity", _differing)
+    with pytest.warns(MedmapWarning, match="openvino in float32 does not answer here as it did"):
+        engine = bundle.engine(device="cpu", threads=1)
+    assert engine.name == "torch"
+    with (
+        pytest.warns(MedmapWarning, match="onnx in float32"),
+        pytest.raises(BundleError, match="another answer on onnx here"),
+    ):
+        bundle.engine("onnx", precision="auto", threads=1)
+
+
+def _differing(*_given: object, **_options: object) -> Parity:
+    return Parity("openvino", "float32", 1, 9.0, 9.0, 0.1, False, 1e-3)

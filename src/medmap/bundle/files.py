@@ -17,7 +17,7 @@ SUMS = "SHA256SUMS"
 REQUIRED = ("spec.json", "weights.safetensors", "CARD.md")
 # Data only: what a bundle may hold. Nothing that a loader somewhere would execute.
 SUFFIXES = frozenset(
-    {".json", ".safetensors", ".onnx", ".md", ".npz", ".csv", ".yaml", ".txt", ".svg", ".png", ".html"}
+    {".json", ".safetensors", ".onnx", ".xml", ".bin", ".md", ".npz", ".csv", ".yaml", ".txt", ".svg", ".png", ".html"}
 )
 MAX_FILES = 256
 MAX_SUMS_BYTES = 2**20

@@ -66,7 +66,7 @@ class BundleSpec(Section):
         decision: ``Decision.to_json()``.
         run: The resolved ``run.yaml``.
         provenance: Where it came from: hashes of the dataset and the cases, seeds, versions, machine.
-        engines: ``Parity.as_json()`` by ``engine`` (float32) or ``engine:bfloat16``.
+        engines: ``Parity.as_json()`` by ``engine`` (float32), ``engine:bfloat16`` or ``engine:int8``.
         licence: An SPDX name or a sentence.
         warnings: What a user must know, in sentences.
     """
@@ -84,7 +84,7 @@ class BundleSpec(Section):
     decision: JsonBlock = Field(default_factory=dict)
     run: JsonBlock = Field(default_factory=dict)
     provenance: JsonBlock = Field(default_factory=dict)
-    engines: dict[Annotated[str, Field(pattern=r"^(onnx|openvino)(:bfloat16)?$")], JsonBlock] = Field(
+    engines: dict[Annotated[str, Field(pattern=r"^(onnx|openvino)(:bfloat16|:int8)?$")], JsonBlock] = Field(
         default_factory=dict
     )
     licence: str = Field(default="not stated", max_length=4096)

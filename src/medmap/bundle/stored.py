@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from medmap.bundle.files import SUMS, read_small, standing, verify_folder, write_folder
 from medmap.bundle.spec import MAX_SPEC_BYTES, BundleSpec, MemberSpec, parse_spec
 from medmap.bundle.weights import WEIGHTS, check_weights, pack_weights, read_weights, require_fit
-from medmap.errors import BundleError, ConfigError, MedmapError
+from medmap.errors import BundleError, ConfigError, MedmapError, MedmapWarning
 from medmap.results import Label
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from medmap.runtime import Engine, EngineKind, Precision
 
 ONNX = "model.onnx"
+INT8 = ("model.int8.xml", "model.int8.bin")
 PARITY = "parity.npz"
 _RESERVED = frozenset({"spec.json", WEIGHTS, "CARD.md", PARITY, SUMS})
 
@@ -196,39 +198,78 @@ class Bundle:
     ) -> Engine:
         """All members on one engine, (N, C, *spatial) → (N, members, outputs …), as ``ensemble``.
 
+        What is chosen by ``auto`` first answers a phantom of the bundle; where it does not as it did at the export,
+        float32 is taken, and torch where that fails too, with a warning.
+
         Args:
             kind: ``auto``: torch on a GPU, else the fastest whose parity passed when the bundle was exported.
             threads: Threads on a CPU; None: as many as cores may be used.
             device: ``auto``, ``cpu``, ``cuda`` …
-            precision: ``float32``; ``bfloat16`` only where its parity passed; ``auto`` takes bfloat16 if so and the
-                processor computes it.
+            precision: ``float32``; ``bfloat16`` and ``int8`` only where their parity passed; ``auto`` takes the fewest
+                bits that passed and that the processor computes (int8 passed only where it was asked for).
 
         Raises:
             BundleError: The engine asked for was never exported to, or does not give the same answer.
         """
-        from medmap.runtime import choose, cpu_facts, open_engine
+        from medmap.runtime import choose, open_engine
 
         if device == "auto":
             device = _device(kind)
-        low = {key.partition(":")[0] for key in self._passed(":bfloat16")}
-        name = choose(self._passed(""), device) if kind == "auto" else kind
-        if precision == "auto":
-            precision = "bfloat16" if name in low and device == "cpu" and cpu_facts().fast_bfloat16 else "float32"
-        if name == "torch" and precision == "float32":
-            return open_engine("torch", module=self.ensemble(), threads=threads, device=device)
-        if name not in (low if precision == "bfloat16" else self._passed("")):
-            raise BundleError(
-                f"{self.path} was not shown to give the same answer on {name} in {precision}",
-                remedy="take torch in float32, or export the bundle and look at its parity",
+        name = choose(self._passed("float32"), device) if kind == "auto" else kind
+        wanted = self._precisions(name, device) if precision == "auto" else [precision]
+        for candidate in wanted:
+            if name == "torch" and candidate == "float32":
+                break
+            if name not in self._passed(candidate):
+                raise BundleError(
+                    f"{self.path} was not shown to give the same answer on {name} in {candidate}",
+                    remedy="take torch in float32, or export the bundle and look at its parity",
+                )
+            path = self.path / (INT8[0] if candidate == "int8" else ONNX)
+            engine = open_engine(
+                cast("EngineKind", name), model_path=path, threads=threads, device=device, precision=candidate
             )
-        return open_engine(
-            cast("EngineKind", name), model_path=self.path / ONNX, threads=threads, device=device, precision=precision
-        )
+            if (kind != "auto" and precision != "auto") or self._answers(engine, name, candidate):
+                return engine
+            engine.close()
+        else:
+            if kind != "auto":
+                raise BundleError(f"{self.path} gives another answer on {name} here", remedy="take torch")
+        return open_engine("torch", module=self.ensemble(), threads=threads, device=device)
 
-    def _passed(self, suffix: str) -> list[str]:
-        """Engines of the spec, by their keys, whose parity passed and whose file is there."""
-        found = [key for key, parity in self.spec.engines.items() if parity.get("passed") is True]
-        return [key for key in found if ONNX in self.hashes and key.endswith(suffix) and (suffix or ":" not in key)]
+    def _precisions(self, name: str, device: str) -> list[Precision]:
+        """What ``auto`` tries, fewest bits first."""
+        from medmap.runtime import cpu_facts
+
+        facts = cpu_facts()
+        low: list[tuple[Precision, bool]] = [("int8", facts.vnni), ("bfloat16", facts.fast_bfloat16)]
+        here = [precision for precision, fast in low if device == "cpu" and fast and name in self._passed(precision)]
+        return [*here, "float32"]
+
+    def _answers(self, engine: Engine, name: str, precision: Precision) -> bool:
+        """Whether an engine answers a phantom as it did when the bundle was exported; a warning where it does not."""
+        if PARITY not in self.hashes:
+            return True
+        from medmap.bundle.parity import on_phantoms, read_parity
+
+        inputs, outputs = read_parity(self.path / PARITY)
+        key = name if precision == "float32" else f"{name}:{precision}"
+        if on_phantoms(self, key, engine, inputs[:1], outputs[:1]).passed:
+            return True
+        warnings.warn(
+            f"{name} in {precision} does not answer here as it did when {self.path} was exported: not used",
+            MedmapWarning,
+            stacklevel=4,
+        )
+        return False
+
+    def _passed(self, precision: str) -> list[str]:
+        """Engines whose parity in a precision passed and whose file is there."""
+        if (INT8[0] if precision == "int8" else ONNX) not in self.hashes:
+            return []
+        suffix = "" if precision == "float32" else f":{precision}"
+        found = [key.partition(":") for key, parity in self.spec.engines.items() if parity.get("passed") is True]
+        return [name for name, colon, low in found if colon + low == suffix]
 
     def _member(self, member: int) -> MemberSpec:
         if not 0 <= member < len(self.spec.members):

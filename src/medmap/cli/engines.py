@@ -2,41 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from medmap.cli.settings import require_folder
 from medmap.errors import UsageError
 
+if TYPE_CHECKING:
+    from medmap.bundle import Bundle
+
 TARGETS = ("onnx", "openvino")
+EXAMPLES = 16
 
 
-def verdict(parity: Mapping[str, Any]) -> str:
-    """A measured parity in words.
-
-    Example:
-        >>> verdict({"passed": True, "max_abs": 1.2e-7, "reason": None})
-        'the same answer, at most 1.2e-07 apart'
-        >>> verdict({"passed": False, "max_abs": None, "reason": "the engine knows no such layer"})
-        'DIFFERS: the engine knows no such layer'
-    """
-    far, reason = parity["max_abs"], parity.get("reason")
-    if reason:
-        return f"DIFFERS: {reason}"
-    if far is None:
-        return "DIFFERS: an output is not a finite number"
-    return f"the same answer, at most {far:.2g} apart" if parity["passed"] else f"DIFFERS: up to {far:.2g} apart"
-
-
-def export_bundle(model: Path, output: Path, to: str, dataset: Path | None) -> dict[str, Any]:
+def export_bundle(model: Path, output: Path, to: str, dataset: Path | None, int8: bool = False) -> dict[str, Any]:
     """A copy of a bundle with an exported graph; the parity test runs on real cases when a dataset is given.
+
+    Args:
+        model: A bundle or a run.
+        output: The new folder.
+        to: onnx or openvino.
+        dataset: Cases in any layout; for int8 they also set the scales.
+        int8: Whether to add a network in 8-bit integers.
 
     Returns:
         ``bundle``, ``digest``, and ``engines``: the parity of each that was measured now, by ``engine:precision``.
 
     Raises:
-        UsageError: The output exists, or an unknown target.
+        UsageError: The output exists, an unknown target, or int8 without cases.
     """
     import shutil
 
@@ -47,11 +40,13 @@ def export_bundle(model: Path, output: Path, to: str, dataset: Path | None) -> d
     require_folder(output)
     if output.exists():
         raise UsageError(f"{output} exists already", remedy="choose another folder with -o")
+    if int8 and dataset is None:
+        raise UsageError("8-bit scales are set on real cases", got="no --dataset", remedy="give --dataset")
     bundle = Bundle.load(model)
-    inputs = _parity_inputs(bundle, dataset)
+    inputs, truths = _parity_examples(bundle, dataset)
     try:
         shutil.copytree(bundle.path, output)
-        made = export(Bundle.load(output), [cast("Any", to)], inputs)
+        made = export(Bundle.load(output), [cast("Any", to)], inputs, truths=truths, int8=int8)
     except BaseException:
         shutil.rmtree(output, ignore_errors=True)
         raise
@@ -59,18 +54,14 @@ def export_bundle(model: Path, output: Path, to: str, dataset: Path | None) -> d
     return {"bundle": str(made.path), "digest": made.digest, "engines": engines}
 
 
-def _parity_inputs(bundle: Any, dataset: Path | None) -> Any:
-    """Prepared inputs for the parity test: real ones where there is a dataset, else phantoms."""
-    import numpy as np
-
+def _parity_examples(bundle: Bundle, dataset: Path | None) -> tuple[Any, Any]:
+    """Prepared inputs for the parity test, and truths: real ones where there is a dataset, else phantoms."""
     from medmap.bundle.parity import phantom_inputs
     from medmap.layouts import open_dataset
+    from medmap.predict import examples
     from medmap.prepare import Recipe
-    from medmap.read import read_ref
 
-    recipe = Recipe.from_json(bundle.spec.members[0].recipe)
-    if dataset is None:
-        return phantom_inputs((1, recipe.section.channels, *recipe.section.shape), 8)
-    data = open_dataset(dataset)
-    refs = [ref for case in data.cases[:16] for ref in case.inputs.values() if ref]
-    return np.stack([recipe.apply(read_ref(data, ref)).tensors["image"] for ref in refs])
+    if dataset is not None:
+        return examples(bundle, open_dataset(dataset), EXAMPLES)
+    section = Recipe.from_json(bundle.spec.members[0].recipe).section
+    return phantom_inputs((1, section.channels, *section.shape), 8), None

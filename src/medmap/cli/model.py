@@ -296,18 +296,20 @@ def export(
     output: Annotated[Path, typer.Option("--output", "-o", help="The new bundle's folder.")],
     to: Annotated[str, typer.Option("--to", help="onnx or openvino.")] = "onnx",
     dataset: Annotated[Path | None, typer.Option("--dataset", help="Real cases for the parity test.")] = None,
+    int8: Annotated[bool, typer.Option("--int8", help="Add a network in 8-bit integers (openvino).")] = False,
     json: Json = False,
 ) -> None:
     """Export a model for another engine, with a parity test; exit code 1 where it gives another answer."""
-    from medmap.cli.engines import export_bundle, verdict
+    from medmap.cli.engines import export_bundle
+    from medmap.runtime import Parity
 
     screen = Screen(json=json)
-    found = export_bundle(model, output, to, dataset)
+    found = export_bundle(model, output, to, dataset, int8)
     if json:
         screen.document(found)
     else:
         for name, parity in found["engines"].items():
-            screen.result(f"{name}: {verdict(parity)}")
+            screen.result(f"{name}: {Parity(**parity).verdict}")
         screen.result(f"bundle: {found['bundle']}")
     if not all(parity["passed"] for parity in found["engines"].values()):
         raise typer.Exit(1)
@@ -320,18 +322,17 @@ def verify(
     """Check a bundle's hashes, and here and now that every engine gives its answers."""
     from medmap.bundle import Bundle
     from medmap.bundle import verify as verify_bundle
-    from medmap.cli.engines import verdict
 
     screen = Screen(json=json)
     bundle = Bundle.load(model)
-    found = [parity.as_json() for parity in verify_bundle(bundle)]
+    found = verify_bundle(bundle)
     if json:
-        screen.document({"bundle": bundle.digest, "parity": found})
+        screen.document({"bundle": bundle.digest, "parity": [parity.as_json() for parity in found]})
     else:
         screen.result(f"hashes: as written ({bundle.digest})")
         for parity in found:
-            screen.result(f"{parity['engine']} {parity['precision']}: {verdict(parity)}")
-    if not all(parity["passed"] for parity in found):
+            screen.result(f"{parity.engine} {parity.precision}: {parity.verdict}")
+    if not all(parity.passed for parity in found):
         raise typer.Exit(1)
 
 

@@ -2,7 +2,7 @@
 
 An engine is a function from a batch to outputs, (N, C, *spatial) → (N, …), both float32. ``open_engine`` is the door of
 OpenVINO and ONNX Runtime; ``export_onnx`` writes the graph they run; ``measure_parity`` compares an engine with the
-network it came from, and ``choose`` takes the fastest of those that agree.
+network it came from, ``quantized`` makes an int8 one, and ``choose`` takes the fastest of those that agree.
 
 Large images stream through an engine in windows (``slide``) into a sink (``add(slab, where)`` for each finished slab,
 ``finish()`` for the answer), so that scores of all classes never stand in memory at the source's resolution. Sinks for
@@ -13,12 +13,14 @@ from medmap.runtime.engines import Engine, EngineKind, Precision, open_engine
 from medmap.runtime.graph import export_onnx, read_onnx
 from medmap.runtime.machine import CpuFacts, available_cores, cpu_facts, peak_rss_bytes, rss_bytes
 from medmap.runtime.memory import MemoryPlan, plan_memory
-from medmap.runtime.parity import Parity, choose, measure_parity
+from medmap.runtime.parity import Comparison, Parity, choose, compare_engines, measure_parity
+from medmap.runtime.quantize import quantized
 from medmap.runtime.sinks import CertaintySink, LabelSink, RegionSink, ScoreSink, Several
 from medmap.runtime.windows import Place, Sink, Windows, slide
 
 __all__ = [
     "CertaintySink",
+    "Comparison",
     "CpuFacts",
     "Engine",
     "EngineKind",
@@ -34,12 +36,14 @@ __all__ = [
     "Windows",
     "available_cores",
     "choose",
+    "compare_engines",
     "cpu_facts",
     "export_onnx",
     "measure_parity",
     "open_engine",
     "peak_rss_bytes",
     "plan_memory",
+    "quantized",
     "read_onnx",
     "rss_bytes",
     "slide",

@@ -11,14 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medmap.errors import BundleError, DataError, UsageError
-from medmap.runtime.graph import read_onnx
+from medmap.runtime.graph import read_graph, read_onnx
 from medmap.runtime.machine import available_cores, cpu_facts
 
 if TYPE_CHECKING:
     from torch import nn
 
 EngineKind = Literal["torch", "onnx", "openvino"]
-Precision = Literal["float32", "bfloat16", "auto"]
+Precision = Literal["float32", "bfloat16", "int8", "auto"]
 Floats = NDArray[np.float32]
 
 
@@ -27,7 +27,7 @@ class Engine(Protocol):
 
     Args:
         name: ``torch``, ``onnx`` or ``openvino``.
-        precision: What it computes in: ``float32`` or ``bfloat16``.
+        precision: What it computes in: ``float32``, ``bfloat16`` or ``int8``.
         device: Where: ``cpu``, ``cuda`` …
     """
 
@@ -58,10 +58,11 @@ def open_engine(
     Args:
         kind: ``torch`` runs ``module``; ``onnx`` and ``openvino`` run the ONNX file ``model_path``.
         module: The network, for torch; the engine moves it to the device and sets it to evaluation.
-        model_path: The ONNX file, for the others; it is checked before an engine sees it.
+        model_path: The ONNX file, for the others; it is checked before an engine sees it. In int8 the ``.xml`` that
+            ``quantized`` made, its weights in the ``.bin`` beside it.
         threads: Threads on a CPU, ≥ 1; None: as many as cores may be used.
         precision: ``float32`` unless asked otherwise; ``auto`` takes bfloat16 where the processor computes it. Only a
-            passed parity makes bfloat16 trustworthy.
+            passed parity makes bfloat16 and int8 trustworthy.
         device: ``auto``: for torch a CUDA device where there is one, else the CPU; ``cpu``, ``cuda``, ``mps``, ``gpu``.
 
     Raises:
@@ -70,8 +71,10 @@ def open_engine(
     """
     if threads is not None and threads < 1:
         raise UsageError("an engine needs at least one thread", got=threads)
-    if precision not in ("float32", "bfloat16", "auto"):
-        raise UsageError("an unknown precision", got=precision, expected="float32, bfloat16 or auto")
+    if precision not in ("float32", "bfloat16", "int8", "auto"):
+        raise UsageError("an unknown precision", got=precision, expected="float32, bfloat16, int8 or auto")
+    if precision == "int8" and kind in ("torch", "onnx"):
+        raise UsageError(f"{kind} does not run int8 here", got=precision, remedy="take openvino")
     count = threads or available_cores()
     if kind == "torch":
         if module is None:
@@ -81,7 +84,9 @@ def open_engine(
         raise UsageError("an unknown engine", got=kind, expected="torch, onnx or openvino")
     if model_path is None:
         raise UsageError(f"the {kind} engine needs an ONNX file", remedy="give model_path=, or export the bundle first")
-    return _FROM_FILE[kind](read_onnx(model_path), str(model_path), count, precision, device)
+    if precision == "int8":
+        return _OpenVino(read_graph(model_path), str(model_path), count, precision, device)
+    return _FROM_FILE[kind]((read_onnx(model_path), b""), str(model_path), count, precision, device)
 
 
 def _checked(batch: Floats, ndim: int) -> Floats:
@@ -144,7 +149,7 @@ class _OnnxRuntime:
     name: str = "onnx"
     precision: str = "float32"
 
-    def __init__(self, data: bytes, where: str, threads: int, precision: Precision, device: str) -> None:
+    def __init__(self, data: tuple[bytes, bytes], where: str, threads: int, precision: Precision, device: str) -> None:
         ort = _onnxruntime()
         if precision == "bfloat16":
             raise UsageError(
@@ -159,7 +164,7 @@ class _OnnxRuntime:
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         options.log_severity_level = 4
         try:
-            self._session: Any = ort.InferenceSession(data, options, providers=[wanted])
+            self._session: Any = ort.InferenceSession(data[0], options, providers=[wanted])
         except _ort_errors() as error:
             raise BundleError(f"ONNX Runtime cannot run {where}", got=" ".join(str(error).split())[:300]) from error
         (self._input,) = self._session.get_inputs()
@@ -196,8 +201,8 @@ class _OpenVino:
 
     name: str = "openvino"
 
-    def __init__(self, data: bytes, where: str, threads: int, precision: Precision, device: str) -> None:
-        ov = _openvino()
+    def __init__(self, data: tuple[bytes, bytes], where: str, threads: int, precision: Precision, device: str) -> None:
+        ov = openvino()
         core = ov.Core()
         self.device: str = "cpu" if device == "auto" else device
         place = {"cpu": "CPU", "gpu": "GPU"}.get(self.device)
@@ -207,11 +212,13 @@ class _OpenVino:
             precision = "bfloat16" if place == "CPU" and cpu_facts().fast_bfloat16 else "float32"
         self.precision: str = precision
         # Said outright: left alone, OpenVINO takes bfloat16 wherever the processor has it.
-        settings = {"INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[precision]}
+        # In int8 it is what lies between the whole numbers.
+        low = precision == "bfloat16" or (precision == "int8" and cpu_facts().fast_bfloat16)
+        settings = {"INFERENCE_PRECISION_HINT": "bf16" if low else "f32"}
         if place == "CPU":
             settings |= {"INFERENCE_NUM_THREADS": str(threads), "NUM_STREAMS": "1"}
         try:
-            model = core.read_model(model=data, weights=b"")
+            model = core.read_model(model=data[0], weights=data[1])
             self._shape = [dim.get_length() if dim.is_static else None for dim in model.input(0).partial_shape]
             self._request: Any = core.compile_model(model, place, settings).create_infer_request()
         except RuntimeError as error:
@@ -249,7 +256,7 @@ def _onnxruntime() -> Any:
     return onnxruntime
 
 
-def _openvino() -> Any:
+def openvino() -> Any:
     """OpenVINO without its telemetry.
 
     ``import openvino`` reports the import to a web analytics service and leaves a file in the user's home, unless the

@@ -1,4 +1,4 @@
-"""ONNX files: written from a network with only the batch left open, read only when they are nothing but a graph."""
+"""Graphs as files: ONNX written with only the batch left open, all of them read only when nothing but a graph."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ INPUT, OUTPUT = "image", "output"
 OPSET = 18
 # protobuf's limit is 2 GiB; beyond it weights would have to lie outside the file, which medmap refuses to read.
 MAX_ONNX_BYTES = 2**31 - 2**24
+MAX_XML_BYTES = 2**28
 DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml"})
 
 
@@ -115,6 +116,27 @@ def read_onnx(path: str | Path) -> bytes:
         raise BundleError(f"{path} holds no network", remedy=again)
     _refuse_more_than_a_graph(model, str(path))
     return data
+
+
+def read_graph(path: str | Path) -> tuple[bytes, bytes]:
+    """The bytes of an OpenVINO graph and of the weights beside it.
+
+    Raises:
+        BundleError: One of the two is absent, too large or no graph.
+    """
+    xml = Path(path)
+    parts = []
+    for file, limit in ((xml, MAX_XML_BYTES), (xml.with_suffix(".bin"), MAX_ONNX_BYTES)):
+        try:
+            size = file.stat().st_size
+            if size > limit:
+                raise BundleError(f"{file} is too large", got=f"{size} bytes", expected=limit)
+            parts.append(file.read_bytes())
+        except OSError as error:
+            raise BundleError(f"{file} cannot be read", got=error.strerror, remedy="export the bundle again") from error
+    if b"<!ENTITY" in parts[0] or not parts[0].lstrip().startswith(b"<?xml"):
+        raise BundleError(f"{xml} is no OpenVINO graph", remedy="export the bundle again")
+    return parts[0], parts[1]
 
 
 def _refuse_more_than_a_graph(model: Any, where: str) -> None:

@@ -108,6 +108,14 @@ class Segment:
         images = torch.from_numpy(np.stack([e["image"] for e in examples]).astype(np.float32))
         return images, torch.from_numpy(np.stack([e["truth"] for e in examples]).astype(np.int16))
 
+    def examples(
+        self, store: Examples, rows: Sequence[int], seed: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+        """(rows, channels, patch …) patches drawn from prepared cases, and (rows, patch …) their truth."""
+        drawn = [self.draw(store[row], np.random.default_rng([seed, row])) for row in rows]
+        images = np.stack([np.asarray(one["image"], dtype=np.float32) for one in drawn])
+        return images, np.stack([np.asarray(one["truth"], dtype=np.uint8) for one in drawn])
+
     def pretended(self, images: torch.Tensor) -> torch.Tensor:
         """Stripes of all classes."""
         import torch

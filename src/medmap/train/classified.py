@@ -44,10 +44,9 @@ def learned(work: Work, member: Member, state: FitState) -> dict[str, torch.Tens
     return {"logits": torch.from_numpy(numbers)}
 
 
-def parity_inputs(work: Work, rows: Sequence[int]) -> NDArray[np.float32]:
-    """(rows, channels, spatial …) prepared cases on which engines are compared."""
-    images: NDArray[np.float32] = work.store.take(rows)
-    return images
+def parity_examples(work: Work, rows: Sequence[int]) -> tuple[NDArray[np.float32], None]:
+    """(rows, channels, spatial …) prepared cases on which engines are compared by their numbers."""
+    return work.store.take(rows), None
 
 
 def provenance(work: Work) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from medmap.errors import BundleError
 from medmap.evaluate import Report
 from medmap.plan import network_options
 from medmap.report import save_evaluation
-from medmap.runtime import available_cores, cpu_facts
+from medmap.runtime import Parity, available_cores, cpu_facts
 from medmap.train.events import Event
 
 if TYPE_CHECKING:
@@ -97,16 +97,16 @@ def _exported(work: Work, bundle: Bundle, done: Sequence[Trained], estimates: li
     """The bundle with its ONNX form and the engines' parity on real prepared cases."""
     work.listen(Event("line", "exporting, and comparing the engines on prepared cases"))
     rows = done[0].member.judge if len(done[0].member.judge) else done[0].member.learn
-    inputs = work.craft.parity_inputs(work, [int(row) for row in rows[:PARITY_CASES]])
+    inputs, truths = work.craft.parity_examples(work, [int(row) for row in rows[:PARITY_CASES]])
     try:
-        exported = export(bundle, ("onnx", "openvino"), inputs, make_card=lambda spec: model_card(spec, estimates))
+        exported = export(
+            bundle, ("onnx", "openvino"), inputs, truths=truths, make_card=lambda spec: model_card(spec, estimates)
+        )
     except BundleError as error:
         work.listen(Event("warning", f"the network runs on torch alone: {error}"))
         return bundle
     for name, parity in exported.spec.engines.items():
-        verdict = "the same answer" if parity["passed"] else "another answer: not used"
-        apart = "" if parity["max_abs"] is None else f" (at most {parity['max_abs']:.2g} apart)"
-        work.listen(Event("line", f"{name}: {verdict}{apart}"))
+        work.listen(Event("line", f"{name}: {Parity(**parity).verdict}"))
     return exported
 
 

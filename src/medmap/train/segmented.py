@@ -60,10 +60,10 @@ def _packed(labels: NDArray[np.uint8]) -> bytes:
     return buffer.getvalue()
 
 
-def parity_inputs(work: Work, rows: Sequence[int]) -> NDArray[np.float32]:
-    """(rows, channels, patch …) prepared patches on which engines are compared."""
-    drawn = [work.task.draw(work.store[row], np.random.default_rng([work.run.seed, row])) for row in rows]
-    return np.stack([np.asarray(one["image"], dtype=np.float32) for one in drawn])
+def parity_examples(work: Work, rows: Sequence[int]) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    """(rows, channels, patch …) patches on which engines are compared, and their truth."""
+    images, truths = work.task.examples(work.store, rows, work.run.seed)
+    return images, truths
 
 
 def provenance(work: Work) -> dict[str, Any]:

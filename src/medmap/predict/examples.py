@@ -1,0 +1,62 @@
+"""Prepared examples of a bundle's inputs: what engines are compared on, and 8-bit scales are set on."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medmap.bundle import Bundle
+from medmap.dataset import Dataset, Truth
+from medmap.errors import DatasetError
+from medmap.feed import build_patch_store
+from medmap.prepare import Recipe
+from medmap.read import read_ref
+from medmap.tasks.segment import Segment, SegmentSection
+
+STORE_BYTES = 2**31
+
+
+def examples(bundle: Bundle, dataset: Dataset, count: int) -> tuple[NDArray[np.float32], NDArray[Any] | None]:
+    """(count, channels, spatial …) inputs as the network sees them, and their truth where that is for each voxel.
+
+    Args:
+        bundle: Says how images are prepared; of members with recipes of their own, the first.
+        dataset: Cases in the bundle's terms; for masks, patches around structures are drawn, so truths help.
+        count: At most so many cases.
+
+    Raises:
+        DatasetError: No case has an image.
+        DataError: No case can be read.
+    """
+    recipe = Recipe.from_json(bundle.spec.members[0].recipe)
+    if bundle.spec.task == "segment":
+        return _patches(bundle, dataset, recipe, count)
+    name = next(iter(bundle.spec.inputs))
+    refs = [ref for case in dataset for key, ref in case.inputs.items() if ref and key in (name, *dataset.inputs)]
+    if not refs:
+        raise DatasetError(f"no case of {dataset.name} has an image")
+    return np.stack([recipe.apply(read_ref(dataset, ref)).tensors["image"] for ref in refs[:count]]), None
+
+
+def _patches(
+    bundle: Bundle, dataset: Dataset, recipe: Recipe, count: int
+) -> tuple[NDArray[np.float32], NDArray[np.uint8] | None]:
+    labelled = [case for case in dataset if case.truth.masks]
+    same = [label.name for label in dataset.labels] == [label.name for label in bundle.labels]
+    chosen = labelled[:count] if labelled and same else list(dataset)[:count]
+    if not chosen:
+        raise DatasetError(f"no case of {dataset.name} has an image")
+    known = bool(labelled) and same
+    cases = chosen if known else [replace(case, truth=Truth()) for case in chosen]
+    section = SegmentSection.model_validate(bundle.spec.run.get("task", {"kind": "segment"}))
+    with tempfile.TemporaryDirectory(prefix="medmap-examples-") as folder:
+        some = dataset.with_cases(cases)
+        store = build_patch_store(some, recipe, memory_bytes=STORE_BYTES, folder=Path(folder))
+        task = Segment(section, bundle.labels, recipe.section.shape)
+        images, truths = task.examples(store, range(len(store)), seed=0)
+    return images, truths if known else None
