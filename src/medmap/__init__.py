@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from medmap.geometry import Geometry, Trace
     from medmap.image import Image
     from medmap.layouts import open_dataset
+    from medmap.measure import StructureMeasurements, measure
     from medmap.plan import Run, plan
     from medmap.predict import predict
     from medmap.read import choose, read, studies
@@ -45,6 +46,8 @@ _ROOMS = {
     "Mask": "results",
     "Picture": "results",
     "Decision": "decision",
+    "StructureMeasurements": "measure",
+    "measure": "measure",
     "MedmapError": "errors",
     "MedmapWarning": "errors",
     "LeakageWarning": "errors",

@@ -1,0 +1,16 @@
+"""Structures measured: volume, diameters, surface, place, the image inside; and the mesh around them."""
+
+from medmap.measure.intensity import CODES, statistics
+from medmap.measure.structures import COLUMNS, StructureMeasurements, measure
+from medmap.measure.surface import Mesh, mesh_of, surface_area_mm2
+
+__all__ = [
+    "CODES",
+    "COLUMNS",
+    "Mesh",
+    "StructureMeasurements",
+    "measure",
+    "mesh_of",
+    "statistics",
+    "surface_area_mm2",
+]
