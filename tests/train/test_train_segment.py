@@ -149,6 +149,10 @@ def test_the_command_line_gives_masks(trained: Path, squares: Path, tmp_path: Pa
     rows = list(csv.DictReader((tmp_path / "out/structures.csv").read_text().splitlines()))
     assert rows[0]["structure"] == "square"
     assert int(rows[0]["voxels"]) == int((mask.array == 1).sum())
+    under = np.asarray(read(squares / "images/0.nii.gz").array)[mask.array == 1]
+    assert float(rows[0]["intensity_mean"]) == pytest.approx(under.mean(), rel=1e-4)
+    told = json.loads((tmp_path / "out/000000.json").read_text())["outputs"]["mask"]["structures"][0]
+    assert told["long_axis_mm"] == pytest.approx(float(rows[0]["long_axis_mm"]), rel=1e-4)
     assert medmap(["evaluate", str(trained), str(squares), "-o", str(tmp_path / "judged"), "--quiet"]) == 0
     assert json.loads((tmp_path / "judged/metrics.json").read_text())["task"] == "segment"
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medmap.cli.measured import add_measurements, in_a_cell
 from medmap.cli.settings import require_folder
 from medmap.config import write_atomically
 from medmap.dataset import Ref
@@ -137,9 +138,10 @@ def _answered(
             continue
         row["files"], row["unwritten"] = _other_files(answer, data, case, output / names[case.id], how)
         row |= _told(answer, row["unwritten"])
+        add_measurements(row["outputs"], answer, data, case)
         if "json" in how.formats:  # last: it says that the case is finished
             row["files"] = [names[case.id], *row["files"]]
-            document = {**answer.as_json(), **{key: row[key] for key in _KEPT}}
+            document = {**answer.as_json(), "outputs": row["outputs"], **{key: row[key] for key in _KEPT}}
             write_atomically(output / names[case.id], json.dumps(document, indent=1, ensure_ascii=False))
         if not row["files"] and "csv" not in how.formats:
             row["error"] = "; ".join(_sentences(row["unwritten"])) or None
@@ -218,11 +220,14 @@ def _table(rows: Sequence[Row], task: str) -> tuple[str, str]:
     writer = csv.writer(text, lineterminator="\n")
     answers = [(row["case"], output) for row in rows if row["error"] is None for output in row["outputs"].values()]
     if task == "segment":
-        writer.writerow(["case", "structure", "code", "voxels", "volume_ml"])
+        from medmap.measure import COLUMNS
+
+        writer.writerow(["case", "structure", "code", "voxels", "volume_ml", *COLUMNS])
         for case, output in answers:
             for one in output.get("structures", ()):
                 volume = "" if one["volume_ml"] is None else f"{one['volume_ml']:.6g}"
-                writer.writerow([case, one["label"], one["code"] or "", one["voxels"], volume])
+                more = (in_a_cell(one.get(name)) for name in COLUMNS)
+                writer.writerow([case, one["label"], one["code"] or "", one["voxels"], volume, *more])
         return "structures.csv", text.getvalue()
     found = [(case, output) for case, output in answers if output["type"] == "scores"]
     if found:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from medmap.cli import data, model
+from medmap.cli import data, measured, model
 from medmap.cli import deidentify as deidentification
 
 app = typer.Typer(
@@ -34,6 +34,7 @@ COMMANDS = (
     (model.evaluate, "evaluate", "Judge a model on a dataset: numbers and a report."),
     (model.compare, "compare", "Compare two evaluations of the same cases."),
     (model.predict, "predict", "Answer for images, folders, a zip or a dataset."),
+    (measured.measure, "measure", "Measure the structures of a mask: sizes, intensities."),
     (model.export, "export", "Export a model for another engine, with a parity test."),
     (model.verify, "verify", "Check a bundle's hashes and its engines' answers."),
     (model.schema, "schema", "Print the JSON Schema of a file of medmap's."),

@@ -1,0 +1,153 @@
+"""Structures measured, for ``medmap predict`` beside its masks and for ``medmap measure`` of any mask."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from medmap.cli.options import Json, Quiet
+from medmap.errors import DataError, ReadError, UsageError, counted
+
+if TYPE_CHECKING:
+    from medmap.dataset import Case, Dataset
+    from medmap.image import Image
+    from medmap.results import Mask, Prediction
+
+
+def measure(
+    image: Annotated[Path, typer.Argument(help="The image: a file or a series folder.")],
+    mask: Annotated[Path, typer.Argument(help="Its mask on the same grid: whole numbers, 0 is background.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="A new .csv or .json file; without it a table is shown.")
+    ] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure every structure of a mask: volume, diameters, surface, place, and the image inside it."""
+    from medmap.cli.show import Screen
+    from medmap.read import read
+
+    if output is not None and output.suffix.lower() not in (".csv", ".json"):
+        raise UsageError("measurements are written as a table or as JSON", got=output.name, expected=".csv or .json")
+    if output is not None and output.exists():
+        raise UsageError(f"{output} exists", remedy="choose another name")
+    rows = _measured(read(image), _mask_of(read(mask)))
+    with Screen(quiet, json) as screen:
+        if output is not None:
+            _write(rows, output)
+            screen.line(f"{counted(len(rows), 'structure')} measured: {output}")
+        if json:
+            screen.document(rows)
+        elif output is None:
+            for row in rows:
+                screen.result(_sentence(row))
+
+
+def add_measurements(outputs: Mapping[str, Any], answer: Prediction, data: Dataset, case: Case) -> None:
+    """What is measured of each structure, into an answer's outputs as JSON; intensities where the image lies beneath.
+
+    Args:
+        outputs: By name, as ``as_json`` gave them; the structures of masks are added to.
+        answer: With the masks.
+        data, case: Where its image is found.
+    """
+    from medmap.results import Mask
+
+    masks = {name: value for name, value in answer.outputs.items() if isinstance(value, Mask)}
+    if not masks:
+        return
+    image = _image_under(data, case)
+    for name, mask in masks.items():
+        try:
+            found = _measured(image, mask)
+        except DataError:  # the image lies elsewhere than the answer, which stands
+            found = _measured(None, mask)
+        for structure, measured in zip(outputs[name]["structures"], found, strict=True):
+            structure.update(measured)
+
+
+def in_a_cell(value: Any) -> str:
+    """A measurement in a table: six digits, coordinates apart by blanks, nothing where there is none.
+
+    Example:
+        >>> in_a_cell([1.5, 2]), in_a_cell(None)
+        ('1.5 2', '')
+    """
+    if value is None:
+        return ""
+    if isinstance(value, list):
+        return " ".join(in_a_cell(one) for one in value)
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _measured(image: Image | None, mask: Mask) -> list[dict[str, Any]]:
+    """The structures; without intensities of an image in colour, in time or elsewhere (then JSON holds null)."""
+    from medmap.measure import measure as structures_of
+
+    if image is not None and (len(image.channels) > 1 or image.time_s is not None):
+        image = None
+    return [one.as_json() for one in structures_of(mask, image)]
+
+
+def _image_under(data: Dataset, case: Case) -> Image | None:
+    """The case's first input, where it can be read."""
+    from medmap.read import read_ref
+
+    ref = next((ref for ref in case.inputs.values() if ref is not None), None)
+    try:
+        return None if ref is None else read_ref(data, ref)
+    except DataError:
+        return None
+
+
+def _mask_of(image: Image) -> Mask:
+    """A label map as it was read: each value a structure, by the names of its channels or by its number."""
+    import numpy as np
+
+    from medmap.results import Label, Mask
+
+    array = np.asarray(image.array)
+    if len(image.channels) > 1 and image.time_s is None:
+        labels = {number: Label(name) for number, name in enumerate(image.channels, start=1)}
+        return Mask(array > 0, image.geometry, labels)
+    if array.ndim != image.ndim or not (np.isfinite(array).all() and (array == np.rint(array)).all()):
+        raise ReadError(
+            "a mask holds whole numbers", got=str(array.dtype), remedy="give the image first, then its mask"
+        )
+    values = [int(v) for v in np.unique(array)]
+    if values[0] < 0 or values[-1] > np.iinfo(np.uint16).max:
+        raise ReadError("a mask's values lie in 0…65535", got=f"{values[0]}…{values[-1]}",
+                        remedy="give the image first, then its mask")  # fmt: skip
+    return Mask(array.astype(np.uint16), image.geometry, {v: Label(str(v)) for v in values if v})
+
+
+def _write(rows: Sequence[Mapping[str, Any]], output: Path) -> None:
+    import json
+
+    from medmap.config import write_atomically
+    from medmap.measure import COLUMNS
+
+    if output.suffix.lower() == ".json":
+        write_atomically(output, json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
+        return
+    names = ("value", "label", "code", "voxels", "volume_ml", *COLUMNS)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(names)
+    writer.writerows([in_a_cell(row[name]) for name in names] for row in rows)
+    write_atomically(output, text.getvalue())
+
+
+def _sentence(row: Mapping[str, Any]) -> str:
+    """One structure in a line for a person."""
+    told = [f"{row['label']}: {counted(row['voxels'], 'voxel')} in {counted(row['parts'], 'part')}"]
+    for name, words in (("volume_ml", "{} ml"), ("area_mm2", "{} mm²"), ("long_axis_mm", "long axis {} mm"),
+                        ("short_axis_mm", "short axis {} mm"), ("intensity_mean", "mean {}")):  # fmt: skip
+        if row[name] is not None:
+            told.append(words.format(f"{row[name]:.4g}"))
+    return ", ".join(told) + (f" {row['quantity']}" if row["quantity"] in ("HU", "SUVbw") else "")

@@ -1,0 +1,50 @@
+"""``medmap measure``: any mask, as a table, as JSON and in words."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import medmap as mm
+from grids import oblique_geometry
+from medmap.cli import run
+from medmap.image import Image
+
+
+@pytest.fixture
+def study(tmp_path: Path, image: Image) -> tuple[str, str]:
+    array = np.zeros(image.geometry.shape, np.uint8)
+    array[1:3, 2:4, 3:6] = 3
+    mm.write(image, tmp_path / "image.nii.gz")
+    mm.write(Image(array, oblique_geometry(), "label"), tmp_path / "mask.nii.gz")
+    return str(tmp_path / "image.nii.gz"), str(tmp_path / "mask.nii.gz")
+
+
+def test_a_mask_is_measured_as_table_json_and_words(
+    study: tuple[str, str], image: Image, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["measure", *study, "-o", str(tmp_path / "m.csv")]) == 0
+    row = next(csv.DictReader((tmp_path / "m.csv").read_text().splitlines()))
+    assert (row["label"], row["voxels"]) == ("3", "12")
+    assert float(row["intensity_mean"]) == pytest.approx(image.array[1:3, 2:4, 3:6].mean(), rel=1e-5)
+    capsys.readouterr()
+    assert run(["measure", *study, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)[0]
+    assert found["volume_ml"] == pytest.approx(12 * 0.7 * 1.3 * 2.9 / 1000, rel=1e-5)
+    assert run(["measure", *study]) == 0
+    assert "12 voxels in 1 part" in capsys.readouterr().out
+
+
+def test_what_is_no_mask_or_no_table_is_refused(
+    study: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image, mask = study
+    assert run(["measure", image, mask, "-o", str(tmp_path / "m.xlsx")]) == 2
+    decimals = Image(np.full(oblique_geometry().shape, 0.5, np.float32), oblique_geometry(), "arbitrary")
+    mm.write(decimals, tmp_path / "decimals.nii.gz")
+    assert run(["measure", image, str(tmp_path / "decimals.nii.gz")]) == 3
+    assert "whole numbers" in capsys.readouterr().err
