@@ -33,6 +33,7 @@ class Screen:
         self._task: Any = None
         self._stage = ""
         self._stage_begin = self._begin
+        self._stage_done = 0.0  # what a resumed stage begins with took no time
 
     def __enter__(self) -> Screen:
         return self
@@ -91,14 +92,14 @@ class Screen:
         now = time.monotonic()
         stage = text.split(",", maxsplit=1)[0].split(" ", maxsplit=1)[0]
         if stage != self._stage:
-            self._stage, self._stage_begin = stage, now
+            self._stage, self._stage_begin, self._stage_done = stage, now, done
         if self.quiet or now - self._begin < PATIENCE_S:
             return
         if sys.stderr.isatty():
             self._show_bar(text, done, total)
         elif now - max(self._last_line, self._stage_begin) >= LINE_EVERY_S:
             self._last_line = now
-            left = (now - self._stage_begin) / max(done, 1e-9) * (total - done)
+            left = (now - self._stage_begin) / max(done - self._stage_done, 1e-9) * (total - done)
             sys.stderr.write(f"{text}: {100 * done / max(total, 1):.0f} %, about {_clock(left)} left\n")
             sys.stderr.flush()
 

@@ -1,12 +1,13 @@
 """From scores to an answer: temperature, thresholds and abstention, fitted once and applied ever after.
 
 Everything here is a pure function of arrays. What ``fit_temperature`` and ``fit_thresholds`` find on validation
-predictions is written into a ``Decision``, which a bundle stores; ``calibrated`` and ``decide`` apply it, and
-``recalibrate`` takes it to another site.
+predictions, and ``fit_rule`` on the parts of masks, is written into a ``Decision``, which a bundle stores;
+``calibrated``, ``decide`` and ``kept_parts`` apply it, and ``recalibrate`` takes it to another site.
 """
 
 from medmap.decision.answer import Decided, calibrated, decide
 from medmap.decision.calibration import Calibration, fit_calibration
+from medmap.decision.components import ComponentRule, Parts, fit_rule, kept_parts, parts_of
 from medmap.decision.site import Recalibrated, recalibrate
 from medmap.decision.temperature import Temperature, apply_temperature, fit_temperature
 from medmap.decision.thresholds import Thresholds, fit_thresholds
@@ -14,8 +15,10 @@ from medmap.decision.value import Decision, Target, parse_target
 
 __all__ = [
     "Calibration",
+    "ComponentRule",
     "Decided",
     "Decision",
+    "Parts",
     "Recalibrated",
     "Target",
     "Temperature",
@@ -24,8 +27,11 @@ __all__ = [
     "calibrated",
     "decide",
     "fit_calibration",
+    "fit_rule",
     "fit_temperature",
     "fit_thresholds",
+    "kept_parts",
     "parse_target",
+    "parts_of",
     "recalibrate",
 ]

@@ -10,8 +10,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from medmap.decision.components import ComponentRule
 from medmap.errors import BundleError, MedmapError, UsageError
 
+RETIRED = "smallest_component_mm3"  # never fitted; bundles before 0.1 name it
 TARGETS = "youden | f1 | largest_score | sensitivity>=x | specificity>=x | net_benefit@t"
 
 
@@ -63,7 +65,7 @@ class Decision:
         prevalence: Share of positives that the thresholds are meant for, where it matters; None for the data's own.
         prior_shift: (C,) added to the scaled logits, for a site where classes are rarer or commoner; None for nothing.
         abstain_below: Largest probability below which a case is left to a person, in (0, 1]; None to always answer.
-        smallest_component_mm3: Structures smaller than this are dropped, ≥ 0; None to keep all.
+        components: Structure → which of its connected parts are kept, as ``ComponentRule.to_json`` has it.
         accepts: What inputs the bundle is for: {input: {"modality": "US", "channels": 1, "ndim": 2, "spacing_mm": …}}.
         fitted_on: Where the numbers come from: n, split, how.
 
@@ -83,7 +85,7 @@ class Decision:
     prevalence: float | None = None
     prior_shift: tuple[float, ...] | None = None
     abstain_below: float | None = None
-    smallest_component_mm3: float | None = None
+    components: dict[str, Any] = field(default_factory=dict)
     accepts: dict[str, Any] = field(default_factory=dict)
     fitted_on: dict[str, Any] = field(default_factory=dict)
 
@@ -104,14 +106,26 @@ class Decision:
         for name, lowest, highest in (
             ("prevalence", 0.0, 1.0),
             ("abstain_below", 0.0, 1.0),
-            ("smallest_component_mm3", 0.0, math.inf),
         ):
             value = getattr(self, name)
             if value is not None and not (_is_number(value) and lowest <= value <= highest and math.isfinite(value)):
                 raise UsageError(f"{name} is out of range", got=value, expected=f"{lowest:g} … {highest:g}")
-        for name in ("accepts", "fitted_on"):
+        for name in ("accepts", "fitted_on", "components"):
             if not isinstance(getattr(self, name), dict):
                 raise UsageError(f"{name} is no mapping", got=type(getattr(self, name)).__name__)
+        _ = self.component_rules
+
+    @property
+    def component_rules(self) -> dict[str, ComponentRule]:
+        """Structure → its rule.
+
+        Raises:
+            UsageError: No rule.
+        """
+        try:
+            return {name: ComponentRule(**values) for name, values in self.components.items()}
+        except TypeError as error:
+            raise UsageError("components are no rules", got=f"{self.components!r:.200}") from error
 
     def to_json(self) -> dict[str, Any]:
         """Plain lists, numbers and names, as ``spec.json`` has it."""
@@ -127,6 +141,7 @@ class Decision:
         if not isinstance(values, Mapping):
             raise BundleError("a decision is no mapping", got=type(values).__name__)
         known = [f.name for f in fields(cls)]
+        values = {key: value for key, value in values.items() if key != RETIRED or value is not None}
         if unknown := sorted(str(key) for key in values if key not in known):
             raise BundleError(
                 "the decision has a field that is unknown here", got=unknown[0], remedy="use a newer medmap"

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from medmap.bundle import Bundle
 from medmap.dataset import Case, Dataset
+from medmap.decision import kept_parts
 from medmap.errors import DataError, UsageError
 from medmap.geometry import Trace
 from medmap.image import Image
@@ -17,7 +18,7 @@ from medmap.predict.accept import FailedCase, images_of, refuse_unlike, unlike
 from medmap.prepare import Prepared, Recipe
 from medmap.results import Prediction
 from medmap.runtime import LabelSink, Windows, peak_rss_bytes, plan_memory, rss_bytes
-from medmap.tasks.segment import WINDOWS_AT_ONCE, Segment, SegmentSection
+from medmap.tasks.segment import WINDOWS_AT_ONCE, Segment, SegmentSection, voxel_size
 
 Ready = tuple[dict[str, Image], Prepared]
 
@@ -51,6 +52,9 @@ class Predictor:
         section = SegmentSection.model_validate(first.spec.run.get("task", {"kind": "segment"}))
         self.task = Segment(section, first.labels, self.recipe.section.shape)
         self._engines = [b.engine(engine, device=device, precision="auto") for b in bundles]  # type: ignore[arg-type]
+        names = [label.name for label in first.labels]
+        rules = first.decision.component_rules
+        self._rules = {names.index(name): rule for name, rule in rules.items() if name in names}
         self._memory_bytes, self._passing_bytes = memory_bytes, 0
         if memory_bytes is not None:  # one batch is run, so that what the engines take for it is known
             seen = self.recipe.section
@@ -106,6 +110,7 @@ class Predictor:
         ((name, image),) = images.items()
         pixels = prepared.tensors["image"]
         labels = self.task.labelled(self.scores, pixels, prepared.trace, self._windows(pixels, prepared.trace))
+        labels, _ = kept_parts(labels, self._rules, voxel_size(image.geometry))
         told = unlike(image, self.bundles[0].decision.accepts.get(name, {}))
         warnings = (*image.source.warnings, *([told] if told else []))
         mask = self.task.mask(labels, image.geometry)

@@ -15,6 +15,7 @@ from medmap.errors import DatasetError
 from medmap.geometry import Geometry, Trace
 from medmap.results import Label, Mask
 from medmap.runtime import LabelSink, Windows, slide
+from medmap.tasks.mask_losses import boundary_loss, centre_line_loss, tversky_loss
 from medmap.tasks.protocol import IGNORED, Batch, Examples, Forward, Selection, Tensors
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
     from medmap.dataset import Case, Dataset
 
-DICE_SMOOTH = 1e-5
 SCORING_OVERLAP = 0.25  # part of a window that the next one shares while epochs are compared
 WINDOWS_AT_ONCE = 2
 
@@ -37,6 +37,9 @@ class SegmentSection(Section):
         focal_gamma: How much the cross-entropy turns away from easy voxels (Lin et al. 2017); 0 is plain.
         tversky_beta: Weight of missed against invented voxels in the Dice term: 0.5 is Dice, above it misses count
             more (Salehi et al. 2017).
+        boundary: Weight of the distance between boundaries (Kervadec et al. 2019), beside Dice for small structures.
+        cldice: Weight of soft clDice (Shit et al. 2021): whether vessels, airways, nerves hold together.
+        cldice_iterations: About half the diameter of the thickest tube, in voxels.
         foreground: Share of patches that are drawn around a voxel of a class, each class as often as another.
         patches: Patches of each case in an epoch.
         deep_supervision: Whether lower stages of the network learn too, each half as much as the one above.
@@ -48,6 +51,9 @@ class SegmentSection(Section):
     cross_entropy: float = Field(default=1.0, ge=0)
     focal_gamma: float = Field(default=0.0, ge=0, le=10)
     tversky_beta: float = Field(default=0.5, gt=0, lt=1)
+    boundary: float = Field(default=0.0, ge=0)
+    cldice: float = Field(default=0.0, ge=0)
+    cldice_iterations: int = Field(default=3, ge=1, le=50)
     foreground: float = Field(default=0.5, ge=0, le=1)
     patches: int = Field(default=1, ge=1, le=10_000)
     deep_supervision: bool = True
@@ -126,7 +132,7 @@ class Segment:
     # -- learning ------------------------------------------------------------------------------------------------
 
     def loss(self, net: torch.nn.Module, batch: Batch) -> torch.Tensor:
-        """Dice and cross-entropy of every stage that answers; ignored voxels and classes not looked at take no part."""
+        """The losses asked for, of every stage that answers; ignored voxels and classes not looked at take no part."""
         import torch
 
         answers = net(batch.images)
@@ -134,27 +140,49 @@ class Segment:
         stages = stages if self.section.deep_supervision else stages[:1]
         weights = [0.5**depth for depth in range(len(stages))]
         total = torch.zeros((), device=batch.images.device)
-        for weight, logits in zip(weights, stages, strict=True):
+        for stage, (weight, logits) in enumerate(zip(weights, stages, strict=True)):
             truth = _at_resolution(batch.truth, logits.shape[2:])
-            total = total + weight / sum(weights) * self._stage(logits.float(), truth, batch.cases)
+            loss = self._stage(logits.float(), truth, batch.cases, whole=not stage)
+            total = total + weight / sum(weights) * loss
         return total
 
-    def _stage(self, logits: torch.Tensor, truth: torch.Tensor, cases: Sequence[str]) -> torch.Tensor:
+    def _stage(self, logits: torch.Tensor, truth: torch.Tensor, cases: Sequence[str], whole: bool) -> torch.Tensor:
+        """The loss of one stage; boundaries and centre lines exist at full resolution (``whole``) alone."""
         import torch
         from torch.nn import functional
 
+        section = self.section
         counted = truth != IGNORED
         target = torch.where(counted, truth, 0).long()
         log_chance = self._log_chance(logits, cases)
         total = logits.new_zeros(())
-        if self.section.cross_entropy:
+        if section.cross_entropy:
             terms = functional.nll_loss(log_chance, target, reduction="none")
-            if self.section.focal_gamma:
-                terms = terms * (1 - torch.exp(-terms)) ** self.section.focal_gamma
-            total = total + self.section.cross_entropy * (terms * counted).sum() / counted.sum().clamp_min(1)
-        if self.section.dice:
-            total = total + self.section.dice * self._dice(log_chance.exp(), target, counted, cases)
+            if section.focal_gamma:
+                terms = terms * (1 - torch.exp(-terms)) ** section.focal_gamma
+            total = total + section.cross_entropy * (terms * counted).sum() / counted.sum().clamp_min(1)
+        chance = log_chance[:, 1:].exp()
+        there = functional.one_hot(target, self.outputs).movedim(-1, 1)[:, 1:].to(chance.dtype)
+        weight = self._counting(counted, cases).to(chance.dtype)
+        if section.dice:
+            total = total + section.dice * tversky_loss(chance, there, weight, section.tversky_beta)
+        if section.boundary and whole:
+            total = total + section.boundary * boundary_loss(chance, there, weight)
+        if section.cldice and whole:
+            total = total + section.cldice * centre_line_loss(chance, there, weight, section.cldice_iterations)
         return total
+
+    def _counting(self, counted: torch.Tensor, cases: Sequence[str]) -> torch.Tensor:
+        """(batch, structures, spatial …) or the like with one structure: 0 where a voxel says nothing about one."""
+        import torch
+
+        if not self.known:
+            return counted[:, None]
+        looked = [
+            [float(c in self.known.get(case, range(self.outputs))) for c in range(1, self.outputs)] for case in cases
+        ]
+        seen = torch.tensor(looked, device=counted.device)
+        return counted[:, None] * seen.reshape(*seen.shape, *[1] * (counted.ndim - 1))
 
     def _log_chance(self, logits: torch.Tensor, cases: Sequence[str]) -> torch.Tensor:
         """Log probabilities; where a class was not looked at its share is the background's, as the truth has it."""
@@ -169,29 +197,6 @@ class Segment:
             merged = torch.logsumexp(row[[0, *unseen]], dim=0, keepdim=True)
             rows.append(torch.cat([merged, row[1:]]))
         return torch.stack(rows)
-
-    def _dice(
-        self, chance: torch.Tensor, target: torch.Tensor, counted: torch.Tensor, cases: Sequence[str]
-    ) -> torch.Tensor:
-        """One less the Tversky index, over the batch and averaged over the foreground classes that were looked at."""
-        import torch
-        from torch.nn import functional
-
-        axes = (0, *range(2, chance.ndim))
-        truth = functional.one_hot(target, self.outputs).movedim(-1, 1).to(chance.dtype)
-        weight = counted[:, None].to(chance.dtype)
-        if self.known:
-            looked = [
-                [float(c in self.known.get(case, range(self.outputs))) for c in range(self.outputs)] for case in cases
-            ]
-            seen = torch.tensor(looked, dtype=chance.dtype, device=chance.device)
-            weight = weight * seen.reshape(*seen.shape, *[1] * (chance.ndim - 2))
-        hit = (weight * chance * truth).sum(axes)[1:]
-        missed = (weight * (1 - chance) * truth).sum(axes)[1:]
-        invented = (weight * chance * (1 - truth)).sum(axes)[1:]
-        beta = self.section.tversky_beta
-        index = (hit + DICE_SMOOTH) / (hit + beta * missed + (1 - beta) * invented + DICE_SMOOTH)
-        return 1 - index.mean()
 
     def sampling_weights(self, cases: Sequence[Case]) -> None:
         """Every case comes once an epoch; classes are balanced by where patches are drawn."""
@@ -289,6 +294,11 @@ def patch_of(array: Any, start: Sequence[int], shape: Sequence[int], fill: float
         return part
     around = [(0, 0)] * len(lead) + list(zip(before, after, strict=True))
     return np.pad(part, around, constant_values=part.min() if fill is None else fill)
+
+
+def voxel_size(geometry: Geometry) -> float:
+    """Of a voxel in mm³, of a pixel in mm²; 1 where a grid has no size."""
+    return float(np.prod(geometry.spacing_mm)) if geometry.has_size else 1.0
 
 
 def _at_resolution(truth: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:

@@ -13,13 +13,15 @@ from numpy.typing import NDArray
 
 from medmap.config import write_atomically
 from medmap.dataset import Case, Dataset
-from medmap.decision import Decision
+from medmap.decision import ComponentRule, Decision, Parts, fit_rule, kept_parts, parts_of
 from medmap.evaluate import Circumstances, Failure, Report, report_from_masks
 from medmap.feed import PatchStore, Progress, build_patch_store
 from medmap.fit import FitState, forwarding
 from medmap.plan import Run
 from medmap.prepare import Recipe
+from medmap.read import read_ref
 from medmap.results import Mask
+from medmap.tasks.segment import voxel_size
 from medmap.train.events import Event
 from medmap.train.members import Member
 from medmap.train.parts import Concluded, accepted, flow_of
@@ -82,18 +84,76 @@ def concluded(work: Work, done: Sequence[Trained]) -> Concluded:
     decision = Decision(accepts=accepted(work), fitted_on=fitted_on)
     if not first:
         return Concluded(decision, ("no validation case: nothing was judged",), None)
-    return Concluded(decision, (), _report(work, first))
+    rules, of_fold = _components(work, first)
+    names = [label.name for label in work.task.labels]
+    decision = decision.with_(components={names[value]: rule.to_json() for value, rule in rules.items()})
+    return Concluded(decision, (), _report(work, first, of_fold))
 
 
-def _report(work: Work, first: dict[int, Member]) -> Report:
+Rules = dict[int, ComponentRule]
+
+
+def _components(work: Work, first: dict[int, Member]) -> tuple[Rules, dict[int | None, Rules]]:
+    """Which parts of each structure are kept: for the bundle, and, fitted without it, for judging each fold."""
+    parts = _parts(work, first)
+    folds = {row: member.fold for row, member in first.items()}
+    rules: Rules = {}
+    of_fold: dict[int | None, Rules] = {fold: {} for fold in folds.values()}
+    for value, found in parts.items():
+        rule = fit_rule(list(found.values()))
+        if rule is None:
+            continue
+        rules[value] = rule
+        _say(work, value, rule, list(found.values()))
+        for fold, there in of_fold.items():
+            others = [one for row, one in found.items() if folds[row] != fold]
+            without = rule if fold is None else fit_rule(others)
+            if without is not None:
+                there[value] = without
+    return rules, of_fold
+
+
+def _parts(work: Work, first: dict[int, Member]) -> dict[int, dict[int, Parts]]:
+    """Value → row → the structure's parts in a judged case, where the case's truth speaks of it."""
+    parts: dict[int, dict[int, Parts]] = {value: {} for value in range(1, work.task.outputs)}
+    for row, member in first.items():
+        case, grid = work.store.cases[row], work.store.prepared[row].trace.source
+        if not case.truth.masks:
+            continue
+        truth = np.asarray(read_ref(work.dataset, case.truth.masks[0]).laid_on(grid).array)
+        labels, known = _labels(work, row, member), case.truth.known
+        for value, found in parts.items():
+            if known is None or value in known:
+                found[row] = parts_of(labels, truth, value, voxel_size(grid), work.dataset.ignore)
+    return parts
+
+
+def _say(work: Work, value: int, rule: ComponentRule, cases: Sequence[Parts]) -> None:
+    before, after = (float(np.mean([case.dice(r) for case in cases])) for r in (ComponentRule(), rule))
+    grid = work.store.prepared[0].trace.source
+    unit = {3: "mm³", 2: "mm²"}[len(grid.shape)] if grid.has_size else "voxels"
+    what = (
+        "only the largest part is kept" if rule.largest_only else f"parts below {rule.smallest:.3g} {unit} are dropped"
+    )
+    name = work.task.labels[value].name
+    work.listen(Event("line", f"{name}: {what} (Dice {after:.3f}, with all parts {before:.3f})"))
+
+
+def _labels(work: Work, row: int, member: Member) -> NDArray[np.uint8]:
+    with np.load(work.output / JUDGED / _file(row, member)) as held:
+        labels: NDArray[np.uint8] = held["labels"]
+    return labels
+
+
+def _report(work: Work, first: dict[int, Member], of_fold: dict[int | None, Rules]) -> Report:
     cases = {row: work.store.cases[row] for row in sorted(first)}
     folds = {case.id: fold for row, case in cases.items() if (fold := first[row].fold) is not None}
 
     def masks() -> Iterator[tuple[Case, Mask]]:
         for row, case in cases.items():
-            with np.load(work.output / JUDGED / _file(row, first[row])) as held:
-                labels = held["labels"]
-            yield case, work.task.mask(labels, work.store.prepared[row].trace.source)
+            grid = work.store.prepared[row].trace.source
+            labels, _ = kept_parts(_labels(work, row, first[row]), of_fold[first[row].fold], voxel_size(grid))
+            yield case, work.task.mask(labels, grid)
 
     failed = tuple(Failure(case, reason) for case, reason in work.store.failed.items())
     found = Circumstances(failed=failed, flow=flow_of(work, len(cases)), started=time.monotonic() - work.clock.spent_s)

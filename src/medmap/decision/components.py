@@ -1,0 +1,174 @@
+"""Which connected parts of a mask are kept: rules fitted on cases that the network did not learn from, then applied."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medmap.errors import DataError, UsageError
+
+LEAST_GAIN = 0.001  # mean Dice that a rule must be better by: less is what a handful of voxels makes
+MOST_SIZES = 40
+FEWEST_CASES = 5
+
+
+@dataclass(frozen=True)
+class ComponentRule:
+    """What is kept of one structure.
+
+    Args:
+        largest_only: Whether only the largest part is kept.
+        smallest: Parts smaller than this are dropped: mm³, in a plane mm², voxels where the grid has no size; ≥ 0.
+
+    Raises:
+        UsageError: A size below 0 or not finite.
+    """
+
+    largest_only: bool = False
+    smallest: float = 0.0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.smallest, bool) or not 0 <= self.smallest < float("inf"):
+            raise UsageError("the smallest part is out of range", got=self.smallest, expected="0 or more")
+        if not isinstance(self.largest_only, bool):
+            raise UsageError("largest_only is true or false", got=self.largest_only)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, as a decision has them."""
+        return asdict(self)
+
+    def keeps(self, sizes: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Which of a structure's parts in one case stay, by their sizes; of equally large ones the first."""
+        kept = sizes >= self.smallest
+        if self.largest_only and len(sizes):
+            kept &= np.arange(len(sizes)) == int(np.argmax(sizes))
+        return np.asarray(kept)
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """The connected parts of one structure in one case, beside the truth.
+
+    Args:
+        sizes: (n,) of each part, in the rule's unit.
+        counted: (n,) voxels of each part that the truth speaks of.
+        hits: (n,) those of them that are the structure.
+        truth: Voxels of the structure in the truth.
+    """
+
+    sizes: NDArray[np.float64]
+    counted: NDArray[np.float64]
+    hits: NDArray[np.float64]
+    truth: float
+
+    def dice(self, rule: ComponentRule) -> float:
+        """Dice with what the rule keeps; both empty is 1."""
+        kept = rule.keeps(self.sizes)
+        both = float(self.counted[kept].sum()) + self.truth
+        return 1.0 if not both else 2 * float(self.hits[kept].sum()) / both
+
+
+def parts_of(
+    labels: NDArray[np.integer[Any]],
+    truth: NDArray[np.integer[Any]],
+    value: int,
+    voxel: float,
+    ignored: int | None = None,
+) -> Parts:
+    """Find one structure's connected parts (neighbours by a face, an edge or a corner).
+
+    Args:
+        labels: (spatial …) the network's label map.
+        truth: (spatial …) the true one.
+        value: The structure's label.
+        voxel: Size of a voxel: mm³, mm² or 1.
+        ignored: A value of the truth that nothing is said of.
+
+    Raises:
+        DataError: Maps of different shapes.
+    """
+    if labels.shape != truth.shape:
+        raise DataError("a mask and its truth have different shapes", got=labels.shape, expected=truth.shape)
+    total = float((truth == value).sum())
+    box = boxes_of(labels, (value,))[value]
+    if box is None:
+        nothing = np.zeros(0)
+        return Parts(nothing, nothing, nothing, total)
+    found, count = _connected(labels[box] == value)
+    inside, beside = found > 0, truth[box]
+    known = inside if ignored is None else inside & (beside != ignored)
+    sizes, counted, hits = (
+        np.bincount(found[where], minlength=count + 1)[1:].astype(np.float64)
+        for where in (inside, known, inside & (beside == value))
+    )
+    return Parts(sizes * voxel, counted, hits, total)
+
+
+def boxes_of(labels: NDArray[np.integer[Any]], values: Iterable[int]) -> dict[int, tuple[slice, ...] | None]:
+    """The smallest box around each value of a label map; None where it does not occur."""
+    from scipy import ndimage
+
+    found = ndimage.find_objects(labels)
+    return {value: found[value - 1] if 0 < value <= len(found) else None for value in values}
+
+
+def _connected(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int32], int]:
+    from scipy import ndimage
+
+    found, count = ndimage.label(mask, np.ones((3,) * mask.ndim))
+    return found, int(count)
+
+
+def fit_rule(cases: Sequence[Parts]) -> ComponentRule | None:
+    """The rule with the largest mean Dice over cases; None where none is better than keeping everything by 0.001.
+
+    Args:
+        cases: One a case, of networks that did not learn from it; fewer than five tell too little.
+    """
+    if len(cases) < FEWEST_CASES:
+        return None
+    everything = float(np.mean([case.dice(ComponentRule()) for case in cases]))
+    best, gain = None, LEAST_GAIN
+    for rule in _candidates(cases):
+        better = float(np.mean([case.dice(rule) for case in cases])) - everything
+        if better > gain + 1e-9:
+            best, gain = rule, better
+    return best
+
+
+def _candidates(cases: Sequence[Parts]) -> Iterable[ComponentRule]:
+    """Least sizes between the sizes that occur, small ones first, then the largest part alone."""
+    sizes = np.unique(np.concatenate([case.sizes for case in cases]))
+    limits = (sizes[1:] + sizes[:-1]) / 2
+    if len(limits) > MOST_SIZES:
+        limits = np.unique(np.quantile(limits, np.linspace(0, 1, MOST_SIZES)))
+    yield from (ComponentRule(smallest=float(limit)) for limit in limits)
+    yield ComponentRule(largest_only=True)
+
+
+def kept_parts(
+    labels: NDArray[np.uint8], rules: Mapping[int, ComponentRule], voxel: float
+) -> tuple[NDArray[np.uint8], int]:
+    """A label map with what the rules keep, and how many parts were dropped; what is dropped becomes background.
+
+    Args:
+        labels: (spatial …) label map; not changed.
+        rules: Value → rule.
+        voxel: Size of a voxel: mm³, mm² or 1.
+    """
+    out, dropped = labels, 0
+    for value, box in boxes_of(labels, rules).items():
+        if box is None:
+            continue
+        found, count = _connected(labels[box] == value)
+        kept = rules[value].keeps(np.bincount(found[found > 0], minlength=count + 1)[1:] * voxel)
+        if kept.all():
+            continue
+        out = np.array(labels) if out is labels else out
+        out[box][np.concatenate([[False], ~kept])[found]] = 0
+        dropped += int((~kept).sum())
+    return out, dropped
