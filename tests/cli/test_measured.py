@@ -12,7 +12,10 @@ import pytest
 import medmap as mm
 from grids import oblique_geometry
 from medmap.cli import run
+from medmap.cli.answers import _OWN
+from medmap.cli.measured import surfaces
 from medmap.image import Image
+from medmap.results import Label
 
 
 @pytest.fixture
@@ -48,3 +51,20 @@ def test_what_is_no_mask_or_no_table_is_refused(
     mm.write(decimals, tmp_path / "decimals.nii.gz")
     assert run(["measure", image, str(tmp_path / "decimals.nii.gz")]) == 3
     assert "whole numbers" in capsys.readouterr().err
+
+
+def test_each_structure_is_an_stl_file_of_its_own(tmp_path: Path, image: Image) -> None:
+    array = np.zeros(image.geometry.shape, np.uint8)
+    array[1:3, 2:4, 3:6], array[4, 5, 6] = 1, 3
+    labels = {1: Label("left lung"), 2: Label("absent"), 3: Label("Δ")}
+    unwritten: dict[str, str] = {}
+    answer = mm.Prediction("case", {"mask": mm.Mask(array, image.geometry, labels)})
+    names = surfaces(answer, tmp_path / "000000", unwritten)
+    assert names == ["000000.1-left-lung.stl", "000000.3.stl"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    assert all(_OWN.fullmatch(name) for name in names)  # --resume knows them
+    assert unwritten == {}
+    flat = mm.Geometry.without_size((4, 5))
+    answer = mm.Prediction("case", {"mask": mm.Mask(np.ones((4, 5), np.uint8), flat, {1: Label("spot")})})
+    assert surfaces(answer, tmp_path / "000001", unwritten) == []
+    assert "millimetres" in unwritten["stl"]

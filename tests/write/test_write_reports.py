@@ -17,11 +17,11 @@ from scipy.spatial.distance import pdist
 from dicom_sources import PATIENT, right_handed_image, written_series
 from medmap.errors import DataError, GeometryError, UsageError
 from medmap.geometry import Geometry
+from medmap.measure import largest_diameter_mm, plane_axes_mm
 from medmap.read.dicom.contours import enclosed
 from medmap.read.dicom.report import MeasurementGroup, MeasurementReport, read_report
 from medmap.results import Boxes, Label, Mask, Picture, Prediction, Scores
 from medmap.write import write
-from medmap.write.dicom.measures import largest_diameter_mm
 from medmap.write.dicom.report import measurement_report
 from medmap.write.dicom.source import About, Origin, origin_of
 
@@ -87,22 +87,27 @@ def test_volume_diameter_and_values_inside(origin: Origin, tmp_path: Path) -> No
         ):  # fmt: skip
             assert found["Attenuation Coefficient", derivation] == (pytest.approx(number, rel=1e-9), "[hnsf'U]")
         assert found["Maximum 3D Diameter of a Mesh", ""][1] == "mm"
+        long, short = plane_axes_mm(mask().array == value, GRID.affine_lps_mm, 2)
+        assert found["Long Axis", ""] == (pytest.approx(long), "mm")
+        assert found["Short Axis", ""] == (pytest.approx(short), "mm")
         assert evaluations(group) == {"Calibration of the scores": "Calibrated on cases not learned from"}
 
 
 def test_the_largest_diameter_is_that_of_all_pairs() -> None:
     region = mask().array == 1
-    # every midpoint between a voxel inside and its neighbour outside in the same slice
+    # every midpoint between a voxel inside and its neighbour outside
     padded = np.pad(region, 1)
     points = []
     for i, j, k in np.argwhere(region):
-        for a, b in ((1, 0), (-1, 0), (0, 1), (0, -1)):
-            if not padded[i + 1 + a, j + 1 + b, k + 1]:
-                points.append((i + a / 2, j + b / 2, k))
-    assert largest_diameter_mm(region, GRID) == pytest.approx(pdist(GRID.to_world(points)).max(), rel=1e-12)
+        for a, b, c in ((1, 0, 0), (-1, 0, 0), (0, 1, 0), (0, -1, 0), (0, 0, 1), (0, 0, -1)):
+            if not padded[i + 1 + a, j + 1 + b, k + 1 + c]:
+                points.append((i + a / 2, j + b / 2, k + c / 2))
+    assert largest_diameter_mm(region, GRID.affine_lps_mm) == pytest.approx(
+        pdist(GRID.to_world(points)).max(), rel=1e-12
+    )
     one = np.zeros(GRID.shape, np.bool_)
     one[2, 3, 4] = True
-    assert largest_diameter_mm(one, GRID) == pytest.approx(1.3)
+    assert largest_diameter_mm(one, GRID.affine_lps_mm) == pytest.approx(2.9)
 
 
 def test_a_structure_that_was_not_found_is_stated(origin: Origin, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medmap.cli.measured import add_measurements, in_a_cell
+from medmap.cli.measured import add_measurements, in_a_cell, surfaces
 from medmap.cli.settings import require_folder
 from medmap.config import write_atomically
 from medmap.dataset import Ref
@@ -34,11 +34,14 @@ FORMATS = {
     "dicom-rtstruct": ".rtstruct.dcm",
     "dicom-gsps": ".gsps.dcm",
     "nifti": ".nii.gz",
+    "obj": ".obj",
+    "stl": "",  # a file a structure
 }
 _ANSWER = re.compile(r"[0-9]{6,}\.json")
 # What a call leaves, whole or (the names with a point) as it was killed while writing.
 _OWN = re.compile(
-    r"\.?([0-9]{6,}\.(json|png|nii\.gz|(sr|seg|rtstruct|gsps)\.dcm)|index\.json|(scores|structures)\.csv)(\.[0-9a-f]{16})?"
+    r"\.?([0-9]{6,}\.(json|png|nii\.gz|obj|[a-z0-9-]+\.stl|(sr|seg|rtstruct|gsps)\.dcm)|index\.json"
+    r"|(scores|structures)\.csv)(\.[0-9a-f]{16})?"
     r"|\.[0-9a-f]{16}(\.[a-z0-9.]+)?"
 )
 _NO_CASES = (".csv", ".json", ".yaml", ".yml", ".txt", ".md", ".html", ".xml", ".raw", ".zraw")
@@ -162,7 +165,11 @@ def _other_files(
         if wanted in ("json", "csv") or ref is None:
             continue
         name = _mask_format(answer) if wanted == "mask" else wanted
-        path = beside.with_name(beside.name.removesuffix(".json") + FORMATS[name])
+        stem = beside.name.removesuffix(".json")
+        if name == "stl":
+            written += surfaces(answer, beside.with_name(stem), unwritten)
+            continue
+        path = beside.with_name(stem + FORMATS[name])
         source = None
         if name.startswith("dicom-"):
             source = str(data.resolve(ref)) + ("" if ref.member is None else f"#{ref.member.partition('/')[0]}")

@@ -71,6 +71,32 @@ def add_measurements(outputs: Mapping[str, Any], answer: Prediction, data: Datas
             structure.update(measured)
 
 
+def surfaces(answer: Prediction, beside: Path, unwritten: dict[str, str]) -> list[str]:
+    """Write an STL file a structure, ``000000.1-liver.stl``; their names, and into ``unwritten`` why there are none.
+
+    Args:
+        answer: With a mask.
+        beside: The case's files without their endings.
+        unwritten: Format → why.
+    """
+    from medmap.results import Mask
+    from medmap.write import write
+    from medmap.write.meshes import single_structures
+
+    written = []
+    masks = [value for value in answer.outputs.values() if isinstance(value, Mask)]
+    try:
+        if not masks:
+            raise UsageError("a mesh is made of a mask", got=", ".join(answer.outputs))
+        for name, one in single_structures(masks[0]):
+            path = beside.with_name(f"{beside.name}.{name}.stl")
+            write(one, path, format="stl", overwrite=True)
+            written.append(path.name)
+    except (DataError, UsageError) as error:  # the answer stands
+        unwritten["stl"] = str(error)
+    return written
+
+
 def in_a_cell(value: Any) -> str:
     """A measurement in a table: six digits, coordinates apart by blanks, nothing where there is none.
 

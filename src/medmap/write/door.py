@@ -22,6 +22,7 @@ from medmap.write.dicom import objects
 from medmap.write.dicom.files import save_objects
 from medmap.write.dicom.source import About, Origin, origin_of
 from medmap.write.images import write_npy, write_png, write_tiff
+from medmap.write.meshes import write_obj, write_stl
 from medmap.write.volumes import write_metaimage, write_nifti, write_nrrd
 
 
@@ -34,6 +35,7 @@ class Format:
         suffixes: What such files are called; the first is the usual one.
         image: Writes an image, or None.
         result: Writes a prediction as text, or None.
+        mask: Writes a mask as something else than voxels, or None.
         dicom: Makes DICOM objects (pydicom data sets) of a value and the series it refers to, or None.
     """
 
@@ -41,6 +43,7 @@ class Format:
     suffixes: tuple[str, ...]
     image: Callable[[Image, Path], None] | None = None
     result: Callable[[Prediction], str] | None = None
+    mask: Callable[[Mask, Path], None] | None = None
     dicom: Callable[[Any, Origin, About], Sequence[Any]] | None = None
 
 
@@ -76,6 +79,8 @@ FORMATS: tuple[Format, ...] = (
     Format("npy", (".npy",), image=write_npy),
     Format("json", (".json",), result=_json),
     Format("csv", (".csv",), result=_csv),
+    Format("stl", (".stl",), mask=write_stl),
+    Format("obj", (".obj",), mask=write_obj),
     Format("dicom-seg", (".dcm",), dicom=objects.binary),
     Format("dicom-seg-fractional", (".dcm",), dicom=objects.fractional),
     Format("dicom-seg-labelmap", (".dcm",), dicom=objects.labelmap),
@@ -105,7 +110,8 @@ def write(
         value: What to write.
         path: The file; its suffix names the format when ``format`` does not. For DICOM also a folder: one object is
             named after its format in it, a series of images becomes a folder of its own that must not hold anything.
-        format: nifti, nrrd, mha, png, tiff, npy, json, csv; or a DICOM object (``FORMATS``), which is always named.
+        format: nifti, nrrd, mha, png, tiff, npy, json, csv; stl, obj (the surface of a mask); or
+            a DICOM object (``FORMATS``), which is always named.
         overwrite: Replace a file that is there (never a folder).
         source: For DICOM: the series that the value was made from, as an ``Image`` that was read, a ``Series``, a
             folder or files. An image that was read from DICOM is its own source.
@@ -141,6 +147,10 @@ def write(
         text = row.result(_prediction(value))
         with _aside(path, suffix, overwrite) as aside:
             aside.write_text(text, encoding="utf-8")
+        return path
+    if row.mask is not None:
+        with _aside(path, suffix, overwrite) as aside:
+            row.mask(_mask(value), aside)
         return path
     image = _image(value)
     if row.image is not None:
@@ -191,6 +201,15 @@ def _prediction(value: Any) -> Prediction:
     if isinstance(value, Mask | Boxes | Picture):
         return Prediction("", {"output": value})
     raise UsageError("only results are written as text", got=type(value).__name__, remedy="choose an image format")
+
+
+def _mask(value: Any) -> Mask:
+    masks = [value]
+    if isinstance(value, Prediction):
+        masks = [out for out in value.outputs.values() if isinstance(out, Mask)]
+    if len(masks) != 1 or not isinstance(masks[0], Mask):
+        raise UsageError("a mesh is made of one mask", got=type(value).__name__, remedy="choose another format")
+    return masks[0]
 
 
 def _image(value: Any) -> Image:

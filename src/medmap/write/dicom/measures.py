@@ -9,16 +9,18 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from medmap.geometry import Floats, Geometry
+from medmap.geometry import Geometry
 from medmap.image import Image
+from medmap.measure import largest_diameter_mm, plane_axes_mm, slice_axis_of
 from medmap.results import Boxes
-from medmap.write.dicom.outlines import outlined
 
 Row = tuple[str, str, str]
 MILLIMETRE: Row = ("mm", "UCUM", "millimeter")
 MILLILITRE: Row = ("ml", "UCUM", "milliliter")
 VOLUME: Row = ("118565006", "SCT", "Volume")
 LARGEST_DIAMETER: Row = ("L0JK", "IBSI", "Maximum 3D Diameter of a Mesh")
+LONG_AXIS: Row = ("103339001", "SCT", "Long Axis")
+SHORT_AXIS: Row = ("103340004", "SCT", "Short Axis")
 # along rows downward, along columns, across slices
 EDGES: tuple[Row, ...] = (("121207", "DCM", "Height"), ("103355008", "SCT", "Width"), ("131197000", "SCT", "Depth"))
 MEAN: Row = ("373098007", "SCT", "Mean")
@@ -54,7 +56,7 @@ class Measure:
 
 
 def of_region(region: Bools, geometry: Geometry, image: Image | None) -> list[Measure]:
-    """Volume, largest diameter, and mean, standard deviation, minimum and maximum of the image inside.
+    """Volume, largest diameter, axes in a plane; mean, deviation, minimum and maximum of the image inside.
 
     The deviation is that of the voxels (divided by their number, not by one less). What the voxels measure is reported
     only where DICOM has a word for it: HU, SUV, and the signal of MR.
@@ -68,7 +70,9 @@ def of_region(region: Bools, geometry: Geometry, image: Image | None) -> list[Me
     found = [Measure(VOLUME, volume_ml, MILLILITRE)]
     if not region.any():
         return found
-    found.append(Measure(LARGEST_DIAMETER, largest_diameter_mm(region, geometry), MILLIMETRE))
+    found.append(Measure(LARGEST_DIAMETER, largest_diameter_mm(region, geometry.affine_lps_mm), MILLIMETRE))
+    axes = plane_axes_mm(region, geometry.affine_lps_mm, slice_axis_of(geometry))
+    found += [Measure(name, length, MILLIMETRE) for name, length in zip((LONG_AXIS, SHORT_AXIS), axes, strict=True)]
     if image is None:
         return found
     known = INTENSITIES.get(image.quantity) or INTENSITIES.get(image.source.modality or "")
@@ -84,38 +88,3 @@ def of_box(boxes: Boxes, which: int) -> list[Measure]:
     """The edge lengths of a box, whole voxels counted."""
     sizes = boxes.sizes_mm()[which]
     return [Measure(concept, float(size), MILLIMETRE) for concept, size in zip(EDGES, sizes, strict=False)]
-
-
-def largest_diameter_mm(region: Bools, geometry: Geometry) -> float:
-    """The largest distance between two points of the outlines of a region's slices.
-
-    IBSI L0JK takes the vertices of a mesh around the region; these are the outlines' vertices, midway between voxels
-    inside and outside.
-    """
-    lines = [
-        np.insert(line, 2, float(k), axis=1)
-        for k in np.flatnonzero(region.any(axis=(0, 1)))
-        for area in outlined(region[:, :, k])
-        for line in area[:1]
-    ]
-    points = geometry.to_world(np.concatenate(lines))
-    return _farthest(_hull(points))
-
-
-def _hull(points: Floats) -> Floats:
-    """The points that can be farthest apart: corners of the convex hull."""
-    from scipy.spatial import ConvexHull, QhullError
-
-    try:
-        hull: Floats = points[ConvexHull(points).vertices]
-    except QhullError:  # all in one plane, or few: then they are few enough or come from one slice
-        return points
-    return hull
-
-
-def _farthest(points: Floats) -> float:
-    best = 0.0
-    for start in range(0, len(points), 256):
-        difference = points[start : start + 256, None, :] - points[None, :, :]
-        best = max(best, float((difference**2).sum(axis=2).max()))
-    return float(np.sqrt(best))
