@@ -269,3 +269,11 @@ def test_a_prediction_is_plain_and_fixed() -> None:
     assert data["outputs"]["class"]["scores"] == {"cat": 0.25, "dog": 0.75}
     assert Geometry.from_json(data["geometry"]["image"]) == oblique_geometry()
     assert data["warnings"] == ["small"]
+
+
+def test_a_prediction_says_how_sure_it_is() -> None:
+    told = Prediction("a", {}, expected_dice=0.9)
+    assert told.uncertainty == pytest.approx(0.1)
+    assert told.as_json()["expected_dice"] == 0.9
+    assert Prediction("a", {}).uncertainty is None
+    assert "expected_dice" not in Prediction("a", {}).as_json()

@@ -263,6 +263,7 @@ class Prediction:
         source: The input images' grids by input name.
         bundle: Hash of the bundle(s) that said so.
         warnings: What a reader must know, in sentences.
+        expected_dice: Of a mask, the Dice to expect with a truth that nobody has drawn; None where it is not foretold.
     """
 
     case: str
@@ -270,6 +271,12 @@ class Prediction:
     source: Mapping[str, Geometry] = field(default_factory=dict)
     bundle: str = ""
     warnings: tuple[str, ...] = ()
+    expected_dice: float | None = None
+
+    @property
+    def uncertainty(self) -> float | None:
+        """0 sure to 1: one less the expected Dice; None where nothing is foretold."""
+        return None if self.expected_dice is None else 1 - self.expected_dice
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "outputs", MappingProxyType(dict(self.outputs)))
@@ -283,4 +290,5 @@ class Prediction:
             "outputs": {name: output.as_json() for name, output in self.outputs.items()},
             "geometry": {name: g.as_json() for name, g in self.source.items()},
             "warnings": list(self.warnings),
+            **({} if self.expected_dice is None else {"expected_dice": round(self.expected_dice, 4)}),
         }

@@ -98,6 +98,10 @@ def test_the_way_from_masks_to_masks(trained: Path, squares: Path) -> None:
     ]
     assert dice["value"] > FEWEST
     assert dice["low"] <= dice["value"] <= dice["high"]
+    expected = bundle.decision.expected_dice
+    assert expected["cases"] == 12
+    assert 0 <= expected["error"] < 0.2
+    assert any("foretells" in note for note in found["notes"])
     table = read_structures(trained / "evaluation/predictions.csv")
     assert set(table.folds) == {0, 1}
     assert set(table.structures) == {"square"}

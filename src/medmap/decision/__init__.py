@@ -8,6 +8,7 @@ predictions, and ``fit_rule`` on the parts of masks, is written into a ``Decisio
 from medmap.decision.answer import Decided, calibrated, decide
 from medmap.decision.calibration import Calibration, fit_calibration
 from medmap.decision.components import ComponentRule, Parts, fit_rule, kept_parts, parts_of
+from medmap.decision.expected import ExpectedDice, fit_expected_dice
 from medmap.decision.site import Recalibrated, recalibrate
 from medmap.decision.temperature import Temperature, apply_temperature, fit_temperature
 from medmap.decision.thresholds import Thresholds, fit_thresholds
@@ -18,6 +19,7 @@ __all__ = [
     "ComponentRule",
     "Decided",
     "Decision",
+    "ExpectedDice",
     "Parts",
     "Recalibrated",
     "Target",
@@ -27,6 +29,7 @@ __all__ = [
     "calibrated",
     "decide",
     "fit_calibration",
+    "fit_expected_dice",
     "fit_rule",
     "fit_temperature",
     "fit_thresholds",

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from medmap.decision.components import ComponentRule
+from medmap.decision.expected import ExpectedDice
 from medmap.errors import BundleError, MedmapError, UsageError
 
 RETIRED = "smallest_component_mm3"  # never fitted; bundles before 0.1 name it
@@ -66,6 +67,7 @@ class Decision:
         prior_shift: (C,) added to the scaled logits, for a site where classes are rarer or commoner; None for nothing.
         abstain_below: Largest probability below which a case is left to a person, in (0, 1]; None to always answer.
         components: Structure → which of its connected parts are kept, as ``ComponentRule.to_json`` has it.
+        expected_dice: How the Dice of a mask is foretold, as ``ExpectedDice.to_json`` has it; empty for not at all.
         accepts: What inputs the bundle is for: {input: {"modality": "US", "channels": 1, "ndim": 2, "spacing_mm": …}}.
         fitted_on: Where the numbers come from: n, split, how.
 
@@ -86,6 +88,7 @@ class Decision:
     prior_shift: tuple[float, ...] | None = None
     abstain_below: float | None = None
     components: dict[str, Any] = field(default_factory=dict)
+    expected_dice: dict[str, Any] = field(default_factory=dict)
     accepts: dict[str, Any] = field(default_factory=dict)
     fitted_on: dict[str, Any] = field(default_factory=dict)
 
@@ -110,10 +113,10 @@ class Decision:
             value = getattr(self, name)
             if value is not None and not (_is_number(value) and lowest <= value <= highest and math.isfinite(value)):
                 raise UsageError(f"{name} is out of range", got=value, expected=f"{lowest:g} … {highest:g}")
-        for name in ("accepts", "fitted_on", "components"):
+        for name in ("accepts", "fitted_on", "components", "expected_dice"):
             if not isinstance(getattr(self, name), dict):
                 raise UsageError(f"{name} is no mapping", got=type(getattr(self, name)).__name__)
-        _ = self.component_rules
+        _ = self.component_rules, ExpectedDice.from_json(self.expected_dice)
 
     @property
     def component_rules(self) -> dict[str, ComponentRule]:

@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 
 from medmap.bundle import Bundle
 from medmap.dataset import Case, Dataset
-from medmap.decision import kept_parts
+from medmap.decision import ExpectedDice, kept_parts
 from medmap.errors import DataError, UsageError
 from medmap.geometry import Trace
 from medmap.image import Image
 from medmap.predict.accept import FailedCase, images_of, refuse_unlike, unlike
 from medmap.prepare import Prepared, Recipe
 from medmap.results import Prediction
-from medmap.runtime import LabelSink, Windows, peak_rss_bytes, plan_memory, rss_bytes
+from medmap.runtime import Windows, peak_rss_bytes, plan_memory, rss_bytes
 from medmap.tasks.segment import WINDOWS_AT_ONCE, Segment, SegmentSection, voxel_size
 
 Ready = tuple[dict[str, Image], Prepared]
@@ -55,6 +55,7 @@ class Predictor:
         names = [label.name for label in first.labels]
         rules = first.decision.component_rules
         self._rules = {names.index(name): rule for name, rule in rules.items() if name in names}
+        self._expected = ExpectedDice.from_json(first.decision.expected_dice)
         self._memory_bytes, self._passing_bytes = memory_bytes, 0
         if memory_bytes is not None:  # one batch is run, so that what the engines take for it is known
             seen = self.recipe.section
@@ -95,9 +96,8 @@ class Predictor:
             return windows
         held = max(0, rss_bytes() - pixels.nbytes) + self._passing_bytes
         limit = self._memory_bytes
-        plan = plan_memory(
-            windows, pixels.shape, self.task.outputs, LabelSink(trace), held_bytes=held, limit_bytes=limit
-        )
+        sinks = self.task.sinks(trace)
+        plan = plan_memory(windows, pixels.shape, self.task.outputs, sinks, held_bytes=held, limit_bytes=limit)
         return plan.windows
 
     def answer(self, case: str, ready: Ready) -> Prediction:
@@ -109,13 +109,14 @@ class Predictor:
         images, prepared = ready
         ((name, image),) = images.items()
         pixels = prepared.tensors["image"]
-        labels = self.task.labelled(self.scores, pixels, prepared.trace, self._windows(pixels, prepared.trace))
+        labels, said = self.task.weighed(self.scores, pixels, prepared.trace, self._windows(pixels, prepared.trace))
         labels, _ = kept_parts(labels, self._rules, voxel_size(image.geometry))
         told = unlike(image, self.bundles[0].decision.accepts.get(name, {}))
         warnings = (*image.source.warnings, *([told] if told else []))
         mask = self.task.mask(labels, image.geometry)
         digest = "+".join(bundle.digest for bundle in self.bundles)
-        return Prediction(case, {"mask": mask}, {name: image.geometry}, digest, warnings)
+        expected = None if self._expected is None or said is None else self._expected.of(said)
+        return Prediction(case, {"mask": mask}, {name: image.geometry}, digest, warnings, expected)
 
 
 def answered(

@@ -10,6 +10,7 @@ labels, overlapping regions and certainty are here; a task may bring its own.
 """
 
 from medmap.runtime.engines import Engine, EngineKind, Precision, open_engine
+from medmap.runtime.expected import ExpectedOverlap, ExpectedOverlapSink, mean_dice
 from medmap.runtime.graph import export_onnx, read_onnx
 from medmap.runtime.machine import CpuFacts, available_cores, cpu_facts, peak_rss_bytes, rss_bytes
 from medmap.runtime.memory import MemoryPlan, plan_memory
@@ -24,6 +25,8 @@ __all__ = [
     "CpuFacts",
     "Engine",
     "EngineKind",
+    "ExpectedOverlap",
+    "ExpectedOverlapSink",
     "LabelSink",
     "MemoryPlan",
     "Parity",
@@ -39,6 +42,7 @@ __all__ = [
     "compare_engines",
     "cpu_facts",
     "export_onnx",
+    "mean_dice",
     "measure_parity",
     "open_engine",
     "peak_rss_bytes",

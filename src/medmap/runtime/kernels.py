@@ -310,3 +310,31 @@ def interpolate(planes: tuple[Array, Array], out: Array, part: Array, axes: tupl
                     at_right = w0 * low[i0, j1] + w1 * low[i1, j1] + w2 * high[i0, j1] + w3 * high[i1, j1]
                     for j in range(b_from[h], b_to[h]):
                         out[k, i, j] = at_left + b_part[j] * (at_right - at_left)
+
+
+def expected_overlap(scores: Array, sums: Array) -> None:
+    """Of a softmax and its largest class: voxels of each class, its probability there, and its probability everywhere.
+
+    What is 20 below the largest score has a probability below 2e-9 and is passed over.
+
+    Args:
+        scores: (classes, voxels) float32.
+        sums: (classes, 3) float64, added to.
+    """
+    classes = scores.shape[0]
+    odds = np.empty(classes, np.float64)
+    for v in range(scores.shape[1]):
+        top, best = scores[0, v], 0
+        for c in range(1, classes):
+            if scores[c, v] > top:
+                top, best = scores[c, v], c
+        total = 0.0
+        for c in range(classes):
+            below = scores[c, v] - top
+            odds[c] = np.exp(below) if below > -20 else 0.0
+            total += odds[c]
+        for c in range(classes):
+            if odds[c] > 0:
+                sums[c, 2] += odds[c] / total
+        sums[best, 0] += 1
+        sums[best, 1] += odds[best] / total

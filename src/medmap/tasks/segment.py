@@ -14,7 +14,7 @@ from medmap.config import Section
 from medmap.errors import DatasetError
 from medmap.geometry import Geometry, Trace
 from medmap.results import Label, Mask
-from medmap.runtime import LabelSink, Windows, slide
+from medmap.runtime import ExpectedOverlapSink, LabelSink, Several, Windows, mean_dice, slide
 from medmap.tasks.mask_losses import boundary_loss, centre_line_loss, tversky_loss
 from medmap.tasks.protocol import IGNORED, Batch, Examples, Forward, Selection, Tensors
 
@@ -231,9 +231,22 @@ class Segment:
             trace: The way from the case's own grid to that of ``image``.
             windows: How to cover it; None as ``windows`` says.
         """
-        sink = LabelSink(trace)
-        labels: NDArray[np.uint8] = slide(network, image, windows or self.windows(image), sink)
+        labels: NDArray[np.uint8] = slide(network, image, windows or self.windows(image), LabelSink(trace))
         return labels
+
+    def sinks(self, trace: Trace) -> Several:
+        """What ``weighed`` gathers: ``labels`` on the source's grid, and their ``overlap`` with the probabilities."""
+        return Several(labels=LabelSink(trace), overlap=ExpectedOverlapSink())
+
+    def weighed(
+        self, network: Forward, image: NDArray[np.float32], trace: Trace, windows: Windows | None = None
+    ) -> tuple[NDArray[np.uint8], float | None]:
+        """As ``labelled``, and what its probabilities say of the mask: mean expected Dice of the structures.
+
+        None where no structure is there.
+        """
+        found = slide(network, image, windows or self.windows(image), self.sinks(trace))
+        return found["labels"], mean_dice(found["overlap"].dice, range(1, self.outputs))
 
     def _counts(self, labels: NDArray[np.uint8], truth: NDArray[np.uint8], case: str) -> NDArray[np.int64]:
         counted = truth != IGNORED

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,16 @@ from numpy.typing import NDArray
 
 from medmap.config import write_atomically
 from medmap.dataset import Case, Dataset
-from medmap.decision import ComponentRule, Decision, Parts, fit_rule, kept_parts, parts_of
+from medmap.decision import (
+    ComponentRule,
+    Decision,
+    ExpectedDice,
+    Parts,
+    fit_expected_dice,
+    fit_rule,
+    kept_parts,
+    parts_of,
+)
 from medmap.evaluate import Circumstances, Failure, Report, report_from_masks
 from medmap.feed import PatchStore, Progress, build_patch_store
 from medmap.fit import FitState, forwarding
@@ -46,8 +56,8 @@ def learned(work: Work, member: Member, state: FitState) -> dict[str, torch.Tens
     with forwarding(state.fabric, state.judged, work.run.fit) as forward:
         for done, row in enumerate(member.judge):
             found = work.store.prepared[int(row)]
-            labels = work.task.labelled(forward, np.asarray(found.image, dtype=np.float32), found.trace)
-            write_atomically(folder / _file(int(row), member), _packed(labels))
+            labels, said = work.task.weighed(forward, np.asarray(found.image, dtype=np.float32), found.trace)
+            write_atomically(folder / _file(int(row), member), _packed(labels, said))
             work.listen(Event("progress", f"network {member.number + 1}, its cases", done + 1, len(member.judge)))
     return {}
 
@@ -56,9 +66,10 @@ def _file(row: int, member: Member) -> str:
     return f"{row:06d}_{member.number:03d}.npz"
 
 
-def _packed(labels: NDArray[np.uint8]) -> bytes:
+def _packed(labels: NDArray[np.uint8], said: float | None) -> bytes:
+    """The mask, and the Dice that its probabilities say (NaN for no structure)."""
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, labels=labels)
+    np.savez_compressed(buffer, labels=labels, said=np.float64(np.nan if said is None else said))
     return buffer.getvalue()
 
 
@@ -84,18 +95,25 @@ def concluded(work: Work, done: Sequence[Trained]) -> Concluded:
     decision = Decision(accepts=accepted(work), fitted_on=fitted_on)
     if not first:
         return Concluded(decision, ("no validation case: nothing was judged",), None)
-    rules, of_fold = _components(work, first)
+    parts = _parts(work, first)
+    rules, of_fold = _components(work, first, parts)
     names = [label.name for label in work.task.labels]
     decision = decision.with_(components={names[value]: rule.to_json() for value, rule in rules.items()})
-    return Concluded(decision, (), _report(work, first, of_fold))
+    report = _report(work, first, of_fold)
+    expected = _foretold(work, first, parts, of_fold)
+    if expected is not None:
+        decision = decision.with_(expected_dice=expected.to_json())
+        report = replace(report, notes=(*report.notes, _in_words(expected)))
+    return Concluded(decision, (), report)
 
 
 Rules = dict[int, ComponentRule]
 
 
-def _components(work: Work, first: dict[int, Member]) -> tuple[Rules, dict[int | None, Rules]]:
+def _components(
+    work: Work, first: dict[int, Member], parts: dict[int, dict[int, Parts]]
+) -> tuple[Rules, dict[int | None, Rules]]:
     """Which parts of each structure are kept: for the bundle, and, fitted without it, for judging each fold."""
-    parts = _parts(work, first)
     folds = {row: member.fold for row, member in first.items()}
     rules: Rules = {}
     of_fold: dict[int | None, Rules] = {fold: {} for fold in folds.values()}
@@ -126,6 +144,33 @@ def _parts(work: Work, first: dict[int, Member]) -> dict[int, dict[int, Parts]]:
             if known is None or value in known:
                 found[row] = parts_of(labels, truth, value, voxel_size(grid), work.dataset.ignore)
     return parts
+
+
+def _foretold(
+    work: Work, first: dict[int, Member], parts: dict[int, dict[int, Parts]], of_fold: dict[int | None, Rules]
+) -> ExpectedDice | None:
+    """How the mean Dice of a case follows from what its probabilities say."""
+    pairs: list[tuple[float, float]] = []
+    for row, member in first.items():
+        rules = of_fold[member.fold]
+        there = {value: found[row] for value, found in parts.items() if row in found}
+        dice = [
+            one.dice(rules.get(value, ComponentRule())) for value, one in there.items() if one.truth or len(one.sizes)
+        ]
+        with np.load(work.output / JUDGED / _file(row, member)) as held:
+            said = float(held["said"]) if "said" in held else np.nan
+        if dice and np.isfinite(said):
+            pairs.append((said, float(np.mean(dice))))
+    return fit_expected_dice([said for said, _ in pairs], [dice for _, dice in pairs])
+
+
+def _in_words(expected: ExpectedDice) -> str:
+    rank = expected.rank_correlation
+    order = "" if rank is None else f", and with a rank correlation of {rank:.2f} the worst cases come first"
+    return (
+        f"Dice that the bundle foretells of a case without its truth is {expected.error:.3f} off on average"
+        f"{order if rank is not None and rank > 0 else ''} ({expected.cases} cases)."
+    )
 
 
 def _say(work: Work, value: int, rule: ComponentRule, cases: Sequence[Parts]) -> None:
