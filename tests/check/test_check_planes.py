@@ -11,9 +11,9 @@ from volume_cases import Chests, chest, relocated, values
 
 from grids import oblique_image
 from medmap.check import check, write_check_report
-from medmap.check.planes import COLOURS, GAP, HEIGHT, three_planes
 from medmap.geometry import Flip, Geometry, Permute
 from medmap.image import Image
+from medmap.write.planes import COLOURS, GAP, HEIGHT, three_planes
 
 
 def _volume() -> Image:

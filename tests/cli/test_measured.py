@@ -11,7 +11,7 @@ import pytest
 
 import medmap as mm
 from grids import oblique_geometry
-from medmap.cli import run
+from medmap.cli import measured, run
 from medmap.cli.answers import _OWN
 from medmap.cli.measured import surfaces
 from medmap.image import Image
@@ -68,3 +68,17 @@ def test_each_structure_is_an_stl_file_of_its_own(tmp_path: Path, image: Image) 
     answer = mm.Prediction("case", {"mask": mm.Mask(np.ones((4, 5), np.uint8), flat, {1: Label("spot")})})
     assert surfaces(answer, tmp_path / "000001", unwritten) == []
     assert "millimetres" in unwritten["stl"]
+
+
+def test_an_overlay_is_written_beside_or_its_lack_is_said(
+    tmp_path: Path, image: Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mask = mm.Mask(np.ones(image.geometry.shape, np.uint8), image.geometry, {1: Label("all")})
+    answer, none, path, unwritten = mm.Prediction("case", {"mask": mask}), None, tmp_path / "000000.overlay.png", {}
+    monkeypatch.setattr(measured, "_image_under", lambda data, case: image)
+    assert measured.drawn(answer, none, none, path, unwritten) == [path.name]  # type: ignore[arg-type]
+    assert mm.read(path).quantity == "colour"
+    assert _OWN.fullmatch(path.name)
+    monkeypatch.setattr(measured, "_image_under", lambda data, case: None)
+    assert measured.drawn(answer, none, none, path, unwritten) == []  # type: ignore[arg-type]
+    assert "on its image" in unwritten["overlay"]

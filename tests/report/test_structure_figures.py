@@ -12,7 +12,6 @@ import pytest
 from judged_masks import GRID, SHAPE, dataset, judged, masks
 from PIL import Image as Pillow
 
-from medmap.check.planes import COLOURS
 from medmap.errors import GeometryError
 from medmap.evaluate import case_scores, structure_rows, structure_table
 from medmap.geometry import Geometry
@@ -20,6 +19,7 @@ from medmap.image import Image
 from medmap.metrics import Bootstrap
 from medmap.report.structure_figures import bland_altman_figure, dice_distribution, structure_figures
 from medmap.report.structure_pictures import contours, words_of, worst_masks
+from medmap.write.planes import COLOURS
 
 
 def colours(picture: np.ndarray) -> set[tuple[int, ...]]:

@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 
 from medmap.check.issue import Issue, worst_first
 from medmap.check.leaks import label_text
-from medmap.check.planes import COLOURS, three_planes
 from medmap.check.table import class_summary
 from medmap.config import write_atomically
 from medmap.dataset import Case, Dataset
 from medmap.errors import DataError, UsageError
 from medmap.image import Image
+from medmap.write.planes import COLOURS, three_planes
 
 TEMPLATE = "page.html.jinja"
 PICTURE_SIDE = 128  # pixels of a thumbnail on the page

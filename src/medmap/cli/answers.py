@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medmap.cli.measured import add_measurements, in_a_cell, surfaces
+from medmap.cli.measured import add_measurements, drawn, in_a_cell, surfaces
 from medmap.cli.settings import require_folder
 from medmap.config import write_atomically
 from medmap.dataset import Ref
@@ -36,11 +36,12 @@ FORMATS = {
     "nifti": ".nii.gz",
     "obj": ".obj",
     "stl": "",  # a file a structure
+    "overlay": ".overlay.png",
 }
 _ANSWER = re.compile(r"[0-9]{6,}\.json")
 # What a call leaves, whole or (the names with a point) as it was killed while writing.
 _OWN = re.compile(
-    r"\.?([0-9]{6,}\.(json|png|nii\.gz|obj|[a-z0-9-]+\.stl|(sr|seg|rtstruct|gsps)\.dcm)|index\.json"
+    r"\.?([0-9]{6,}\.(json|(overlay\.)?png|nii\.gz|obj|[a-z0-9-]+\.stl|(sr|seg|rtstruct|gsps)\.dcm)|index\.json"
     r"|(scores|structures)\.csv)(\.[0-9a-f]{16})?"
     r"|\.[0-9a-f]{16}(\.[a-z0-9.]+)?"
 )
@@ -170,6 +171,9 @@ def _other_files(
             written += surfaces(answer, beside.with_name(stem), unwritten)
             continue
         path = beside.with_name(stem + FORMATS[name])
+        if name == "overlay":
+            written += drawn(answer, data, case, path, unwritten)
+            continue
         source = None
         if name.startswith("dicom-"):
             source = str(data.resolve(ref)) + ("" if ref.member is None else f"#{ref.member.partition('/')[0]}")

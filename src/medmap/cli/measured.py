@@ -97,6 +97,24 @@ def surfaces(answer: Prediction, beside: Path, unwritten: dict[str, str]) -> lis
     return written
 
 
+def drawn(answer: Prediction, data: Dataset, case: Case, path: Path, unwritten: dict[str, str]) -> list[str]:
+    """Write the outlines of a mask on its image as PNG; its name, and into ``unwritten`` why there is none."""
+    from medmap.results import Mask
+    from medmap.write import write
+    from medmap.write.overlays import overlay
+
+    mask = next((value for value in answer.outputs.values() if isinstance(value, Mask)), None)
+    image = _image_under(data, case)
+    try:
+        if mask is None or image is None:
+            raise UsageError("an overlay shows a mask on its image", got=", ".join(answer.outputs) or "nothing")
+        write(overlay(mask, image), path, format="png", overwrite=True)
+    except (DataError, UsageError) as error:  # the answer stands
+        unwritten["overlay"] = str(error)
+        return []
+    return [path.name]
+
+
 def in_a_cell(value: Any) -> str:
     """A measurement in a table: six digits, coordinates apart by blanks, nothing where there is none.
 

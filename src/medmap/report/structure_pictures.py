@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medmap.check.planes import outline_both, three_planes
 from medmap.dataset import Dataset
 from medmap.errors import DataError, GeometryError
 from medmap.evaluate import MaskOf, StructureTable, badness, structures_of
@@ -19,6 +18,7 @@ from medmap.image import Image
 from medmap.metrics import MaskScores
 from medmap.read import read_ref
 from medmap.report.pictures import LARGEST, Pixels, png_uri
+from medmap.write.planes import outline_both, three_planes
 
 Bools = NDArray[np.bool_]
 # (case, structure) → the image, the true and the other mask on its grid; None where they cannot be shown

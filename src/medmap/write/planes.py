@@ -17,7 +17,12 @@ COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (213, 9
 
 
 def three_planes(
-    image: Image, mask: NDArray[Any] | None = None, compared: NDArray[Any] | None = None
+    image: Image,
+    mask: NDArray[Any] | None = None,
+    compared: NDArray[Any] | None = None,
+    *,
+    height: int = HEIGHT,
+    window: tuple[float, float] | None = None,
 ) -> NDArray[np.uint8]:
     """(rows, columns, 3): the axial, the frontal and the sagittal plane side by side, in true proportions.
 
@@ -29,6 +34,8 @@ def three_planes(
         mask: Labels on the image's own grid, or None.
         compared: A second mask to set against the first; the planes then go where most voxels differ, the first mask is
             outlined in the first colour, this one in the second, and in the fourth what both outline.
+        height: Pixels of the longest edge that is shown upright.
+        window: The values that become black and white, in place of the percentiles.
     """
     placed, spacing = image, np.ones(3)
     outlined = [labels for labels in (mask, compared) if labels is not None]
@@ -42,9 +49,9 @@ def three_planes(
             geometry = step.apply(geometry)
     volume = placed.channels_first()[0]
     centre = _centre(outlined, volume.shape)
-    low, high = _window(volume)
+    low, high = window or _window(volume)
     extent = spacing * volume.shape
-    per_pixel = max(extent[1], extent[2]) / HEIGHT
+    per_pixel = max(extent[1], extent[2]) / height
     pieces = []
     # (axis across which, rows, columns, rows run upward)
     for across, down, along, upward in ((2, 1, 0, False), (1, 2, 0, True), (0, 2, 1, True)):

@@ -1,0 +1,75 @@
+"""A mask's outlines on its image as a picture for a person: three planes of a volume, with a legend."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medmap.geometry import Geometry
+from medmap.image import Image
+from medmap.results import Mask
+from medmap.write.planes import COLOURS, three_planes
+
+HEIGHT = 384  # px
+LINE = 20  # px of a line of the legend
+# what becomes black and white: soft tissue and fat in HU, uptake in SUV
+WINDOWS: Mapping[str, tuple[float, float]] = MappingProxyType({"HU": (-160.0, 240.0), "SUVbw": (0.0, 10.0)})
+
+
+def overlay(mask: Mask, image: Image) -> Image:
+    """The outlines of each structure on the image, in colour, with the structures' names below.
+
+    A volume is shown in three planes that hold most of the mask; a plane is shown as it lies. HU are shown from −160
+    to 240, SUV from 0 to 10, other values from the 0.5th to the 99.5th percentile.
+
+    Args:
+        mask: Where regions overlap, the later one is drawn over the earlier.
+        image: On the mask's grid, or one that differs by turns, flips or a crop.
+
+    Raises:
+        GeometryError: The image does not lie under the mask.
+    """
+    placed = image if image.geometry.same_grid(mask.geometry) else image.match(mask.geometry)
+    labels, names = _numbered(mask)
+    window = WINDOWS.get(image.quantity)
+    if mask.geometry.ndim == 2:  # a volume of one slice, seen from the front
+        geometry = Geometry.without_size((*labels.shape[::-1], 1))
+        placed = Image(placed.channels_first()[0].T[..., None], geometry)
+        labels = labels.T[..., None]
+    picture = three_planes(placed, labels, height=HEIGHT, window=window)
+    if mask.geometry.ndim == 2:
+        picture = picture[:, : max(1, round(HEIGHT * labels.shape[0] / labels.shape[1]))]
+    legend = _legend(names, picture.shape[1])
+    whole = np.concatenate([picture, legend])
+    return Image(whole, Geometry.without_size(whole.shape[:2]), "colour", ("red", "green", "blue"))
+
+
+def _numbered(mask: Mask) -> tuple[NDArray[np.uint16], list[str]]:
+    """The structures that are there, numbered from 1 in the order of the labels."""
+    numbered = np.zeros(mask.geometry.shape, np.uint16)
+    names = []
+    for channel, (value, label) in enumerate(mask.labels.items()):
+        region = mask.array[..., channel] if mask.array.dtype == np.bool_ else mask.array == value
+        if region.any():
+            names.append(label.name)
+            numbered[region] = len(names)
+    return numbered, names
+
+
+def _legend(names: list[str], width: int) -> NDArray[Any]:
+    from PIL import Image as Pillow
+    from PIL import ImageDraw
+
+    picture = Pillow.new("RGB", (width, LINE * max(1, len(names)) + 4))
+    draw: Any = ImageDraw.Draw(picture)
+    for number, name in enumerate(names):
+        top, colour = 4 + LINE * number, COLOURS[number % len(COLOURS)]
+        draw.rectangle((4, top + 2, 16, top + 14), fill=colour)
+        draw.text((24, top), name.encode("latin-1", "replace").decode("latin-1"), fill=(255, 255, 255))
+    if not names:
+        draw.text((4, 4), "no structure", fill=(255, 255, 255))
+    return np.asarray(picture)
