@@ -51,6 +51,8 @@ class AugmentSection(Section):
         cutout: Largest side of a box replaced by the mean, as a part of the image's side.
         cutout_probability: Chance of such a box.
         mixup: Beta parameter of mixup (Zhang et al. 2018); 0 is none.
+        drop_inputs: Chance that one of several channels is withheld (it becomes the mean), never all of them: the
+            network learns to answer where an input was not acquired.
     """
 
     probability: float = Field(default=1.0, ge=0, le=1)
@@ -68,6 +70,7 @@ class AugmentSection(Section):
     cutout: float = Field(default=0.4, ge=0, le=0.9)
     cutout_probability: float = Field(default=0.25, ge=0, le=1)
     mixup: float = Field(default=0, ge=0, le=2)
+    drop_inputs: float = Field(default=0, ge=0, lt=1)
 
 
 OFF = AugmentSection(
@@ -87,6 +90,7 @@ class Drawn:
         noise, noise_seed: Standard deviation and the seed of its field.
         blur_voxels: Sigma of the blur.
         box: (centre …, side) of the cut-out as parts of the image, or None.
+        drop_inputs, drop_seed: Chance that a channel is withheld, and the seed that says which.
     """
 
     matrix: tuple[tuple[float, ...], ...]
@@ -99,6 +103,8 @@ class Drawn:
     noise_seed: int = 0
     blur_voxels: float = 0.0
     box: tuple[float, ...] | None = None
+    drop_inputs: float = 0.0
+    drop_seed: int = 0
 
 
 def allowed_flips(modality: str | None, ndim: int, label_names: Sequence[str], patient_space: bool) -> tuple[int, ...]:
@@ -153,6 +159,8 @@ def draw(section: AugmentSection, rng: np.random.Generator, ndim: int) -> Drawn:
         noise_seed=int(rng.integers(2**31)),
         blur_voxels=float(uniform(0, section.blur_voxels)) if chosen[3] else 0.0,
         box=box,
+        drop_inputs=section.drop_inputs,
+        drop_seed=int(rng.integers(2**31)) if section.drop_inputs else 0,
     )
 
 
@@ -181,7 +189,7 @@ def apply(images: torch.Tensor, drawn: Sequence[Drawn]) -> torch.Tensor:
     grid = _grid(images, drawn)
     out = images.clone() if grid is None else _sampled(images, grid, "bilinear")
     out = _intensity(out, drawn)
-    return _cut_out(out, drawn)
+    return _withheld(_cut_out(out, drawn), drawn)
 
 
 def apply_with_truth(
@@ -198,7 +206,19 @@ def apply_with_truth(
     if grid is not None:
         images = _sampled(images, grid, "bilinear")
         truth = _sampled(truth[:, None].float(), grid, "nearest")[:, 0].to(truth.dtype)
-    return _cut_out(_intensity(images, drawn), drawn), truth
+    return _withheld(_cut_out(_intensity(images, drawn), drawn), drawn), truth
+
+
+def _withheld(images: torch.Tensor, drawn: Sequence[Drawn]) -> torch.Tensor:
+    """Channels set to the mean, as those are that were not acquired; at least one stays."""
+    if images.shape[1] < 2:
+        return images
+    for n, one in enumerate(drawn):
+        if one.drop_inputs:
+            chance = np.random.default_rng(one.drop_seed).random(images.shape[1])
+            gone = (chance < one.drop_inputs) & (chance < chance.max())
+            images[n, np.flatnonzero(gone)] = 0
+    return images
 
 
 def _sampled(images: torch.Tensor, grid: torch.Tensor, mode: str) -> torch.Tensor:

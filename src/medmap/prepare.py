@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -22,6 +23,7 @@ IntensityKind = Literal["range", "window", "zscore"]
 
 # A resized side may differ from the source's proportions by this much before padding is used instead of stretching.
 STRETCH_TOLERANCE = 0.05
+EDGE = 1e-3  # voxels: rounding of affines
 
 
 class PrepareSection(Section):
@@ -101,6 +103,7 @@ class Recipe:
         """
         trace, pixels = self._geometric(image)
         pixels = self._intensity(pixels)
+        pixels[list(absent_channels(image))] = 0  # the mean of what was acquired: nothing is said
         return Prepared({"image": np.ascontiguousarray(pixels)}, trace)
 
     def truth(self, mask: Image, trace: Trace) -> NDArray[np.uint8]:
@@ -182,7 +185,8 @@ def to_channels(image: Image, channels: int) -> Floats:
     """The image's values as float32 (spatial …, channels), with the number of channels asked for.
 
     One channel is repeated, three are averaged to one (ITU-R BT.601 luma); anything else must fit as it is. A cine's
-    frames count as channels. Values that are not finite become the image's smallest finite value.
+    frames count as channels. Values that are not finite become the channel's smallest finite value, or 0 where it has
+    none.
 
     Raises:
         DataError: Channels that do not fit, or no finite value at all.
@@ -192,7 +196,8 @@ def to_channels(image: Image, channels: int) -> Floats:
     if not finite.all():
         if not finite.any():
             raise DataError("the image has no finite value", got="only NaN or infinity")
-        array = np.where(finite, array, array[finite].min())
+        lowest = np.where(finite, array, np.inf).min(axis=tuple(range(array.ndim - 1)))
+        array = np.where(finite, array, np.where(np.isfinite(lowest), lowest, 0))
     have = array.shape[-1]
     if have == channels:
         return array
@@ -203,6 +208,85 @@ def to_channels(image: Image, channels: int) -> Floats:
     if have == 4 and channels == 3 and image.quantity == "colour":  # the fourth is opacity
         return array[..., :3]
     raise DataError("the image has another number of channels than the recipe", got=have, expected=channels)
+
+
+def absent_channels(image: Image) -> tuple[int, ...]:
+    """Channels without any finite value: inputs of a ``joined`` image that were not acquired."""
+    if image.array.dtype.kind != "f" or len(image.channels) < 2:
+        return ()
+    return tuple(c for c in range(len(image.channels)) if not np.isfinite(image.array[..., c]).any())
+
+
+def joined(images: Mapping[str, Image | None]) -> Image:
+    """Registered images of one case as the channels of one image, on the grid of the first that is there.
+
+    The others are interpolated linearly onto that grid by where they say they lie; beyond their field of view, and for
+    an image that was not acquired (None), a channel is NaN, which a recipe makes the mean of that channel. A truth must
+    lie on that grid, too.
+
+    Args:
+        images: Input → image of one channel, in the order of the channels.
+
+    Raises:
+        DataError: No image, colours or several channels, pictures beside volumes, or grids that differ where nothing
+            says how they lie.
+    """
+    there = {name: image for name, image in images.items() if image is not None}
+    if not there:
+        raise DataError("none of the inputs was acquired", got="no " + ", no ".join(images))
+    first_name, first = next(iter(there.items()))
+    if len(images) == 1:
+        return first
+    for name, image in there.items():
+        if image.channels_first().shape[0] != 1:
+            raise DataError(
+                f"the input {name} has several channels; of several inputs each has one", got=image.channels
+            )
+        if image.ndim != first.ndim:
+            raise DataError("pictures and volumes are mixed", got=f"{name}: {image.ndim}-D", expected=f"{first.ndim}-D")
+    nothing = np.full(first.geometry.shape, np.nan, np.float32)
+    parts = [_on_grid(name, there[name], first) if name in there else nothing for name in images]
+    missing = [f"{name} was not acquired: the network sees the others" for name in images if name not in there]
+    told = tuple(warning for image in there.values() for warning in image.source.warnings)
+    return Image(
+        np.stack(parts, axis=-1),
+        first.geometry,
+        first.quantity if len({image.quantity for image in there.values()}) == 1 else "unknown",
+        channels=tuple(images),
+        source=replace(first.source, warnings=tuple(dict.fromkeys((*told, *missing)))),
+        steps=(f"joined {', '.join(there)} on the grid of {first_name}",),
+    )
+
+
+def _on_grid(name: str, image: Image, first: Image) -> Floats:
+    """One input's values on the first one's grid; NaN beyond its field of view."""
+    from scipy import ndimage
+
+    array = np.asarray(image.channels_first()[0], dtype=np.float32)
+    grid, target = image.geometry, first.geometry
+    if image is first or (grid.shape == target.shape and not (grid.has_size and target.has_size)):
+        return array
+    if not (grid.has_size and target.has_size):
+        raise DataError(
+            f"the input {name} has another grid than the first and nothing says how they lie",
+            got=grid.shape,
+            expected=target.shape,
+        )
+    if grid.same_grid(target):
+        return array
+    way = np.linalg.inv(np.asarray(grid.affine_lps_mm)) @ np.asarray(target.affine_lps_mm)
+    n = grid.ndim
+    finite = np.isfinite(array)
+    filled = array if finite.all() else np.where(finite, array, 0)
+    within = np.empty(target.shape, np.float32)
+    ndimage.affine_transform(
+        filled, way[:n, :n], way[:n, -1], output=within, output_shape=target.shape, order=1, mode="nearest"
+    )
+    for axis in range(n):  # beyond the outer voxels' own edges nothing was measured
+        steps = (way[axis, a] * np.arange(side) for a, side in enumerate(target.shape))
+        index = functools.reduce(np.add.outer, steps) + way[axis, -1]
+        within[(index < -0.5 - EDGE) | (index > grid.shape[axis] - 0.5 + EDGE)] = np.nan
+    return within
 
 
 def geometric_steps(image: Image, section: PrepareSection) -> tuple[Step, ...]:

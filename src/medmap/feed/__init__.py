@@ -2,6 +2,7 @@
 
 from medmap.feed.batches import Feed, plain_batches
 from medmap.feed.patches import PatchStore, PreparedCase, build_patch_store
+from medmap.feed.reading import case_image
 from medmap.feed.whole import Progress, Store, build_store
 
 __all__ = [
@@ -12,5 +13,6 @@ __all__ = [
     "Store",
     "build_patch_store",
     "build_store",
+    "case_image",
     "plain_batches",
 ]

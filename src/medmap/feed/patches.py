@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from medmap.dataset import Case, Dataset
 from medmap.errors import DataError
+from medmap.feed.reading import case_image
 from medmap.feed.whole import MEMORY_SHARE, Progress, content_hash
 from medmap.geometry import Trace
 from medmap.prepare import Recipe
@@ -94,7 +95,7 @@ def build_patch_store(
     A case without a mask has no voxel of any class.
 
     Args:
-        dataset: Cases with one input.
+        dataset: Cases; several inputs become the channels of one image.
         recipe: The fitted preparation.
         memory_bytes: Memory the run may take; half of it may hold prepared cases, the others lie in ``folder``.
         folder: Where cases beyond that go; required then.
@@ -131,11 +132,7 @@ def build_patch_store(
 
 
 def _prepared(dataset: Dataset, case: Case, recipe: Recipe) -> PreparedCase:
-    name = next(iter(dataset.inputs))
-    ref = case.inputs.get(name)
-    if ref is None:
-        raise DataError("the input was not acquired", got=f"no {name}", case=case.id)
-    image = read_ref(dataset, ref)
+    image = case_image(dataset, case)
     prepared = recipe.apply(image)
     pixels = prepared.tensors["image"].astype(np.float16)
     labels = np.zeros(pixels.shape[1:], dtype=np.uint8)

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from medmap.dataset import Case, Dataset
 from medmap.errors import DataError
+from medmap.feed.reading import case_image
 from medmap.image import Image
 from medmap.prepare import Recipe
-from medmap.read import read_ref
 from medmap.tasks.protocol import Tensors
 
 # Above this part of the memory allowed, prepared cases live compressed on disk instead of in memory.
@@ -86,7 +86,7 @@ def build_store(
     """Read and prepare every case of a dataset, each once.
 
     Args:
-        dataset: Cases with one input.
+        dataset: Cases; several inputs become the channels of one image.
         recipe: The fitted preparation.
         memory_bytes: Memory the run may take; half of it may hold prepared cases.
         folder: Where a store too large for memory goes; required then.
@@ -95,7 +95,6 @@ def build_store(
     Raises:
         DataError: No case can be read, or the store is too large for memory and no folder is given.
     """
-    name = next(iter(dataset.inputs))
     shape = (recipe.section.channels, *recipe.section.shape)
     size = int(np.prod(shape)) * 2 * len(dataset)
     rows = _rows((len(dataset), *shape), size, int(memory_bytes * MEMORY_SHARE), folder)
@@ -103,11 +102,8 @@ def build_store(
     hashes: list[str] = []
     failed: dict[str, str] = {}
     for number, case in enumerate(dataset):
-        ref = case.inputs.get(name)
         try:
-            if ref is None:
-                raise DataError("the input was not acquired", got=f"no {name}", case=case.id)
-            image = read_ref(dataset, ref)
+            image = case_image(dataset, case)
             rows[len(kept)] = recipe.apply(image).tensors["image"].astype(np.float16)
         except DataError as error:
             failed[case.id] = str(error)

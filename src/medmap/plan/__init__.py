@@ -78,16 +78,10 @@ def require_learnable(dataset: Dataset) -> None:
     """Refuse what training cannot learn from yet, before anything is read.
 
     Raises:
-        DataError: A task that is not learned yet, or several inputs.
+        DataError: A task that is not learned yet.
     """
     if dataset.task not in TASKS:
         raise DataError(f"{dataset.name} is for another task", got=dataset.task, expected=", ".join(TASKS))
-    if len(dataset.inputs) > 1:
-        raise DataError(
-            f"{dataset.name} has several inputs and training takes one",
-            got=", ".join(dataset.inputs),
-            remedy="make a dataset with one of them, or one image with several channels",
-        )
 
 
 def _dealt(dataset: Dataset, fixed: dict[str, Any], texts: list[str]) -> Dataset:

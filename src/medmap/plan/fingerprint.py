@@ -11,8 +11,8 @@ import numpy as np
 
 from medmap.dataset import Dataset
 from medmap.errors import DataError
+from medmap.feed import case_image
 from medmap.image import Image
-from medmap.read import read_ref
 
 SAMPLE = 200
 
@@ -32,6 +32,7 @@ class Fingerprint:
         quantity, modality: What the numbers are, and what made them.
         patient_space: Whether the images know where they lie in a patient.
         classes: Cases of each class (or positives of each label).
+        inputs: Names of the inputs; several are the channels.
         sampled: Images read.
     """
 
@@ -49,6 +50,7 @@ class Fingerprint:
     patient_space: bool
     classes: dict[str, int]
     sampled: int
+    inputs: tuple[str, ...] = ("image",)
 
     def as_json(self) -> dict[str, Any]:
         """Plain values for a file."""
@@ -56,15 +58,11 @@ class Fingerprint:
 
 
 def sample_images(dataset: Dataset, count: int = SAMPLE) -> Iterator[Image]:
-    """About ``count`` readable images of the first input, evenly spread over the cases."""
-    name = next(iter(dataset.inputs))
-    refs = [case.inputs[name] for case in dataset if case.inputs.get(name) is not None]
-    for at in np.unique(np.linspace(0, len(refs) - 1, min(count, len(refs))).astype(int)) if refs else ():
-        ref = refs[int(at)]
-        if ref is None:
-            continue
+    """About ``count`` readable images, evenly spread over the cases; several inputs are the channels of one."""
+    cases = [case for case in dataset if any(case.inputs.get(name) is not None for name in dataset.inputs)]
+    for at in np.unique(np.linspace(0, len(cases) - 1, min(count, len(cases))).astype(int)) if cases else ():
         try:
-            image = read_ref(dataset, ref)
+            image = case_image(dataset, cases[int(at)])
         except DataError:
             continue  # `check` names it; the store lists it as failed
         yield image
@@ -116,6 +114,7 @@ def fingerprint(dataset: Dataset) -> Fingerprint:
         patient_space=patient,
         classes=_classes(dataset),
         sampled=len(shapes),
+        inputs=tuple(dataset.inputs),
     )
 
 

@@ -27,6 +27,8 @@ GOOD_EPOCHS = 30
 MOST_EPOCHS = 100
 # Folds are dealt again with other seeds, up to so many times, when time is left.
 MOST_ROUNDS = 3
+# Share of examples from which one of several inputs is withheld.
+WITHHELD = 0.2
 
 
 def prepare_section(facts: Fingerprint) -> tuple[PrepareSection, dict[str, str]]:
@@ -37,7 +39,13 @@ def prepare_section(facts: Fingerprint) -> tuple[PrepareSection, dict[str, str]]
         proportions = tuple(round(s / min(facts.spacing_mm), 4) for s in facts.spacing_mm)
         proportions = None if max(proportions) < 1.01 else proportions
     reasons = {"prepare.shape": why}
-    if facts.quantity in ("HU", "SUVbw"):
+    if len(facts.inputs) > 1:
+        intensity = "zscore"
+        reasons["prepare.intensity"] = f"{', '.join(facts.inputs)}: each by its own mean and spread"
+        reasons["prepare.channels"] = (
+            f"{counted(facts.channels, 'input')} are the channels, on the grid of the first that was acquired"
+        )
+    elif facts.quantity in ("HU", "SUVbw"):
         intensity = "window"
         reasons["prepare.intensity"] = (
             f"{facts.quantity} has a fixed meaning: one window, fitted on the training images"
@@ -123,13 +131,17 @@ def augment_section(facts: Fingerprint, dataset: Dataset) -> tuple[AugmentSectio
         reasons = {
             "augment.flip_axes": f"{modality}: left and right (or up and down) may matter, so nothing is mirrored"
         }
+    drop = WITHHELD if len(facts.inputs) > 1 else 0.0
+    if drop:
+        reasons["augment.drop_inputs"] = f"each input is withheld from {drop:.0%} of the examples, should it be missing"
     rotate = 180.0 if facts.modality in ANY_ROTATION and facts.dimensions == 2 else AugmentSection().rotate_deg
     if rotate == 180:
         reasons["augment.rotate_deg"] = f"{modality} has no upright: every rotation is a possible image"
     if facts.quantity in ("HU", "SUVbw"):
         reasons["augment.brightness"] = f"{facts.quantity} is a measurement: its values are hardly changed"
-        return AugmentSection(flip_axes=flips, rotate_deg=rotate, brightness=0.05, contrast=0.05, gamma=0), reasons
-    return AugmentSection(flip_axes=flips, rotate_deg=rotate), reasons
+        measured = {"brightness": 0.05, "contrast": 0.05, "gamma": 0.0}
+        return AugmentSection(flip_axes=flips, rotate_deg=rotate, drop_inputs=drop, **measured), reasons
+    return AugmentSection(flip_axes=flips, rotate_deg=rotate, drop_inputs=drop), reasons
 
 
 @dataclass(frozen=True)

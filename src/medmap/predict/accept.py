@@ -9,8 +9,8 @@ from typing import Any
 from medmap.bundle import Bundle
 from medmap.dataset import Case, Dataset
 from medmap.errors import DataError
+from medmap.feed import case_image
 from medmap.image import Image
-from medmap.read import read_ref
 
 
 @dataclass(frozen=True)
@@ -58,20 +58,17 @@ def unlike(image: Image, accepts: Mapping[str, Any]) -> str | None:
 
 
 def images_of(bundle: Bundle, dataset: Dataset, case: Case, channels: Sequence[str] | None = None) -> dict[str, Image]:
-    """The case's image under the bundle's name of the input.
+    """The case's image under the bundle's name of its first input; several inputs are the channels of one image.
 
     Args:
         bundle: What answers.
-        dataset: Where the case's files are.
+        dataset: Where the case's files are; where the bundle takes several inputs, under its names.
         case: Whose image.
         channels: Names of the channels to take, in the bundle's order; None: as they are.
 
     Raises:
-        DataError: It was not acquired, or cannot be read.
+        DataError: None was acquired, or one cannot be read.
     """
-    name = next(iter(dataset.inputs))
-    ref = case.inputs.get(name)
-    if ref is None:
-        raise DataError("the input was not acquired", got=f"no {name}", case=case.id)
-    image = read_ref(dataset, ref)
-    return {next(iter(bundle.spec.inputs)): image.select(channels) if channels else image}
+    wanted = tuple(bundle.spec.inputs)
+    image = case_image(dataset, case, wanted if len(wanted) > 1 else tuple(dataset.inputs)[:1])
+    return {wanted[0]: image.select(channels) if channels else image}

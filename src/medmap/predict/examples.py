@@ -14,8 +14,8 @@ from medmap.bundle import Bundle
 from medmap.dataset import Dataset, Truth
 from medmap.errors import DatasetError
 from medmap.feed import build_patch_store
+from medmap.predict.accept import images_of
 from medmap.prepare import Recipe
-from medmap.read import read_ref
 from medmap.tasks.segment import Segment, SegmentSection
 
 STORE_BYTES = 2**31
@@ -36,11 +36,11 @@ def examples(bundle: Bundle, dataset: Dataset, count: int) -> tuple[NDArray[np.f
     recipe = Recipe.from_json(bundle.spec.members[0].recipe)
     if bundle.spec.task == "segment":
         return _patches(bundle, dataset, recipe, count)
-    name = next(iter(bundle.spec.inputs))
-    refs = [ref for case in dataset for key, ref in case.inputs.items() if ref and key in (name, *dataset.inputs)]
-    if not refs:
+    cases = [case for case in dataset if any(case.inputs.values())]
+    if not cases:
         raise DatasetError(f"no case of {dataset.name} has an image")
-    return np.stack([recipe.apply(read_ref(dataset, ref)).tensors["image"] for ref in refs[:count]]), None
+    images = [next(iter(images_of(bundle, dataset, case).values())) for case in cases[:count]]
+    return np.stack([recipe.apply(image).tensors["image"] for image in images]), None
 
 
 def _patches(

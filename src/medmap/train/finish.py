@@ -58,7 +58,9 @@ def _spec(work: Work, done: Sequence[Trained], decision: Decision, notes: list[s
         labels=tuple(LabelSpec(name=label.name, code=label.code) for label in work.task.labels),
         positive=data.positive,
         inputs={
-            name: InputSpec(modality=spec.modality, channels=run.prepare.channels, size=run.prepare.shape)
+            name: InputSpec(
+                modality=spec.modality, channels=run.prepare.channels // len(data.inputs), size=run.prepare.shape
+            )
             for name, spec in data.inputs.items()
         },
         members=tuple(MemberSpec(network=network, recipe=recipe, fold=one.member.fold) for one in done),

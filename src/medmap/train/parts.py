@@ -88,6 +88,7 @@ def accepted(work: Work) -> dict[str, dict[str, Any]]:
 
 
 def _accepted(work: Work, modality: str | None) -> dict[str, Any]:
+    # of several inputs the joined image: it lies on the grid of the first
     images = list(sample_images(work.dataset.with_cases(work.store.cases), 50))
     flat = [value for image in images if image.geometry.has_size for value in image.spacing_mm]
     limits = [round(min(flat) / SPACING_MARGIN, 4), round(max(flat) * SPACING_MARGIN, 4)] if flat else None
