@@ -5,17 +5,22 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from torch import nn
 
 from medmap.errors import ConfigError
-from medmap.networks import libraries, own, unet
+from medmap.networks import decoders, libraries, own, unet
 from medmap.networks.spec import NetworkInfo, NetworkSpec
 
 LIBRARIES: dict[str, Callable[[str, NetworkSpec], nn.Module]] = {
     "torchvision": libraries.from_torchvision,
     "timm": libraries.from_timm,
     "monai": libraries.from_monai,
+}
+# Behind these prefixes stand networks that answer for each pixel, whose encoder is a library's.
+DECODED: dict[str, Callable[[str, NetworkSpec], nn.Module]] = {
+    prefix: partial(decoders.from_decoders, prefix) for prefix in decoders.decoder_prefixes()
 }
 MULTIPLE_OF_VIT = 16
 
@@ -152,7 +157,7 @@ def names(dimensions: int, *, dense: bool = False) -> tuple[str, ...]:
 
 
 def split_name(name: str) -> tuple[str, str] | None:
-    """Split ``library:entry``; None for a plain name.
+    """Split ``library:entry`` or ``decoder+library:entry``; None for a plain name.
 
     Raises:
         ConfigError: The prefix is not a library that medmap knows.
@@ -160,11 +165,11 @@ def split_name(name: str) -> tuple[str, str] | None:
     prefix, colon, entry = name.partition(":")
     if not colon:
         return None
-    if prefix not in LIBRARIES:
+    if prefix not in LIBRARIES and prefix not in DECODED:
         raise ConfigError(
-            "a network's prefix names the library it comes from",
+            "a network's prefix names the library it comes from, after a decoder for segmentation",
             got=name,
-            expected=", ".join(f"{library}:NAME" for library in LIBRARIES),
+            expected=", ".join(f"{library}:NAME" for library in (*LIBRARIES, *DECODED)),
         )
     return prefix, entry
 
@@ -182,7 +187,9 @@ def row(name: str, dimensions: int, *, dense: bool = False) -> Row:
         raise ConfigError(
             f"medmap has no {dimensions}-D network for segmentation of this name",
             got=repr(name),
-            expected=", ".join(rows) + ", or monai:SegResNet, monai:VNet, monai:UNETR …",
+            expected=", ".join(rows)
+            + ", or monai:SegResNet, monai:VNet, monai:UNETR …"
+            + (", or unet+timm:resnet34, deeplabv3plus+timm:resnet50, fpn+timm:efficientnet_b0 …" * (dimensions == 2)),
         )
     elsewhere = [f"{other}-D" for other, table in _ROWS.items() if name in table]
     expected = difflib.get_close_matches(name.lower(), rows, n=3, cutoff=0.5)

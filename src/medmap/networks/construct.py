@@ -99,10 +99,10 @@ def _with_quick_statistics(net: nn.Module) -> nn.Module:
 def _build_prefixed(spec: NetworkSpec) -> nn.Module:
     """Make a network that no row vouches for, and check that it takes the size and answers as it is asked to."""
     library, _, entry = spec.name.partition(":")
-    net = catalogue.LIBRARIES[library](entry, spec)
+    net = {**catalogue.LIBRARIES, **catalogue.DECODED}[library](entry, spec)
     if not spec.dense:
         fit_stem(net, spec)
-    if library != "timm":  # timm was told when it was asked
+    if library in ("torchvision", "monai"):  # the others were told when they were asked
         set_dropout(net, spec.dropout)
     try:
         shape = output_shape(net, (1, spec.in_channels, *spec.input_shape))

@@ -24,7 +24,7 @@ _VIT_SIZES = {"vit_small": (384, 6), "vit_base": (768, 12)}
 _VIT_DEPTH = 12
 _MONAI_CLASSIFIERS = ("resnet", "DenseNet", "SENet", "SEResNet", "SEResNext")
 # What a library raises when a network cannot be made of, or cannot take, what it was given.
-_REFUSALS = (RuntimeError, ValueError, TypeError, AssertionError, IndexError, ZeroDivisionError, NotImplementedError)
+REFUSALS = (RuntimeError, ValueError, TypeError, AssertionError, IndexError, ZeroDivisionError, NotImplementedError)
 
 
 def library_names(library: str, dimensions: int) -> list[str]:
@@ -73,7 +73,7 @@ def from_torchvision(entry: str, spec: NetworkSpec) -> nn.Module:
         arguments["input_size"] = spec.input_shape
     try:
         net: nn.Module = models.get_model(entry, **arguments)
-    except _REFUSALS as refusal:
+    except REFUSALS as refusal:
         raise refused(spec, refusal) from refusal
     if entry.startswith("efficientnet"):
         _start_head_small(net)
@@ -120,7 +120,7 @@ def from_timm(entry: str, spec: NetworkSpec) -> nn.Module:
             if "img_size" not in str(refusal):
                 raise
             net = timm.create_model(entry, **arguments)
-    except _REFUSALS as refusal:
+    except REFUSALS as refusal:
         raise refused(spec, refusal) from refusal
     return _divisible(net, spec)
 
@@ -178,7 +178,7 @@ def from_monai(entry: str, spec: NetworkSpec) -> nn.Module:
             f"{spec.name} needs a package that is not installed: {str(missing).splitlines()[0]}",
             remedy="install that package, or choose a plain name",
         ) from missing
-    except _REFUSALS as refusal:
+    except REFUSALS as refusal:
         raise refused(spec, refusal) from refusal
     if isinstance(net, EfficientNet):
         _mend_efficientnet(net)

@@ -10,7 +10,7 @@ from torch import nn
 from medmap.errors import ConfigError
 
 # What the libraries call the list of a network's stages; it is walked into, anything else is one stage.
-_BODIES = ("features", "stages", "blocks", "_blocks", "layers", "encoder")
+_BODIES = ("features", "stages", "blocks", "_blocks", "layers", "encoder", "model")
 _POOLS = (nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool2d, nn.AvgPool3d, nn.Identity)
 # Learned tensors that are no weights of a map: they are never decayed (https://arxiv.org/abs/2010.11929, appendix B).
 _NEVER_DECAYED = ("pos_embed", "pos_embedding", "cls_token", "class_token", "relative_position_bias_table")
@@ -46,7 +46,9 @@ def stages(net: nn.Module) -> list[list[str]]:
         >>> stages(resnet18())
         [['conv1', 'bn1'], ['layer1'], ['layer2'], ['layer3'], ['layer4'], ['fc']]
     """
-    children = [name for name, child in net.named_children() if any(True for _ in child.parameters())]
+    children = _with_weights(net)
+    if len(children) == 1 and len(_with_weights(net.get_submodule(children[0]))) > 1:  # a wrapper
+        return [[f"{children[0]}.{name}" for name in names] for names in stages(net.get_submodule(children[0]))]
     if not children:
         return [[name for name, _ in net.named_parameters()]]
     head = children[-1]
@@ -65,6 +67,10 @@ def stages(net: nn.Module) -> list[list[str]]:
     if not row[-1]:
         row.pop()
     return [*row, [head]]
+
+
+def _with_weights(module: nn.Module) -> list[str]:
+    return [name for name, child in module.named_children() if any(True for _ in child.parameters())]
 
 
 def _units(module: nn.Module, prefix: str, head: str) -> Iterator[tuple[str, bool]]:

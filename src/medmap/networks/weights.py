@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,8 @@ _PREFIXES = ("", "module.", "_orig_mod.", "model.", "net.", "network.", "backbon
 _POSITIONS = ("pos_embed", "pos_embedding", "position_embeddings")
 # torchvision's DenseNet files still carry the names of 2017.
 _OLD_DENSENET = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.((?:[12])\.(?:weight|bias|running_\w+))$")
+
+_FLATTENED = re.compile(r"^([a-z]+(?:_[a-z]+)*)_(\d+)\.")
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,8 @@ class TransferReport:
 def load_weights(net: nn.Module, source: str | Path | Mapping[str, Tensor], *, expect: float = 0.5) -> TransferReport:
     """Start a network from weights, in place, and say what was taken.
 
-    Tensors are matched by name (a wrapper's prefix is passed over). The first convolution takes weights for another
+    Tensors are matched by name (a wrapper's prefix is passed over; a classifier's start the encoder of a network for
+    segmentation, which is then the backbone). The first convolution takes weights for another
     number of channels by the rule of `adapt_channels`; position embeddings of another grid are interpolated. A layer
     that does not fit is left fresh as a whole and reported; nothing changes in the network unless the report is good.
 
@@ -77,10 +80,10 @@ def load_weights(net: nn.Module, source: str | Path | Mapping[str, Tensor], *, e
         origin = str(source)
         state = fetch(origin) if isinstance(source, str) and is_hub_name(source) else read_weights(Path(source))
     own = {name: value.detach() for name, value in net.state_dict().items()}
-    offered = _best_names(own, state)
+    offered, inside = _best_names(own, state, getattr(net, "starts_from", ()))
     taken, adapted = _match(net, own, offered)
     head = tuple(f"{name}." for name in stages(net)[-1])
-    backbone = {name: value for name, value in net.named_parameters() if not name.startswith(head)}
+    backbone = {n: value for n, value in net.named_parameters() if n.startswith(inside) and not n.startswith(head)}
     total = sum(value.numel() for value in backbone.values())
     share = sum(value.numel() for name, value in backbone.items() if name in taken) / max(1, total)
     if share < expect or not taken:
@@ -106,14 +109,36 @@ def load_weights(net: nn.Module, source: str | Path | Mapping[str, Tensor], *, e
     )
 
 
-def _best_names(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Strip the prefix under which the most names match."""
+def _best_names(
+    own: Mapping[str, Tensor], state: Mapping[str, Tensor], parts: Sequence[str]
+) -> tuple[dict[str, Tensor], str]:
+    """Find the wrapper's prefix, and the part of the network, under which the most names match.
+
+    Args:
+        own: The network's tensors.
+        state: Those offered.
+        parts: Modules inside the network that may be started alone, an encoder by a classifier's weights.
+
+    Returns:
+        The tensors offered by the network's own names, and the prefix of the part that they are for ("" for all).
+    """
     renamed = {_OLD_DENSENET.sub(r"\1\2", name): value for name, value in state.items()}
-    candidates = [
+    stripped = [
         {name.removeprefix(prefix): value for name, value in renamed.items() if name.startswith(prefix)}
         for prefix in _PREFIXES
     ]
-    return max(candidates, key=lambda candidate: len(own.keys() & candidate.keys()))
+    candidates = [(candidate, "") for candidate in stripped]
+    for inside in (f"{part}." for part in parts):
+        mine = {_unflattened(name.removeprefix(inside)): name for name in own if name.startswith(inside)}
+        for candidate in stripped:
+            known = {_unflattened(name): value for name, value in candidate.items()}
+            candidates.append(({mine[name]: known[name] for name in mine.keys() & known.keys()}, inside))
+    return max(candidates, key=lambda candidate: len(own.keys() & candidate[0].keys()))
+
+
+def _unflattened(name: str) -> str:
+    """timm's encoders flatten the list of stages: ``stages_0.…`` is a classifier's ``stages.0.…``."""
+    return _FLATTENED.sub(r"\1.\2.", name)
 
 
 def _match(
