@@ -10,6 +10,7 @@ from medmap.networks.construct import build, describe
 from medmap.networks.layers import adapt_channels, adapt_first_layer
 from medmap.networks.measure import count_parameters, flops
 from medmap.networks.own import ConvolutionalNetwork, SmallResNet
+from medmap.networks.slices import SliceWise
 from medmap.networks.spec import NetworkInfo, NetworkSpec, SizeError
 from medmap.networks.stages import feature_layer, parameter_groups, set_frozen, stage_parameters, stages
 from medmap.networks.stems import stem_strides, vit_patch
@@ -22,6 +23,7 @@ __all__ = [
     "NetworkInfo",
     "NetworkSpec",
     "SizeError",
+    "SliceWise",
     "SmallResNet",
     "TransferReport",
     "UNet",

@@ -12,6 +12,7 @@ from medmap.errors import ConfigError
 from medmap.networks import catalogue, libraries
 from medmap.networks.layers import set_dropout
 from medmap.networks.measure import SIZE_REFUSALS, output_shape
+from medmap.networks.slices import SliceWise, plane_spec
 from medmap.networks.spec import NetworkInfo, NetworkSpec, SizeError, shape_text
 from medmap.networks.stages import feature_layer
 from medmap.networks.stems import fit_stem
@@ -55,6 +56,8 @@ def build(spec: NetworkSpec, *, seed: int | None = None) -> nn.Module:
 
 
 def _build(spec: NetworkSpec) -> nn.Module:
+    if spec.slices:
+        return SliceWise(_build(plane_spec(spec)), spec.slices, spec.slice_axis).train()
     prefixed = catalogue.split_name(spec.name)
     row = catalogue.row(spec.name, spec.dimensions, dense=spec.dense) if prefixed is None else None
     if spec.width != 1.0 and (row is None or row.library != "medmap"):

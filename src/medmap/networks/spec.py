@@ -18,7 +18,8 @@ class NetworkSpec:
 
     Args:
         name: A plain name (`names(dimensions)` lists them), or a library's own name behind its prefix:
-            ``torchvision:vgg19``, ``timm:regnety_002``, ``monai:DenseNet169``.
+            ``torchvision:vgg19``, ``timm:regnety_002``, ``monai:DenseNet169``; dense ones of pictures also as
+            ``unet+timm:resnet34`` (a decoder over an encoder).
         dimensions: 2 or 3 spatial dimensions.
         in_channels: Channels of the image, at least 1.
         outputs: Numbers per image, at least 1 (logits: nothing is squashed).
@@ -32,6 +33,9 @@ class NetworkSpec:
         dense: Whether ``outputs`` are numbers for each pixel or voxel instead of for the image.
         strides: For a U-Net, how each stage after the first reduces each axis; None goes by `unet_strides`.
         norm: For a U-Net, ``batch`` or ``instance``.
+        slices: For a dense network of volumes, how many neighbouring slices (odd) a picture's network sees at once;
+            0 is a network of volumes.
+        slice_axis: Spatial axis across the slices, 0 to 2.
 
     Raises:
         ConfigError: A value outside its range.
@@ -53,12 +57,16 @@ class NetworkSpec:
     dense: bool = False
     strides: tuple[tuple[int, ...], ...] | None = None
     norm: Literal["batch", "instance"] = "batch"
+    slices: int = 0
+    slice_axis: int = 2
 
     def __post_init__(self) -> None:
         """Check every range, so that a spec that exists can be believed."""
         object.__setattr__(self, "input_shape", tuple(self.input_shape))
         if self.strides is not None:
             object.__setattr__(self, "strides", tuple(tuple(step) for step in self.strides))
+        volumes = self.dense and self.dimensions == 3
+        axes = 2 if self.slices else self.dimensions
         checks: tuple[tuple[str, bool, object, str], ...] = (
             ("network.dimensions", self.dimensions in (2, 3), self.dimensions, "2 or 3"),
             ("network.in_channels", _is_count(self.in_channels), self.in_channels, "a whole number of at least 1"),
@@ -74,10 +82,17 @@ class NetworkSpec:
             ("network.norm", self.norm in ("batch", "instance"), self.norm, "batch or instance"),
             (
                 "network.strides",
-                all(len(step) == self.dimensions and set(step) <= {1, 2} for step in self.strides or ()),
+                all(len(step) == axes and set(step) <= {1, 2} for step in self.strides or ()),
                 self.strides,
-                f"{self.dimensions} numbers a stage, each 1 or 2",
+                f"{axes} numbers a stage, each 1 or 2",
             ),
+            (
+                "network.slices",
+                self.slices == 0 or (_is_count(self.slices) and self.slices % 2 == 1 and volumes),
+                self.slices,
+                "0, or 1, 3, 5 … for masks of volumes",
+            ),
+            ("network.slice_axis", self.slice_axis in (0, 1, 2), self.slice_axis, "0, 1 or 2"),
             ("network.stem", self.stem in ("auto", "small", "standard"), self.stem, "auto, small or standard"),
         )
         for field, good, got, expected in checks:

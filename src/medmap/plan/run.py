@@ -40,13 +40,16 @@ class NetworkSection(Section):
     """What is trained; ``network:`` of run.yaml.
 
     Args:
-        name: A plain name, or ``timm:…``, ``torchvision:…``, ``monai:…``.
+        name: A plain name, or ``timm:…``, ``torchvision:…``, ``monai:…``; for masks also ``unet+timm:…`` and others.
         width: Multiplier of the channels, for networks of medmap's own.
         dropout: Before the head.
         stem: ``small`` keeps the first stage at full resolution, ``standard`` is the library's, ``auto`` goes by size.
         init: Starting weights: a bundle, a weights file or a hub name; None starts from scratch.
         strides: For a U-Net, how each stage after the first reduces each axis (1 or 2); None goes by the patch.
         norm: For a U-Net, ``batch`` (folded into the convolutions at export) or ``instance``.
+        slices: For masks of volumes, how many neighbouring slices (odd) a picture's network sees at once; 1 is slice
+            by slice, 0 a network of volumes.
+        slice_axis: The axis across the slices, 0 to 2.
     """
 
     name: str = "small_resnet"
@@ -56,6 +59,15 @@ class NetworkSection(Section):
     init: str | None = None
     strides: tuple[tuple[Annotated[int, Field(ge=1, le=2)], ...], ...] | None = None
     norm: Literal["batch", "instance"] = "batch"
+    slices: int = Field(default=0, ge=0, le=99)
+    slice_axis: int = Field(default=2, ge=0, le=2)
+
+    @field_validator("slices")
+    @classmethod
+    def _slices(cls, value: int) -> int:
+        if value and value % 2 == 0:
+            raise ValueError("a slice has as many neighbours on both sides: 0, or an odd number")
+        return value
 
 
 class EnsembleSection(Section):

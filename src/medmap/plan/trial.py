@@ -135,6 +135,8 @@ def network_options(run: Run) -> dict[str, Any]:
         strides = run.network.strides
         given = None if strides is None else [list(step) for step in strides]
         options |= {"dense": True, "strides": given, "norm": run.network.norm}
+        if run.network.slices:
+            options |= {"slices": run.network.slices, "slice_axis": run.network.slice_axis}
     return options
 
 
