@@ -8,8 +8,8 @@
 Speed does not depend on the weights; whether the masks are the same does, so that is told for a trained bundle alone:
 an untrained network scores every voxel as a tie. With a bundle the image is a mosaic of prepared cases (mirrored, so that
 it has no seams). One line of JSON a comparison: seconds for the whole image, and the ratio; then what part of this
-machine's measured matrix-product speed the engines reach (int8: of bfloat16's). Both sides use all cores, one after the
-other, the fastest of ``--rounds``.
+machine's measured matrix-product speed the engines reach (int8: of bfloat16's). Both sides use all cores, one after
+the other, the fastest of ``--rounds``.
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ def compare(title: str, network: Any, engines: Any, image: Floats, patch: tuple[
                 for c in classes
             ]
             different = float((found != expected).mean())
-            same = different <= 1e-4 if precision == "float32" else min(dice) >= 0.999
+            same = bool(different <= 1e-4 if precision == "float32" else min(dice) >= 0.999)
             more = {"different": round(different, 7), "dice": [round(float(d), 5) for d in dice]}
         base = peaks["float32" if precision == "float32" else "bfloat16"]
         more["of_peak"] = round(work / took / base, 3)

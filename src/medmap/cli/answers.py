@@ -20,6 +20,8 @@ from medmap.read.archive import unpacked
 if TYPE_CHECKING:
     from medmap.bundle import Bundle
     from medmap.cli.show import Screen
+from medmap.cli.worklist import NAME as WORKLIST
+from medmap.cli.worklist import worklist
     from medmap.dataset import Case, Dataset
     from medmap.results import Prediction
 
@@ -42,11 +44,11 @@ _ANSWER = re.compile(r"[0-9]{6,}\.json")
 # What a call leaves, whole or (the names with a point) as it was killed while writing.
 _OWN = re.compile(
     r"\.?([0-9]{6,}\.(json|(overlay\.)?png|nii\.gz|obj|[a-z0-9-]+\.stl|(sr|seg|rtstruct|gsps)\.dcm)|index\.json"
-    r"|(scores|structures)\.csv)(\.[0-9a-f]{16})?"
+    r"|(scores|structures|worklist)\.csv)(\.[0-9a-f]{16})?"
     r"|\.[0-9a-f]{16}(\.[a-z0-9.]+)?"
 )
 _NO_CASES = (".csv", ".json", ".yaml", ".yml", ".txt", ".md", ".html", ".xml", ".raw", ".zraw")
-_KEPT = ("input", "files", "unwritten", "warnings")  # of a row, in the JSON of its case
+_KEPT = ("input", "files", "unwritten", "warnings", "expected_dice")  # of a row, in the JSON of its case
 Row = dict[str, Any]
 
 
@@ -98,6 +100,8 @@ def write_answers(
     if "csv" in how.formats:
         name, text = _table(rows, bundles[0].spec.task)
         write_atomically(output / name, text)
+        if (order := worklist(rows)) is not None:
+            write_atomically(output / WORKLIST, order)
     index = {"medmap_predictions": 1, "bundles": digests, "cases": rows}
     write_atomically(output / "index.json", json.dumps(index, indent=1, ensure_ascii=False))
     return index
@@ -142,10 +146,12 @@ def _answered(
             continue
         row["files"], row["unwritten"] = _other_files(answer, data, case, output / names[case.id], how)
         row |= _told(answer, row["unwritten"])
+        if answer.expected_dice is not None:
+            row["expected_dice"] = round(answer.expected_dice, 4)
         add_measurements(row["outputs"], answer, data, case)
         if "json" in how.formats:  # last: it says that the case is finished
             row["files"] = [names[case.id], *row["files"]]
-            document = {**answer.as_json(), "outputs": row["outputs"], **{key: row[key] for key in _KEPT}}
+            document = {**answer.as_json(), "outputs": row["outputs"], **{key: row[key] for key in _KEPT if key in row}}
             write_atomically(output / names[case.id], json.dumps(document, indent=1, ensure_ascii=False))
         if not row["files"] and "csv" not in how.formats:
             row["error"] = "; ".join(_sentences(row["unwritten"])) or None

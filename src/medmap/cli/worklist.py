@@ -1,0 +1,44 @@
+"""``worklist.csv``: predicted cases for a person to look through, the least sure first."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+NAME = "worklist.csv"
+COLUMNS = ("rank", "case", "uncertainty", "expected_dice", "structures", "volume_ml", "input", "files", "warnings")
+
+
+def worklist(rows: Sequence[Mapping[str, Any]]) -> str | None:
+    """The text of the table; None where fewer than two cases were answered, or none says how sure it is.
+
+    Args:
+        rows: Of the index: ``case``, ``input``, ``files``, ``outputs``, ``warnings``, ``error`` and, of masks whose Dice
+            is foretold, ``expected_dice``. Cases whose mask is empty have none: they come first, for nothing was found
+            to be sure of.
+
+    Example:
+        >>> rows = [{"case": c, "expected_dice": d, "error": None, "outputs": {}} for c, d in (("a", 0.9), ("b", 0.7))]
+        >>> print((worklist(rows) or "").splitlines()[1])
+        1,b,0.3,0.7,,,,,
+    """
+    answered = [row for row in rows if not row["error"]]
+    if len(answered) < 2 or all(row.get("expected_dice") is None for row in answered):
+        return None
+    order = sorted(answered, key=lambda row: -1.0 if row.get("expected_dice") is None else row["expected_dice"])
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for rank, row in enumerate(order, start=1):
+        found = [one for output in row["outputs"].values() for one in output.get("structures", ())]
+        there = [one for one in found if one.get("voxels")]
+        volumes = [one["volume_ml"] for one in there if one.get("volume_ml") is not None]
+        dice = row.get("expected_dice")
+        sure = ("", "") if dice is None else (f"{1 - dice:.4g}", f"{dice:.4g}")
+        volume = f"{sum(volumes):.6g}" if volumes else ""
+        names = ";".join(str(one["label"]) for one in there)
+        told = [" | ".join(row.get(key) or ()) for key in ("files", "warnings")]
+        writer.writerow([rank, row["case"], *sure, names, volume, row.get("input", ""), *told])
+    return text.getvalue()
