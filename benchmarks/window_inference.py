@@ -6,8 +6,8 @@
     python benchmarks/window_inference.py --small              tiny, as a test of the benchmark
 
 Speed does not depend on the weights; whether the masks are the same does, so that is told for a trained bundle alone:
-an untrained network scores every voxel as a tie. With a bundle the image is a mosaic of prepared cases (mirrored, so that
-it has no seams). One line of JSON a comparison: seconds for the whole image, and the ratio; then what part of this
+an untrained network scores every voxel as a tie. With a bundle the image is a mosaic of prepared cases (mirrored, so
+that it has no seams). One line of JSON a comparison: seconds for the whole image, and the ratio; then what part of this
 machine's measured matrix-product speed the engines reach (int8: of bfloat16's). Both sides use all cores, one after
 the other, the fastest of ``--rounds``.
 """

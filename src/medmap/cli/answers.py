@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from medmap.cli.measured import add_measurements, drawn, in_a_cell, surfaces
 from medmap.cli.settings import require_folder
+from medmap.cli.worklist import NAME as WORKLIST
+from medmap.cli.worklist import worklist
 from medmap.config import write_atomically
 from medmap.dataset import Ref
 from medmap.errors import DataError, InterruptedRun, LayoutError, UsageError, counted
@@ -20,8 +22,6 @@ from medmap.read.archive import unpacked
 if TYPE_CHECKING:
     from medmap.bundle import Bundle
     from medmap.cli.show import Screen
-from medmap.cli.worklist import NAME as WORKLIST
-from medmap.cli.worklist import worklist
     from medmap.dataset import Case, Dataset
     from medmap.results import Prediction
 

@@ -20,7 +20,8 @@ def worklist(rows: Sequence[Mapping[str, Any]]) -> str | None:
             to be sure of.
 
     Example:
-        >>> rows = [{"case": c, "expected_dice": d, "error": None, "outputs": {}} for c, d in (("a", 0.9), ("b", 0.7))]
+        >>> row = {"error": None, "outputs": {}}
+        >>> rows = [{**row, "case": "a", "expected_dice": 0.9}, {**row, "case": "b", "expected_dice": 0.7}]
         >>> print((worklist(rows) or "").splitlines()[1])
         1,b,0.3,0.7,,,,,
     """
