@@ -15,8 +15,8 @@ def worklist(rows: Sequence[Mapping[str, Any]]) -> str | None:
     """The text of the table; None where fewer than two cases were answered, or none says how sure it is.
 
     Args:
-        rows: Of the index: ``case``, ``input``, ``files``, ``outputs``, ``warnings``, ``error`` and, of masks whose Dice
-            is foretold, ``expected_dice``. Cases whose mask is empty have none: they come first, for nothing was found
+        rows: Of the index: ``case``, ``input``, ``files``, ``outputs``, ``warnings``, ``error`` and, of masks whose
+            Dice is foretold, ``expected_dice``. Cases whose mask is empty have none: they come first, for nothing was found
             to be sure of.
 
     Example:
