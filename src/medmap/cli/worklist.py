@@ -16,8 +16,8 @@ def worklist(rows: Sequence[Mapping[str, Any]]) -> str | None:
 
     Args:
         rows: Of the index: ``case``, ``input``, ``files``, ``outputs``, ``warnings``, ``error`` and, of masks whose
-            Dice is foretold, ``expected_dice``. Cases whose mask is empty have none: they come first, for nothing was found
-            to be sure of.
+            Dice is foretold, ``expected_dice``. Cases whose mask is empty have none: they come first, for nothing was
+            found to be sure of.
 
     Example:
         >>> row = {"error": None, "outputs": {}}

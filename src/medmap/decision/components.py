@@ -165,7 +165,8 @@ def kept_parts(
         if box is None:
             continue
         found, count = _connected(labels[box] == value)
-        kept = rules[value].keeps(np.bincount(found[found > 0], minlength=count + 1)[1:] * voxel)
+        sizes = np.bincount(found[found > 0], minlength=count + 1)[1:].astype(np.float64)
+        kept = rules[value].keeps(sizes * voxel)
         if kept.all():
             continue
         out = np.array(labels) if out is labels else out

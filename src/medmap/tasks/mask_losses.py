@@ -73,7 +73,8 @@ def signed_distances(truth: NDArray[np.bool_]) -> NDArray[np.float32]:
             # a voxel's own edge lies half a voxel away: neither side of the boundary is nearer
             away, within = distance_transform_edt(~inside), distance_transform_edt(inside)
             out[place] = np.where(inside, 0.5 - within, away - 0.5)
-    return out / max(truth.shape[2:])
+    out /= max(truth.shape[2:])
+    return out
 
 
 def centre_line_loss(
