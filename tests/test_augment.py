@@ -148,3 +148,18 @@ def test_a_crop_shows_a_part_from_inside() -> None:
         assert step == pytest.approx(kept, abs=1e-3)
         assert out.min() >= images.min()
         assert out.max() <= images.max()
+
+
+def test_across_thick_slices_nothing_moves() -> None:
+    moves = {"probability": 1, "rotate_deg": 40, "shift": 0.2, "scale": 0.4, "shear_deg": 20, "crop": 0.3}
+    section = OFF.model_copy(update={**moves, "flat_axis": 1})
+    volume = torch.zeros(1, 1, 9, 5, 9)
+    volume[..., 2, :] = torch.rand(1, 1, 9, 9) + 1
+    for seed in range(20):
+        drawn = augment.draw(section, np.random.default_rng(seed), 3)
+        matrix = np.array(drawn.matrix)
+        np.testing.assert_array_equal(matrix[1], (0, 1, 0))
+        np.testing.assert_array_equal(matrix[:, 1], (0, 1, 0))
+        assert drawn.shift[1] == 0
+        moved = augment.apply(volume, [drawn])
+        assert float(moved[..., [0, 1, 3, 4], :].abs().max()) < 1e-4, "nothing leaves its slice"

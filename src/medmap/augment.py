@@ -40,6 +40,8 @@ class AugmentSection(Section):
     Args:
         probability: Chance that the affine part is drawn for an image, likewise each intensity part.
         rotate_deg: Rotation, degrees either way (in a volume about each axis).
+        flat_axis: Of a volume of few or thick slices, the axis across them: images are turned, sheared, zoomed and
+            shifted in the plane of the other two alone. None moves along all.
         shift: Translation as a part of each side, either way.
         scale: Zoom: sizes from 1/(1+scale) to 1+scale.
         crop: Largest part of each side that may be cut away; what is left fills the image again.
@@ -57,6 +59,7 @@ class AugmentSection(Section):
 
     probability: float = Field(default=1.0, ge=0, le=1)
     rotate_deg: float = Field(default=8, ge=0, le=180)
+    flat_axis: int | None = Field(default=None, ge=0, le=2)
     shift: float = Field(default=0.04, ge=0, le=0.5)
     scale: float = Field(default=0.1, ge=0, le=1)
     crop: float = Field(default=0, ge=0, le=0.9)
@@ -129,8 +132,9 @@ def draw(section: AugmentSection, rng: np.random.Generator, ndim: int) -> Drawn:
     uniform = rng.uniform
     linear = np.eye(ndim)
     shift = np.zeros(ndim)
+    flat = section.flat_axis if ndim == 3 else None
     if rng.random() < section.probability:
-        linear = _rotation(section.rotate_deg, rng, ndim)
+        linear = _rotation(section.rotate_deg, rng, ndim, flat)
         log_scale = math.log1p(section.scale)
         linear = linear * math.exp(uniform(-log_scale, log_scale))
         if section.shear_deg:
@@ -143,6 +147,9 @@ def draw(section: AugmentSection, rng: np.random.Generator, ndim: int) -> Drawn:
         kept = uniform(1 - section.crop, 1)
         linear = linear * kept
         shift = shift + uniform(-(1 - kept) / 2, (1 - kept) / 2, ndim)
+    if flat is not None:
+        linear[flat, :] = linear[:, flat] = shift[flat] = 0.0
+        linear[flat, flat] = 1.0
     flips = tuple(a for a in section.flip_axes if a < ndim and rng.random() < 0.5)
     chosen = rng.random(4) < section.probability
     box = None
@@ -164,10 +171,12 @@ def draw(section: AugmentSection, rng: np.random.Generator, ndim: int) -> Drawn:
     )
 
 
-def _rotation(limit_deg: float, rng: np.random.Generator, ndim: int) -> NDArray[np.float64]:
+def _rotation(limit_deg: float, rng: np.random.Generator, ndim: int, flat: int | None) -> NDArray[np.float64]:
     matrix = np.eye(ndim)
     for i in range(ndim):
         for j in range(i + 1, ndim):
+            if flat in (i, j):
+                continue
             angle = math.radians(rng.uniform(-limit_deg, limit_deg))
             plane = np.eye(ndim)
             plane[i, i] = plane[j, j] = math.cos(angle)

@@ -11,12 +11,16 @@ from hypothesis import strategies as st
 
 from medmap import phantom
 from medmap.errors import UsageError
+from medmap.geometry import Geometry
+from medmap.image import Image
 from medmap.layouts import open_dataset
 from medmap.networks import multiple_of
 from medmap.plan import plan
-from medmap.plan.fingerprint import Fingerprint
+from medmap.plan.fingerprint import Fingerprint, fingerprint
 from medmap.plan.segment import PATCH_VOXELS, _grid
+from medmap.plan.slices import SLICES_OF_A_PATCH, Slicing, slicing
 from medmap.tasks.segment import SegmentSection
+from medmap.write import write
 
 
 @given(
@@ -28,7 +32,7 @@ def test_every_patch_can_be_halved_as_its_network_does(shape: list[int], spacing
     facts = Fingerprint(
         9, 9, 9, dims, tuple(shape), True, tuple(spacing[:dims]), 1, False, "HU", "CT", dims == 3, {}, 9
     )
-    section, strides, reasons = _grid(facts, "cpu")
+    section, strides, reasons = _grid(facts, "cpu", Slicing())
     total = multiple_of(strides) or (1,) * dims
     assert all(side % by == 0 for side, by in zip(section.shape, total, strict=True))
     assert np.prod(section.shape) <= PATCH_VOXELS["cpu"][dims] * 2.5, "rounding up does not run away"
@@ -52,3 +56,68 @@ def test_a_plan_says_why(tmp_path: Path) -> None:
 def _saved(run: object, folder: Path) -> Path:
     run.save(folder / "run.yaml")  # type: ignore[attr-defined]
     return folder / "run.yaml"
+
+
+def volume_facts(shape: tuple[int, ...], spacing: tuple[float, ...]) -> Fingerprint:
+    return Fingerprint(9, 9, 9, 3, shape, True, spacing, 1, False, "HU", "CT", True, {}, 9)
+
+
+@pytest.mark.parametrize(
+    ("shape", "spacing", "asked", "slices", "axis"),
+    [
+        ((128, 128, 5), (1.0, 1.0, 2.0), {}, 3, 2),
+        ((256, 216, 10), (1.5, 1.5, 10.0), {}, 3, 2),
+        ((10, 216, 256), (10.0, 1.5, 1.5), {}, 3, 0),
+        ((320, 320, 24), (0.6, 0.6, 3.6), {}, 0, 2),
+        ((128, 128, 64), (1.0, 1.0, 1.0), {}, 0, None),
+        ((256, 216, 10), (1.5, 1.5, 10.0), {"slices": 0}, 0, 2),
+        ((128, 128, 64), (1.0, 1.0, 1.5), {"slices": 5}, 5, 2),
+        ((128, 128, 64), (1.0, 1.0, 1.5), {"name": "unet+timm:resnet18"}, 3, 2),
+        ((256, 216, 10), (1.5, 1.5, 10.0), {"name": "monai:VNet"}, 0, 2),
+    ],
+)
+def test_few_or_thick_slices_are_seen_with_their_neighbours(
+    shape: tuple[int, ...], spacing: tuple[float, ...], asked: dict[str, object], slices: int, axis: int | None
+) -> None:
+    facts = volume_facts(shape, spacing)
+    by = slicing(facts, asked)
+    assert by.slices == slices
+    assert axis is None or by.axis == axis
+    section, strides, _ = _grid(facts, "cpu", by)
+    if by.slices and by.axis is not None:
+        assert by.reason
+        assert section.shape[by.axis] == min(SLICES_OF_A_PATCH, shape[by.axis])
+        assert {len(step) for step in strides} == {2}
+        plane = [side for a, side in enumerate(section.shape) if a != by.axis]
+        assert all(side % by_ == 0 for side, by_ in zip(plane, multiple_of(strides), strict=True))
+    else:
+        assert {len(step) for step in strides} == {3}
+
+
+def test_why_volumes_of_thick_slices_stay_volumes() -> None:
+    told = slicing(volume_facts((320, 320, 24), (0.6, 0.6, 3.6)), {})
+    assert told.thick
+    assert "6.0 times as thick" in str(told.reason)
+    assert slicing(Fingerprint(9, 9, 9, 2, (8, 8), True, None, 1, False, "HU", "CT", False, {}, 9), {}) == Slicing()
+
+
+def test_the_fingerprint_counts_along_the_axes_that_preparation_turns_to(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    (tmp_path / "images").mkdir()
+    affine = np.zeros((4, 4))  # the first axis runs up the body, the others backwards and to the left
+    affine[2, 0], affine[1, 1], affine[0, 2], affine[3, 3] = 5.0, 0.7, 0.9, 1.0
+    rows = ["case,patient,image,mask"]
+    for n in range(2):
+        mask = np.zeros((6, 20, 24), np.uint8)
+        mask[2:4, 5:12, 6:15] = 1
+        grid = Geometry(mask.shape, affine, "patient")
+        write(Image((rng.normal(0, 9, mask.shape) + 90 * mask).astype(np.float32), grid), tmp_path / f"images/{n}.nii")
+        write(Image(mask, grid, "label"), tmp_path / f"images/{n}_mask.nii")
+        rows.append(f"c{n},p{n},images/{n}.nii,images/{n}_mask.nii")
+    (tmp_path / "cases.csv").write_text("\n".join(rows) + "\n")
+    (tmp_path / "dataset.yaml").write_text(
+        "medmap_dataset: 1\nname: sagittal\ntask: segment\ninputs: {image: {modality: MR}}\nlabels: {0: none, 1: box}\n"
+    )
+    facts = fingerprint(open_dataset(tmp_path))
+    assert facts.shape == (24, 20, 6)
+    assert facts.spacing_mm == pytest.approx((0.9, 0.7, 5.0), rel=1e-6)

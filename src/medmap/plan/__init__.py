@@ -63,6 +63,7 @@ def plan(
     validate(EnsembleSection, {"folds": folds or 0, "members": max(1, folds or 1)}, "--folds")
     words = {"seed": 0, "device": "auto", "budget_s": budget_s, **fixed}
     words["memory_bytes"] = words.get("memory_bytes") or _default_memory()
+    words["network"] = with_overrides({}, texts).get("network")
     run = draft.first_draft(pool, facts, recipe_name, words)
     if any(text.startswith("network.name=") for text in texts):  # the rules' width was for the rules' network
         run = run.model_copy(update={"network": run.network.model_copy(update={"width": 1.0})})

@@ -24,7 +24,7 @@ class Fingerprint:
     Args:
         cases, patients: Counts over all splits; ``training`` those a network may learn from.
         dimensions: 2 or 3.
-        shape: Median voxels along each axis.
+        shape: Median voxels along each axis, of volumes in a patient's space after they were turned to LPS.
         same_shape: Whether all sampled images have that shape.
         spacing_mm: Median distance between voxels, or None without a size.
         channels: Channels (frames of a cine count).
@@ -81,10 +81,14 @@ def fingerprint(dataset: Dataset) -> Fingerprint:
     modalities: Counter[str] = Counter()
     eight_bit, patient = True, False
     for image in sample_images(dataset):
-        shapes.append(image.geometry.shape)
-        if image.geometry.has_size:
-            spacings.append(image.spacing_mm)
-        patient |= image.geometry.kind == "patient"
+        grid = image.geometry
+        if grid.ndim == 3 and grid.kind == "patient":  # as preparation turns them
+            for step in grid.oriented("LPS"):
+                grid = step.apply(grid)
+        shapes.append(grid.shape)
+        if grid.has_size:
+            spacings.append(grid.spacing_mm)
+        patient |= grid.kind == "patient"
         channels[image.channels_first().shape[0]] += 1
         quantities[image.quantity] += 1
         eight_bit &= image.array.dtype in (np.dtype(np.uint8), np.dtype(np.bool_))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from medmap.augment import ANY_ROTATION, AugmentSection, allowed_flips
 from medmap.dataset import Dataset
@@ -139,7 +140,7 @@ def augment_section(facts: Fingerprint, dataset: Dataset) -> tuple[AugmentSectio
         reasons["augment.rotate_deg"] = f"{modality} has no upright: every rotation is a possible image"
     if facts.quantity in ("HU", "SUVbw"):
         reasons["augment.brightness"] = f"{facts.quantity} is a measurement: its values are hardly changed"
-        measured = {"brightness": 0.05, "contrast": 0.05, "gamma": 0.0}
+        measured: dict[str, Any] = {"brightness": 0.05, "contrast": 0.05, "gamma": 0.0}
         return AugmentSection(flip_axes=flips, rotate_deg=rotate, drop_inputs=drop, **measured), reasons
     return AugmentSection(flip_axes=flips, rotate_deg=rotate, drop_inputs=drop), reasons
 

@@ -14,6 +14,7 @@ from medmap.networks import multiple_of, unet_strides
 from medmap.plan import rules
 from medmap.plan.fingerprint import Fingerprint
 from medmap.plan.run import EnsembleSection, NetworkSection, Run
+from medmap.plan.slices import SLICES_OF_A_PATCH, Slicing, slicing
 from medmap.prepare import PrepareSection
 from medmap.runtime import available_cores
 from medmap.tasks.segment import SegmentSection
@@ -33,7 +34,8 @@ def first_draft(pool: Dataset, facts: Fingerprint, recipe_name: str, words: dict
         pool: The cases to learn from.
         facts: Their fingerprint.
         recipe_name: ``rules``.
-        words: ``seed``, ``device``, ``budget_s``, ``memory_bytes``; ``init`` where it was given.
+        words: ``seed``, ``device``, ``budget_s``, ``memory_bytes``; ``init`` where it was given; ``network``, what
+            was set by hand of that section.
 
     Raises:
         UsageError: A classical recipe, which is for classes.
@@ -41,16 +43,30 @@ def first_draft(pool: Dataset, facts: Fingerprint, recipe_name: str, words: dict
     if recipe_name != "rules":
         raise UsageError("the classical recipes are for classes", got=recipe_name, expected="rules")
     where = "cuda" if _device(words["device"]) == "cuda" else "cpu"
-    prepare, strides, reasons = _grid(facts, where)
+    by = slicing(facts, words.get("network") or {})
+    prepare, strides, reasons = _grid(facts, where, by)
     section, why_intensity = _with_intensity(prepare, facts)
     augmentation, why_augment = rules.augment_section(facts, pool)
     augmentation = augmentation.model_copy(update={**_AUGMENT, "rotate_deg": max(15.0, augmentation.rotate_deg)})
-    batch = _batch(facts, prepare.shape)
+    if by.thick:
+        augmentation = augmentation.model_copy(update={"flat_axis": by.axis})
+        reasons["augment.flat_axis"] = "slices are thick or few: images are turned and zoomed in their plane alone"
+    if by.reason:
+        reasons["network.slices"] = by.reason
+    batch = _batch(prepare.shape, by)
     steps = math.ceil(facts.training / batch)
     patches = max(1, math.ceil(STEPS_AN_EPOCH / steps))
     given = {name: words[name] for name in ("seed", "device", "budget_s", "memory_bytes")}
     width = 0.5 if where == "cpu" else 1.0
-    network = NetworkSection(name="unet", width=width, strides=strides, norm="instance", init=words.get("init"))
+    network = NetworkSection(
+        name="unet",
+        width=width,
+        strides=strides,
+        norm="instance",
+        init=words.get("init"),
+        slices=by.slices,
+        slice_axis=2 if by.axis is None else by.axis,
+    )
     run = validate(Run, {**given, "task": {"kind": "segment"}, "prepare": section.model_dump()}, "the plan")
     fit = run.fit.model_copy(
         update={
@@ -63,9 +79,8 @@ def first_draft(pool: Dataset, facts: Fingerprint, recipe_name: str, words: dict
     reasons["task.patches"] = f"{counted(facts.training, 'case')}, {patches} a case and epoch: epochs of many steps"
     reasons["fit.batch_size"] = f"{counted(batch, 'patch', 'patches')} of {rules.times(prepare.shape)} a step"
     reasons["network.norm"] = f"{counted(batch, 'patch', 'patches')} a step: each is normalised by itself"
-    reasons["network.name"] = (
-        f"a U-Net of {len(strides) + 1} stages; {'half as wide, for a CPU' if where == 'cpu' else 'full width'}"
-    )
+    pictures, wide = " for pictures" if by.slices else "", "half as wide, for a CPU" if where == "cpu" else "full width"
+    reasons["network.name"] = f"a U-Net of {len(strides) + 1} stages{pictures}; {wide}"
     task = SegmentSection(patches=patches)
     update = {"augment": augmentation, "network": network, "fit": fit, "task": task, "reasons": reasons}
     return run.model_copy(update=update)
@@ -80,17 +95,18 @@ def _device(name: str) -> str:
     return "cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu"
 
 
-def _grid(facts: Fingerprint, where: str) -> tuple[PrepareSection, tuple[tuple[int, ...], ...], dict[str, str]]:
+def _grid(
+    facts: Fingerprint, where: str, by: Slicing
+) -> tuple[PrepareSection, tuple[tuple[int, ...], ...], dict[str, str]]:
     """The spacing that images are brought to, the patch, and how the network reduces it."""
     turn = facts.dimensions == 3 and facts.patient_space
     spacing = facts.spacing_mm
     shape = np.array(facts.shape, dtype=np.float64)
-    size = spacing or (1.0,) * facts.dimensions
-    patch = _patch(shape, np.array(size), PATCH_VOXELS[where][facts.dimensions])
-    strides = unet_strides(patch, size)
-    step = np.array(multiple_of(strides) or (1,) * facts.dimensions)
-    patch = tuple(int(v) for v in np.ceil(np.array(patch) / step) * step)
-    strides = unet_strides(patch, size)
+    size = np.array(spacing or (1.0,) * facts.dimensions)
+    seen = [axis for axis in range(facts.dimensions) if not by.slices or axis != by.axis]
+    plane, strides = _halved(shape[seen], size[seen], PATCH_VOXELS[where][len(seen)])
+    sides = dict(zip(seen, plane, strict=True))
+    patch = tuple(sides.get(axis, min(SLICES_OF_A_PATCH, facts.shape[axis])) for axis in range(facts.dimensions))
     reasons = {}
     if spacing is not None:
         spacing = tuple(round(s, 4) for s in spacing)
@@ -110,6 +126,16 @@ def _grid(facts: Fingerprint, where: str) -> tuple[PrepareSection, tuple[tuple[i
         channels=facts.channels,
     )
     return section, strides, reasons
+
+
+def _halved(
+    shape: np.ndarray[Any, Any], size: np.ndarray[Any, Any], voxels: int
+) -> tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]:
+    """The patch and the strides of a network that halves it as often as it bears."""
+    patch = _patch(shape, size, voxels)
+    step = np.array(multiple_of(unet_strides(patch, tuple(size))) or (1,) * len(patch))
+    patch = tuple(int(v) for v in np.ceil(np.array(patch) / step) * step)
+    return patch, unet_strides(patch, tuple(size))
 
 
 def _patch(shape: np.ndarray[Any, Any], spacing: np.ndarray[Any, Any], voxels: int) -> tuple[int, ...]:
@@ -132,11 +158,14 @@ def _with_intensity(prepare: PrepareSection, facts: Fingerprint) -> tuple[Prepar
     return prepare.model_copy(update={"intensity": plain.intensity}), told
 
 
-def _batch(facts: Fingerprint, shape: tuple[int, ...]) -> int:
-    """Patches a step: few large ones, more small ones."""
+def _batch(shape: tuple[int, ...], by: Slicing) -> int:
+    """Patches a step: few large ones, more small ones; of slices, as many as make a batch of pictures."""
     voxels = math.prod(shape)
-    if facts.dimensions == 2:
+    if len(shape) == 2:
         return 8 if voxels > 128**2 else 16
+    if by.slices and by.axis is not None:
+        depth = shape[by.axis]
+        return max(2, _batch((voxels // depth, 1), Slicing()) // depth)
     return 4 if voxels > 32**3 else 8
 
 
