@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 
 from medmap.errors import ConfigError
 from medmap.networks import NetworkSpec, build, multiple_of, names, stages, unet_strides
+from medmap.runtime import export_onnx, open_engine
 
 
 @given(
@@ -52,12 +55,34 @@ def test_instance_norm_does_not_know_the_batch() -> None:
     torch.testing.assert_close(net(images)[1:2], net(images[1:2]), atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["monai:SegResNet", "monai:AttentionUnet", "monai:UNETR", "monai:SwinUNETR"])
+@pytest.mark.parametrize(
+    "name", ["monai:SegResNet", "monai:VNet", "monai:AttentionUnet", "monai:UNETR", "monai:SwinUNETR"]
+)
 def test_networks_of_monai_answer_for_each_voxel(name: str) -> None:
     with torch.device("cpu" if "Swin" in name else "meta"):  # Swin reads numbers while it is made
         side = 64 if "Swin" in name else 32
         net = build(NetworkSpec(name, 3, 1, 2, (side, side, side), dense=True))
         assert tuple(net.eval()(torch.zeros(1, 1, side, side, side)).shape) == (1, 2, side, side, side)
+
+
+@pytest.mark.parametrize("name", ["unet", "residual_unet", "monai:SegResNet", "monai:VNet", "monai:AttentionUnet"])
+@pytest.mark.parametrize("shape", [(32, 48), (16, 32, 16)])
+def test_they_learn_and_exported_they_answer_the_same(name: str, shape: tuple[int, ...], tmp_path: Path) -> None:
+    if name == "monai:VNet" and len(shape) == 3:
+        pytest.skip("45 million weights: in two dimensions only")
+    width = 1.0 if ":" in name else 0.25
+    net = build(NetworkSpec(name, len(shape), 2, 3, shape, dense=True, width=width), seed=0)  # type: ignore[arg-type]
+    images = torch.randn(3, 2, *shape, generator=torch.Generator().manual_seed(0))
+    answers = net(images)
+    (answers[0] if isinstance(answers, list) else answers).square().mean().backward()
+    assert next(net.parameters()).grad is not None
+    net.eval()
+    export_onnx(net, images[:1].numpy(), tmp_path / "model.onnx")
+    with torch.no_grad():
+        expected = net(images).numpy()
+    for kind in ("onnx", "openvino"):
+        engine = open_engine(kind, model_path=tmp_path / "model.onnx", threads=1)
+        np.testing.assert_allclose(engine(images.numpy()), expected, atol=2e-4)
 
 
 def test_names_and_refusals() -> None:
