@@ -30,7 +30,7 @@ def examples(bundle: Bundle, dataset: Dataset, count: int) -> tuple[NDArray[np.f
         count: At most so many cases.
 
     Raises:
-        DatasetError: No case has an image.
+        DatasetError: No case has an image, or an input of the bundle is not in the dataset.
         DataError: No case can be read.
     """
     recipe = Recipe.from_json(bundle.spec.members[0].recipe)
@@ -56,6 +56,10 @@ def _patches(
     section = SegmentSection.model_validate(bundle.spec.run.get("task", {"kind": "segment"}))
     with tempfile.TemporaryDirectory(prefix="medmap-examples-") as folder:
         some = dataset.with_cases(cases)
+        if len(bundle.spec.inputs) > 1:  # the channels in the bundle's order
+            if missing := [name for name in bundle.spec.inputs if name not in dataset.inputs]:
+                raise DatasetError(f"{dataset.name} lacks an input of the bundle", got=f"no {missing[0]}")
+            some = replace(some, inputs={name: dataset.inputs[name] for name in bundle.spec.inputs})
         store = build_patch_store(some, recipe, memory_bytes=STORE_BYTES, folder=Path(folder))
         task = Segment(section, bundle.labels, recipe.section.shape)
         images, truths = task.examples(store, range(len(store)), seed=0)

@@ -125,7 +125,7 @@ def _components(
         _say(work, value, rule, list(found.values()))
         for fold, there in of_fold.items():
             others = [one for row, one in found.items() if folds[row] != fold]
-            without = rule if fold is None else fit_rule(others)
+            without = fit_rule(others)  # of one validation split there are no others: it is judged with all parts
             if without is not None:
                 there[value] = without
     return rules, of_fold
