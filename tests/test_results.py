@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -150,7 +151,7 @@ def test_boxes_as_json() -> None:
     boxes = Boxes(np.array([[0, 1, 2, 3]]), np.array([0]), np.array([0.5]), (CAT,), flat)
     (row,) = json.loads(json.dumps(boxes.as_json()))["boxes"]
     expected = {"index": [0, 1, 2, 3], "centre_mm": [0.5, 4, 0], "size_mm": [1.5, 6], "label": "cat", "score": 0.5}
-    assert row == {**expected, "code": "SCT:1"}
+    assert row == {**expected, "code": "SCT:1", "called": True}
     unsized = Boxes(np.array([[0, 1, 2, 3]]), np.array([0]), np.array([0.5]), (CAT,), Geometry.without_size((5, 7)))
     (row,) = unsized.as_json()["boxes"]
     assert row["centre_mm"] is None
@@ -159,6 +160,20 @@ def test_boxes_as_json() -> None:
         unsized.centres_mm()
     with pytest.raises(GeometryError, match="needs millimetres"):
         unsized.sizes_mm()
+
+
+def test_boxes_below_their_class_s_threshold_are_kept_and_not_called() -> None:
+    flat = flat_geometry()
+    scores = np.array([0.5, 0.4, 0.9])
+    boxes = Boxes(np.tile([0, 0, 1, 1], (3, 1)), np.array([0, 1, 1]), scores, (CAT, DOG), flat, thresholds=(0.6, 0.4))
+    assert boxes.called.tolist() == [False, True, True]
+    assert boxes.taken(boxes.called).scores.tolist() == [0.4, 0.9]
+    assert boxes.taken(np.argsort(-boxes.scores)).label_ids.tolist() == [1, 0, 1]
+    told = boxes.as_json()
+    assert told["thresholds"] == {"cat": 0.6, "dog": 0.4}
+    assert [row["called"] for row in told["boxes"]] == [False, True, True]
+    with pytest.raises(DataError, match="each class has its threshold"):
+        replace(boxes, thresholds=(0.5,))
 
 
 @pytest.mark.parametrize(

@@ -102,6 +102,7 @@ class Boxes:
         labels: The classes.
         geometry: The grid the indices speak of.
         calibrated: Whether the scores were calibrated.
+        thresholds: (labels,) score from which a box of each class is called, the operating point; empty: all are.
 
     Raises:
         DataError: Counts that differ, an unknown class, a score outside 0…1.
@@ -114,6 +115,7 @@ class Boxes:
     labels: tuple[Label, ...]
     geometry: Geometry
     calibrated: bool = False
+    thresholds: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         n, count = self.geometry.ndim, np.size(self.scores)
@@ -129,8 +131,23 @@ class Boxes:
             raise GeometryError("a box has swapped or undefined corners", expected="low ≤ high along each axis")
         if count and (ids.min() < 0 or ids.max() >= len(self.labels)):
             raise DataError("a box has an unknown class", got=sorted(set(ids.tolist())), expected=len(self.labels))
+        if self.thresholds and len(self.thresholds) != len(self.labels):
+            raise DataError("each class has its threshold", got=len(self.thresholds), expected=len(self.labels))
         for name, value in (("corners", corners), ("label_ids", ids), ("scores", scores)):
             object.__setattr__(self, name, value)
+
+    @property
+    def called(self) -> NDArray[np.bool_]:
+        """(boxes,) whether each score reaches its class's threshold; what is below is kept for curves alone."""
+        if not self.thresholds:
+            return np.ones(len(self.scores), dtype=np.bool_)
+        return np.asarray(self.scores >= np.array(self.thresholds)[self.label_ids], dtype=np.bool_)
+
+    def taken(self, which: NDArray[Any]) -> Boxes:
+        """Some of the boxes: by a boolean for each, or by their numbers in a new order."""
+        return replace(
+            self, corners=self.corners[which], label_ids=self.label_ids[which], scores=self.scores[which]
+        )
 
     def moved(self, trace: Trace) -> Boxes:
         """The boxes taken from the prepared grid back to the trace's source grid.
@@ -176,12 +193,14 @@ class Boxes:
                 "label": self.labels[int(i)].name,
                 "code": self.labels[int(i)].code,
                 "score": float(score),
+                "called": bool(called),
             }
-            for corners, centre, size, i, score in zip(
-                self.corners, centres, sizes, self.label_ids, self.scores, strict=True
+            for corners, centre, size, i, score, called in zip(
+                self.corners, centres, sizes, self.label_ids, self.scores, self.called, strict=True
             )
         ]
-        return {"type": "boxes", "calibrated": self.calibrated, "boxes": rows}
+        thresholds = {label.name: t for label, t in zip(self.labels, self.thresholds, strict=False)}
+        return {"type": "boxes", "calibrated": self.calibrated, "thresholds": thresholds, "boxes": rows}
 
 
 @dataclass(frozen=True, eq=False)
