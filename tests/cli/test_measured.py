@@ -12,8 +12,8 @@ import pytest
 import medmap as mm
 from grids import oblique_geometry
 from medmap.cli import measured, run
-from medmap.cli.answers import _OWN
 from medmap.cli.measured import surfaces
+from medmap.cli.resumed import OWN
 from medmap.image import Image
 from medmap.results import Label
 
@@ -62,7 +62,7 @@ def test_each_structure_is_an_stl_file_of_its_own(tmp_path: Path, image: Image) 
     names = surfaces(answer, tmp_path / "000000", unwritten)
     assert names == ["000000.1-left-lung.stl", "000000.3.stl"]
     assert sorted(path.name for path in tmp_path.iterdir()) == names
-    assert all(_OWN.fullmatch(name) for name in names)  # --resume knows them
+    assert all(OWN.fullmatch(name) for name in names)  # --resume knows them
     assert unwritten == {}
     flat = mm.Geometry.without_size((4, 5))
     answer = mm.Prediction("case", {"mask": mm.Mask(np.ones((4, 5), np.uint8), flat, {1: Label("spot")})})
@@ -78,7 +78,7 @@ def test_an_overlay_is_written_beside_or_its_lack_is_said(
     monkeypatch.setattr(measured, "_image_under", lambda data, case: image)
     assert measured.drawn(answer, none, none, path, unwritten) == [path.name]  # type: ignore[arg-type]
     assert mm.read(path).quantity == "colour"
-    assert _OWN.fullmatch(path.name)
+    assert OWN.fullmatch(path.name)
     monkeypatch.setattr(measured, "_image_under", lambda data, case: None)
     assert measured.drawn(answer, none, none, path, unwritten) == []  # type: ignore[arg-type]
     assert "on its image" in unwritten["overlay"]

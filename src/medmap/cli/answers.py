@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import json
-import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medmap.cli.images import as_dataset
 from medmap.cli.measured import add_measurements, drawn, in_a_cell, surfaces
-from medmap.cli.settings import require_folder
+from medmap.cli.resumed import KEPT, Row, earlier
 from medmap.cli.worklist import NAME as WORKLIST
 from medmap.cli.worklist import worklist
 from medmap.config import write_atomically
-from medmap.dataset import Ref
-from medmap.errors import DataError, InterruptedRun, LayoutError, UsageError, counted
-from medmap.read.archive import unpacked
+from medmap.errors import DataError, InterruptedRun, UsageError, counted
 
 if TYPE_CHECKING:
     from medmap.bundle import Bundle
@@ -40,16 +38,6 @@ FORMATS = {
     "stl": "",  # a file a structure
     "overlay": ".overlay.png",
 }
-_ANSWER = re.compile(r"[0-9]{6,}\.json")
-# What a call leaves, whole or (the names with a point) as it was killed while writing.
-_OWN = re.compile(
-    r"\.?([0-9]{6,}\.(json|(overlay\.)?png|nii\.gz|obj|[a-z0-9-]+\.stl|(sr|seg|rtstruct|gsps)\.dcm)|index\.json"
-    r"|(scores|structures|worklist)\.csv)(\.[0-9a-f]{16})?"
-    r"|\.[0-9a-f]{16}(\.[a-z0-9.]+)?"
-)
-_NO_CASES = (".csv", ".json", ".yaml", ".yml", ".txt", ".md", ".html", ".xml", ".raw", ".zraw")
-_KEPT = ("input", "files", "unwritten", "warnings", "expected_dice")  # of a row, in the JSON of its case
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -87,12 +75,12 @@ def write_answers(
     if how.resume and "json" not in how.formats:
         raise UsageError("--resume goes by the JSON of each case", got=",".join(how.formats), expected="--format json")
     digests = [bundle.digest for bundle in bundles]
-    earlier = _earlier(output, how.resume, digests)
+    done = earlier(output, how.resume, digests)
     with tempfile.TemporaryDirectory(prefix="medmap-predict-") as room:
-        data, shown = _as_dataset(inputs, bundles[0], Path(room).resolve())
+        data, shown = as_dataset(inputs, bundles[0], Path(room).resolve())
         output.mkdir(parents=True, exist_ok=True)
         try:
-            rows = _answered(bundles, data, output, how, screen, shown=shown, earlier=earlier)
+            rows = _answered(bundles, data, output, how, screen, shown=shown, done=done)
         except KeyboardInterrupt as stop:
             raise InterruptedRun("stopped by hand; every finished case is saved", remedy="--resume goes on") from stop
         finally:
@@ -115,13 +103,13 @@ def _answered(
     screen: Screen,
     *,
     shown: Mapping[str, str],
-    earlier: Mapping[tuple[str, str], Row],
+    done: Mapping[tuple[str, str], Row],
 ) -> list[Row]:
     """The index's rows in the dataset's order; those finished earlier are taken as they are."""
     from medmap.predict import FailedCase, predict_cases
 
     sources = {case.id: _source(data, case, shown) for case in data}
-    rows = {case.id: earlier[case.id, sources[case.id]] for case in data if (case.id, sources[case.id]) in earlier}
+    rows = {case.id: done[case.id, sources[case.id]] for case in data if (case.id, sources[case.id]) in done}
     todo = [case for case in data if case.id not in rows]
     if rows:
         screen.line(
@@ -151,7 +139,7 @@ def _answered(
         add_measurements(row["outputs"], answer, data, case)
         if "json" in how.formats:  # last: it says that the case is finished
             row["files"] = [names[case.id], *row["files"]]
-            document = {**answer.as_json(), "outputs": row["outputs"], **{key: row[key] for key in _KEPT if key in row}}
+            document = {**answer.as_json(), "outputs": row["outputs"], **{key: row[key] for key in KEPT if key in row}}
             write_atomically(output / names[case.id], json.dumps(document, indent=1, ensure_ascii=False))
         if not row["files"] and "csv" not in how.formats:
             row["error"] = "; ".join(_sentences(row["unwritten"])) or None
@@ -273,139 +261,3 @@ def sentences_on(cases: Sequence[Row]) -> tuple[list[str], str]:
         )
     without = "".join(f", {len(rows)} without {name}" for name, rows in missing.items())
     return warnings, f"{counted(len(cases) - len(failed), 'case')} answered{without}, {len(failed)} failed"
-
-
-# ------------------------------------------------------------------------------------------------- an earlier call
-
-
-def _earlier(output: Path, resume: bool, digests: Sequence[str]) -> dict[tuple[str, str], Row]:
-    """What an earlier call finished, by case and input.
-
-    Raises:
-        UsageError: The folder is in use and ``resume`` was not asked for, or it is not of these bundles.
-    """
-    require_folder(output)
-    present = sorted(path.name for path in output.iterdir()) if output.is_dir() else []
-    if not present:
-        return {}
-    if not resume:
-        raise UsageError(f"{output} is not empty", remedy="choose another folder with -o, or go on with --resume")
-    if foreign := [name for name in present if not _OWN.fullmatch(name)]:
-        raise UsageError(f"{output} holds something else than answers", got=foreign[0], remedy="choose another folder")
-    if "index.json" in present:
-        _require_same(output, _document(output / "index.json").get("bundles"), list(digests))
-    rows: dict[tuple[str, str], Row] = {}
-    for name in present:
-        if not _ANSWER.fullmatch(name):
-            continue
-        found = _document(output / name)
-        _require_same(output, found.get("bundle"), "+".join(digests))
-        if {"case", "input", "outputs", "warnings"} <= found.keys():
-            row = {"files": [name], "unwritten": {}, **{key: found[key] for key in ("case", *_KEPT) if key in found}}
-            row |= {"outputs": found["outputs"], "error": None}
-            rows[str(found["case"]), str(found["input"])] = row
-    return rows
-
-
-def _document(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UsageError(f"{path} is no answer of medmap's", got=str(error), remedy="choose another folder") from error
-    if not isinstance(found, dict):
-        raise UsageError(f"{path} is no answer of medmap's", got=type(found).__name__, remedy="choose another folder")
-    return found
-
-
-def _require_same(output: Path, found: object, expected: object) -> None:
-    if found != expected:
-        remedy = "resume with the bundle it was begun with, or choose another folder"
-        raise UsageError(f"{output} holds the answers of another bundle", got=found, expected=expected, remedy=remedy)
-
-
-# --------------------------------------------------------------------------------------------------------- inputs
-
-
-def _as_dataset(inputs: Sequence[Path], bundle: Bundle, room: Path) -> tuple[Dataset, dict[str, str]]:
-    """A dataset where one is given; else every image named, or found below a folder or in a zip.
-
-    Returns:
-        The dataset, and for files that lie in ``room`` for the moment what a person knows them by.
-    """
-    from medmap.layouts import open_dataset
-    from medmap.predict import dataset_of_images
-
-    if len(inputs) == 1 and (inputs[0].is_dir() or inputs[0].suffix.lower() in (".npz", ".csv", ".yaml", ".yml")):
-        try:
-            return open_dataset(inputs[0]), {}
-        except LayoutError:
-            if not inputs[0].is_dir():
-                raise
-    found: list[tuple[str, Ref]] = []
-    shown: dict[str, str] = {}
-    for number, path in enumerate(inputs):
-        folder = path
-        if path.suffix.lower() == ".zip" and path.is_file():
-            folder = room / str(number)
-            unpacked(path, folder)
-        if not folder.is_dir():
-            found.append((path.name, Ref(str(path.resolve()))))
-            continue
-        prefix = "" if len(inputs) == 1 else path.name.removesuffix(".zip")
-        images = _images_below(folder, prefix, named_by_path=folder != path)
-        found += images
-        if folder != path:
-            places = {ref.path: Path(ref.path).relative_to(folder.resolve()).as_posix() for _, ref in images}
-            shown |= {place: f"{path.resolve()}#{name}".removesuffix("#.") for place, name in places.items()}
-    names = _distinct([name for name, _ in found])
-    return dataset_of_images(list(zip(names, (ref for _, ref in found), strict=True)), bundle), shown
-
-
-def _images_below(folder: Path, prefix: str, *, named_by_path: bool) -> list[tuple[str, Ref]]:
-    """The images of a folder: of DICOM studies each series, else each file.
-
-    Args:
-        folder: Where to look.
-        prefix: Goes before a series' name, where several folders are answered for.
-        named_by_path: Whether a file is known by its path below the folder, or by its own name.
-    """
-    from medmap.layouts import dicom_dataset, recognise_dicom
-
-    if recognise_dicom(folder):
-        data = dicom_dataset(folder).dataset
-        images = [
-            (case.id, Ref(str(data.resolve(ref).resolve()), ref.member))
-            for case in data
-            for ref in case.inputs.values()
-            if ref is not None
-        ]
-        if not prefix:
-            return images
-        return [(prefix if len(images) == 1 else f"{prefix}/{name}", ref) for name, ref in images]
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and _is_image(path))
-    return [
-        (path.relative_to(folder).as_posix() if named_by_path else path.name, Ref(str(path.resolve())))
-        for path in files
-    ]
-
-
-def _distinct(names: Sequence[str]) -> list[str]:
-    """The names, a second one of the same written ``name (2)``."""
-    used: set[str] = set()
-    out = []
-    for name in names:
-        unique, count = name, 1
-        while unique in used:
-            count += 1
-            unique = f"{name} ({count})"
-        used.add(unique)
-        out.append(unique)
-    return out
-
-
-def _is_image(path: Path) -> bool:
-    from medmap.read import suffix_of
-
-    if path.name.startswith(".") or path.name.upper() in ("DICOMDIR", "THUMBS.DB"):
-        return False
-    return suffix_of(path.name) not in _NO_CASES
