@@ -83,7 +83,7 @@ def open_luna(path: Path, task: TaskName | None = None) -> Dataset:
     more = _table(folder, EXCLUDED)
     balls, excluded = _balls(table), _balls(more, without_size=True) if more is not None else {}
     strangers = sorted(balls.keys() - scans.keys())
-    if len(strangers) == len(balls):
+    if balls and len(strangers) == len(balls):
         raise DatasetError(f"{table} names none of the scans in {folder}", got=strangers[0])
     needed = [uid for uid in scans if balls.get(uid) or excluded.get(uid)]
     with ThreadPoolExecutor(4) as pool:

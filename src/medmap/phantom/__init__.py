@@ -18,13 +18,18 @@ from medmap.phantom.cases import (
     segmentation,
     ultrasound,
 )
+from medmap.phantom.chest_files import write_chest_dataset
 from medmap.phantom.files import write_study
+from medmap.phantom.nodules import ChestCase, Nodule, chest_case
 
 __all__ = [
     "LABEL_NAMES",
     "SCANNERS",
     "STRUCTURES",
+    "ChestCase",
+    "Nodule",
     "PhantomCase",
+    "chest_case",
     "classification",
     "ct_slice",
     "ct_volume",
@@ -34,5 +39,6 @@ __all__ = [
     "oblique",
     "segmentation",
     "ultrasound",
+    "write_chest_dataset",
     "write_study",
 ]
