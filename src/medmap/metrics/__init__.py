@@ -1,4 +1,4 @@
-"""How good a classification, a predicted number or a mask is, with 95 % intervals over patients.
+"""How good a classification, a predicted number, a mask or boxes are, with 95 % intervals over patients.
 
 Arrays in, ``Estimate`` and ``Comparison`` out: a value that cannot be defined is None with a reason, never NaN. Where a
 patient has several cases, ``patients`` makes every interval a clustered one. A mask is judged case by case
@@ -7,6 +7,8 @@ patient has several cases, ``patients`` makes every interval a clustered one. A 
 
 from medmap.metrics.aggregation import Aggregated, PredictiveValues, aggregate, prevalence_adjusted_ppv_npv
 from medmap.metrics.agreement import bland_altman
+from medmap.metrics.average_precision import AveragePrecisions, average_precisions
+from medmap.metrics.boxes import BoxList, BoxMatches, box_iou, match_boxes
 from medmap.metrics.classification import (
     accuracy,
     balanced_accuracy,
@@ -33,6 +35,7 @@ from medmap.metrics.curves import (
     roc_curve,
 )
 from medmap.metrics.estimate import Comparison, Estimate
+from medmap.metrics.froc import FrocCurve, HitRule, Hits, find_hits, froc_curve
 from medmap.metrics.inputs import Classes
 from medmap.metrics.intervals import Bootstrap, wilson
 from medmap.metrics.lesions import LesionCounts, lesion_counts
@@ -44,12 +47,18 @@ from medmap.metrics.table import classification_table
 
 __all__ = [
     "Aggregated",
+    "AveragePrecisions",
     "Bootstrap",
+    "BoxList",
+    "BoxMatches",
     "Classes",
     "Comparison",
     "ConfusionMatrix",
     "DecisionCurve",
     "Estimate",
+    "FrocCurve",
+    "HitRule",
+    "Hits",
     "LesionCounts",
     "MaskRules",
     "MaskScores",
@@ -64,8 +73,10 @@ __all__ = [
     "auprc",
     "auroc",
     "auroc_value",
+    "average_precisions",
     "balanced_accuracy",
     "bland_altman",
+    "box_iou",
     "brier",
     "classification_table",
     "compare_auroc",
@@ -74,9 +85,12 @@ __all__ = [
     "decision_curve",
     "ece",
     "f1",
+    "find_hits",
+    "froc_curve",
     "lesion_counts",
     "mae",
     "mask_scores",
+    "match_boxes",
     "mcnemar",
     "mean_differences",
     "mean_estimates",

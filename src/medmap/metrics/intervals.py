@@ -54,7 +54,8 @@ def wilson(successes: float, n: float) -> Interval:
 
 
 @lru_cache(maxsize=4096)
-def _student(degrees: int) -> float:
+def student(degrees: int) -> float:
+    """97.5 % quantile of Student's distribution."""
     return float(special.stdtrit(degrees, 0.975))
 
 
@@ -79,7 +80,7 @@ def effective_n(hits: Floats, sizes: Floats) -> float:
         return float(patients)
     variance = patients / (patients - 1) * float(((hits - p * sizes) ** 2).sum()) / n**2
     effect = max(1.0, variance / (p * (1 - p) / n))
-    return max(1.0, n / effect * (_student(max(round(n) - 1, 1)) / _student(patients - 1)) ** 2)
+    return max(1.0, n / effect * (student(max(round(n) - 1, 1)) / student(patients - 1)) ** 2)
 
 
 def proportion_interval(hits: Bools | Floats, patients: Patients) -> tuple[Interval, str]:
