@@ -14,7 +14,7 @@ from medmap.cli.options import Json, Layout, Quiet
 from medmap.cli.settings import require_file, require_folder
 from medmap.cli.show import Screen
 from medmap.config import write_atomically
-from medmap.errors import MedmapWarning, UsageError, counted
+from medmap.errors import DatasetError, MedmapWarning, UsageError, counted
 
 if TYPE_CHECKING:
     from medmap.check import Issue
@@ -82,6 +82,12 @@ def import_(
     replaces: Annotated[
         Path | None, typer.Option("--replaces", help="The dataset of which this is the corrected one.")
     ] = None,
+    points: Annotated[
+        Path | None, typer.Option("--points", help="Findings as a CSV: case,x,y,z,diameter_mm[,label] in LPS mm.")
+    ] = None,
+    min_voxels: Annotated[
+        int, typer.Option("--min-voxels", help="Boxes from masks (--task detect): smaller parts are left out.")
+    ] = 1,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -98,9 +104,12 @@ def import_(
         if on or label_column:
             raise UsageError("--on and --label-column speak of a spreadsheet", remedy="name it with --labels")
         with _told(screen):
-            data = import_dataset(source, dest, layout=layout, task=kind, copy=copy, replaces=replaces)
+            found = _for_boxes(source, layout, kind, points, min_voxels)
+            data = import_dataset(found or source, dest, layout=layout, task=kind, copy=copy, replaces=replaces)
         document = of_dataset(data, dest)
     else:
+        if points is not None or min_voxels != 1:
+            raise UsageError("--points and --min-voxels do not go with a spreadsheet of labels")
         require_free(dest)
         archive = dicom_dataset(source, labels=labels, on=on, label=label_column, series=series, task=kind)
         data = import_dataset(archive.dataset, dest, copy=copy, replaces=replaces)
@@ -115,6 +124,27 @@ def import_(
     if not any(case.truth.annotated for case in data):
         screen.warning(_unlabelled(data, labels))
     screen.result(f"{counted(len(data), 'case')} of {data.name} ({data.task}){version} in {dest / 'dataset.yaml'}")
+
+
+def _for_boxes(
+    source: Path, layout: str, task: TaskName | None, points: Path | None, min_voxels: int
+) -> Dataset | None:
+    """The dataset opened for boxes from points, or from masks with a least size; None where neither is asked for."""
+    from medmap.layouts import boxes_from_points, open_dataset, open_for_boxes
+
+    if points is None and min_voxels == 1:
+        return None
+    if points is not None and (task not in (None, "detect") or min_voxels != 1):
+        raise UsageError("--points makes boxes of points", remedy="leave out --min-voxels, and --task or say detect")
+    if points is None and task != "detect":
+        raise UsageError("--min-voxels is about boxes from masks", remedy="add --task detect")
+    if points is None:
+        return open_for_boxes(source, layout=layout, min_voxels=min_voxels)
+    try:
+        images = open_dataset(source, layout=layout, task=task or "detect")
+    except DatasetError:
+        images = open_dataset(source, layout=layout)
+    return boxes_from_points(images, points)
 
 
 def _unlabelled(data: Dataset, labels: Path | None) -> str:

@@ -7,7 +7,9 @@ from medmap.layouts.door import LAYOUTS, Layout, layout_of, open_dataset
 from medmap.layouts.exporting import EXPORTS, Export, convert_dataset
 from medmap.layouts.fetching import PUBLIC, Public, fetch
 from medmap.layouts.importing import import_dataset
+from medmap.layouts.instances import boxes_from_masks, component_boxes, open_for_boxes
 from medmap.layouts.placing import require_free
+from medmap.layouts.points import boxes_from_points
 
 __all__ = [
     "EXPORTS",
@@ -21,6 +23,9 @@ __all__ = [
     "Export",
     "Layout",
     "Public",
+    "boxes_from_masks",
+    "boxes_from_points",
+    "component_boxes",
     "convert_dataset",
     "dataset_schema",
     "dicom_dataset",
@@ -29,6 +34,7 @@ __all__ = [
     "import_dataset",
     "layout_of",
     "open_dataset",
+    "open_for_boxes",
     "recognise_dicom",
     "require_free",
     "write_dataset",

@@ -14,6 +14,7 @@ from medmap.errors import DatasetError, ReadError
 from medmap.layouts.described import DESCRIPTION, TABLE, root_text, texts
 from medmap.layouts.door import open_dataset
 from medmap.layouts.hashes import HASHES, hashed, hashes_text, truth_files
+from medmap.layouts.instances import open_for_boxes
 from medmap.layouts.placing import DETACHED, require_free, whole_folder
 from medmap.read import forget_arrays, recognise
 from medmap.read.dicom.kept import series_in
@@ -36,7 +37,7 @@ def import_dataset(
         source: What ``open_dataset`` opens; or a dataset that is open already.
         dest: A folder that does not exist yet, or is empty.
         layout: A name from ``LAYOUTS``, or ``auto``.
-        task: Where the layout leaves it open.
+        task: Where the layout leaves it open; ``detect`` makes boxes of masks (``boxes_from_masks``).
         copy: Copy the images into the folder (of a DICOM series all its files); else they are referenced where they
             are.
         replaces: The dataset of which this is the corrected one: the new ``dataset.yaml`` counts one version more and
@@ -49,7 +50,12 @@ def import_dataset(
     """
     dest = Path(dest)
     require_free(dest)
-    dataset = source if isinstance(source, Dataset) else open_dataset(source, layout=layout, task=task)
+    if isinstance(source, Dataset):
+        dataset = source
+    elif task == "detect":
+        dataset = open_for_boxes(source, layout=layout)
+    else:
+        dataset = open_dataset(source, layout=layout, task=task)
     if replaces is not None:
         old = open_dataset(replaces)
         if old.task != dataset.task:
