@@ -45,8 +45,8 @@ def write_nested(folder: Path, count: int = 16, dimensions: int = 2, regions: bo
     return folder
 
 
-def nested_run(dimensions: int = 2, augment: AugmentSection = OFF, **task: object) -> Run:
-    """Two folds of six epochs."""
+def nested_run(dimensions: int = 2, augment: AugmentSection = OFF, epochs: int = 6, **task: object) -> Run:
+    """Two folds of a few epochs."""
     return Run(
         task=SegmentSection(patches=6, foreground=0.7).model_copy(update=task),
         prepare=PrepareSection(
@@ -55,7 +55,7 @@ def nested_run(dimensions: int = 2, augment: AugmentSection = OFF, **task: objec
         augment=augment,
         network=NetworkSection(name="unet", width=0.25, norm="instance"),
         fit=FitSection(
-            epochs=6, batch_size=8, learning_rate=1e-2, warmup_epochs=1, threads=1, select="last", ema_epochs=1
+            epochs=epochs, batch_size=8, learning_rate=1e-2, warmup_epochs=1, threads=1, select="last", ema_epochs=1
         ),
         ensemble=EnsembleSection(folds=2, members=2),
     )

@@ -206,7 +206,7 @@ def test_masks_come_back_on_the_source_grid() -> None:
     image = np.zeros((1, 5, 7), np.float32)
     image[0, 1:4, 2:5] = 1
     t = task((4, 4))
-    mask = t.mask(t.labelled(copied, image, trace), grid)
+    mask = t.structures.mask(t.labelled(copied, image, trace), grid)
     assert mask.array.shape == (10, 14)
     assert mask.array[4, 6] == 1
     assert mask.array[0, 0] == 0
@@ -233,7 +233,8 @@ def test_the_task_knows_who_looked_at_what() -> None:
     [
         ({"labels": LABELS[:1], "cases": (Case("a", "a", {}, Truth(True, masks=(Ref("a.nii"),))),)}, "no structure"),
         ({"cases": (Case("a", "a", {}),)}, "has a mask"),
-        ({"regions": {"whole": (1, 2)}}, "overlapping regions"),
+        ({"regions": {"whole": (1, 3)}}, "values that no structure has"),
+        ({"regions": {"whole": ()}}, "values that no structure has"),
     ],
 )
 def test_what_cannot_be_learned_is_refused(changes: dict[str, Any], words: str) -> None:

@@ -141,8 +141,8 @@ def export(
             file serves both.
         inputs: (N, C, *spatial) real prepared inputs, or (N, members, C, *spatial) where members have recipes of their
             own. The numbers are kept, the inputs are not; phantoms take their place in ``parity.npz``.
-        truths: (N, *spatial) labels of the inputs (255: not known), for networks that answer each voxel: bfloat16 and
-            int8 then pass by what they lose of Dice.
+        truths: (N, *spatial) labels of the inputs (255: not known), or (N, regions, *spatial) of overlapping
+            regions, for networks that answer each voxel: bfloat16 and int8 then pass by what they lose of Dice.
         int8: Whether to make a network in 8-bit integers too, its scales fitted on the inputs (``quantized``).
         make_card: Gives the card for the spec as it now is; None keeps the card.
 
@@ -168,7 +168,7 @@ def export(
             for name, data in zip(INT8, quantized(path, inputs), strict=True):
                 (path.parent / name).write_bytes(data)
         made = {file.name: file.read_bytes() for file in sorted(path.parent.iterdir())}
-        found = _measure(network, path, _trials(formats, int8), inputs, truths)
+        found = _measure(network, path, _trials(formats, int8), (inputs, truths), _exclusive(bundle.spec))
     states = [bundle.state_dict(index) for index in range(len(bundle.spec.members))]
     older = {key: parity for key, parity in bundle.spec.engines.items() if not key.endswith(":int8")}
     engines = {**older, **{_key(parity): parity.as_json() for parity in found}}
@@ -190,6 +190,11 @@ def _key(parity: Parity) -> str:
     return parity.engine if parity.precision == "float32" else f"{parity.engine}:{parity.precision}"
 
 
+def _exclusive(spec: BundleSpec) -> bool:
+    """Whether one output wins, rather than each standing for itself (overlapping regions, several findings)."""
+    return spec.kind != "multilabel"
+
+
 def _trials(formats: Sequence[Format], int8: bool) -> list[tuple[EngineKind, Precision]]:
     trials: list[tuple[EngineKind, Precision]] = [(name, "float32") for name in formats]
     if "openvino" in formats and cpu_facts().fast_bfloat16:
@@ -201,17 +206,18 @@ def _measure(
     network: nn.Module,
     model: Path,
     trials: Sequence[tuple[EngineKind, Precision]],
-    inputs: Floats,
-    truths: NDArray[Any] | None,
+    examples: tuple[Floats, NDArray[Any] | None],
+    exclusive: bool,
 ) -> list[Parity]:
     """The parity of each engine; one that cannot run this network has failed, and says why."""
+    inputs, truths = examples
     comparisons: list[Comparison] = []
     engines: list[Engine] = []
     failed: list[Parity] = []
     for name, precision in trials:
         try:
             engines.append(open_engine(name, model_path=_file(model, precision), precision=precision, device="cpu"))
-            comparisons.append(Comparison(engines[-1], class_axis=ENSEMBLE_AXIS))
+            comparisons.append(Comparison(engines[-1], class_axis=ENSEMBLE_AXIS, exclusive=exclusive))
         except BundleError as error:
             failed.append(_unable(name, precision, len(inputs), error))
     reference = open_engine("torch", module=network, device="cpu")
@@ -249,7 +255,8 @@ def verify(bundle: Bundle) -> list[Parity]:
         raise BundleError(f"{bundle.path} holds no phantoms to compare with", remedy="export the bundle first")
     inputs, outputs = read_parity(bundle.path / PARITY)
     torch_engine = open_engine("torch", module=bundle.ensemble(), device="cpu")
-    rows = [measure_parity(outputs, torch_engine, inputs, class_axis=ENSEMBLE_AXIS)]
+    exclusive = _exclusive(bundle.spec)
+    rows = [measure_parity(outputs, torch_engine, inputs, class_axis=ENSEMBLE_AXIS, exclusive=exclusive)]
     torch_engine.close()
     if ONNX not in bundle.hashes:
         return rows
@@ -277,7 +284,8 @@ def on_phantoms(bundle: Bundle, key: str, engine: Engine, inputs: Floats, output
         inputs: Phantoms of ``parity.npz``.
         outputs: What torch gave for them.
     """
-    parity = measure_parity(outputs, engine, inputs, class_axis=ENSEMBLE_AXIS)
+    exclusive = _exclusive(bundle.spec)
+    parity = measure_parity(outputs, engine, inputs, class_axis=ENSEMBLE_AXIS, exclusive=exclusive)
     seen = bundle.spec.engines[key].get("phantom_max_abs")
     if not isinstance(seen, int | float) or engine.precision == "float32":
         return parity

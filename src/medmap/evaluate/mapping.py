@@ -124,6 +124,9 @@ def _with_labels(bundle: Bundle, dataset: Dataset, labels: dict[str, str | None]
 
 def _with_structures(bundle: Bundle, dataset: Dataset, labels: dict[str, str | None]) -> Dataset:
     ours = tuple(label.name for label in bundle.labels)
+    regions = {name: tuple(values) for name, values in dict(bundle.spec.provenance.get("regions") or {}).items()}
+    if regions:
+        return _with_regions(dataset, regions, labels)
     theirs = tuple(labels.get(name, name) for name in dataset.label_names)
     if theirs != ours:
         raise UsageError(
@@ -133,6 +136,19 @@ def _with_structures(bundle: Bundle, dataset: Dataset, labels: dict[str, str | N
             remedy="say what a structure is called there, or import the masks with the bundle's values",
         )
     return replace(dataset, labels=bundle.labels)
+
+
+def _with_regions(dataset: Dataset, regions: dict[str, tuple[int, ...]], labels: dict[str, str | None]) -> Dataset:
+    """The dataset with the bundle's regions; they are made of the same values of its masks."""
+    theirs = {str(labels.get(name, name)): values for name, values in dataset.regions.items()}
+    if theirs != regions or list(theirs) != list(regions):
+        raise UsageError(
+            "the dataset has other regions than the bundle's",
+            got=theirs or "none",
+            expected=regions,
+            remedy="state the same regions in dataset.yaml, or import the masks with the bundle's values",
+        )
+    return replace(dataset, regions=theirs)
 
 
 def _has(case: Case, dataset: Dataset, names: list[str]) -> bool:

@@ -15,8 +15,8 @@ from medmap.dataset import Dataset, Truth
 from medmap.errors import DatasetError
 from medmap.feed import build_patch_store
 from medmap.predict.accept import images_of
+from medmap.predict.masks import task_of
 from medmap.prepare import Recipe
-from medmap.tasks.segment import Segment, SegmentSection
 
 STORE_BYTES = 2**31
 
@@ -47,13 +47,13 @@ def _patches(
     bundle: Bundle, dataset: Dataset, recipe: Recipe, count: int
 ) -> tuple[NDArray[np.float32], NDArray[np.uint8] | None]:
     labelled = [case for case in dataset if case.truth.masks]
-    same = [label.name for label in dataset.labels] == [label.name for label in bundle.labels]
+    task = task_of(bundle, recipe.section.shape)
+    same = _names(dataset) == [label.name for label in bundle.labels] and dict(dataset.regions) == dict(task.regions)
     chosen = labelled[:count] if labelled and same else list(dataset)[:count]
     if not chosen:
         raise DatasetError(f"no case of {dataset.name} has an image")
     known = bool(labelled) and same
     cases = chosen if known else [replace(case, truth=Truth()) for case in chosen]
-    section = SegmentSection.model_validate(bundle.spec.run.get("task", {"kind": "segment"}))
     with tempfile.TemporaryDirectory(prefix="medmap-examples-") as folder:
         some = dataset.with_cases(cases)
         if len(bundle.spec.inputs) > 1:  # the channels in the bundle's order
@@ -61,6 +61,10 @@ def _patches(
                 raise DatasetError(f"{dataset.name} lacks an input of the bundle", got=f"no {missing[0]}")
             some = replace(some, inputs={name: dataset.inputs[name] for name in bundle.spec.inputs})
         store = build_patch_store(some, recipe, memory_bytes=STORE_BYTES, folder=Path(folder))
-        task = Segment(section, bundle.labels, recipe.section.shape)
         images, truths = task.examples(store, range(len(store)), seed=0)
     return images, truths if known else None
+
+
+def _names(dataset: Dataset) -> list[str]:
+    """Of what is learned: the regions, where there are any, else the classes."""
+    return list(dataset.regions) or list(dataset.label_names)

@@ -10,17 +10,37 @@ from numpy.typing import NDArray
 
 from medmap.bundle import Bundle
 from medmap.dataset import Case, Dataset
-from medmap.decision import ExpectedDice, kept_parts
-from medmap.errors import DataError, UsageError
+from medmap.decision import ExpectedDice
+from medmap.errors import BundleError, DataError, UsageError
 from medmap.geometry import Trace
 from medmap.image import Image
 from medmap.predict.accept import FailedCase, images_of, refuse_unlike, unlike
 from medmap.prepare import Prepared, Recipe
 from medmap.results import Prediction
 from medmap.runtime import Windows, peak_rss_bytes, plan_memory, rss_bytes
-from medmap.tasks.segment import WINDOWS_AT_ONCE, Segment, SegmentSection, voxel_size
+from medmap.tasks.segment import WINDOWS_AT_ONCE, Looking, Segment, SegmentSection, voxel_size
 
 Ready = tuple[dict[str, Image], Prepared]
+
+
+def task_of(bundle: Bundle, shape: tuple[int, ...]) -> Segment:
+    """The task of a bundle of masks.
+
+    Args:
+        bundle: Its labels are the classes, or the regions that its provenance states the values of.
+        shape: Voxels along each axis of what the network sees.
+
+    Raises:
+        BundleError: Regions that are not those of its labels.
+    """
+    section = SegmentSection.model_validate(bundle.spec.run.get("task", {"kind": "segment"}))
+    regions = bundle.spec.provenance.get("regions") or {}
+    names = [label.name for label in bundle.labels]
+    sound = isinstance(regions, dict) and all(isinstance(v, list) and v for v in regions.values())
+    if not sound or (regions and list(regions) != names):
+        raise BundleError(f"{bundle.path} states regions that are not its own", got=regions, expected=names)
+    values = {name: tuple(int(value) for value in some) for name, some in regions.items()}
+    return Segment(section, bundle.labels, shape, regions=values)
 
 
 class Predictor:
@@ -49,12 +69,11 @@ class Predictor:
         self.bundles = tuple(bundles)
         first = bundles[0]
         self.recipe = Recipe.from_json(first.spec.members[0].recipe)
-        section = SegmentSection.model_validate(first.spec.run.get("task", {"kind": "segment"}))
-        self.task = Segment(section, first.labels, self.recipe.section.shape)
+        self.task = task_of(first, self.recipe.section.shape)
         self._engines = [b.engine(engine, device=device, precision="auto") for b in bundles]  # type: ignore[arg-type]
-        names = [label.name for label in first.labels]
+        numbers = {label.name: number for number, label in self.task.structures.named.items()}
         rules = first.decision.component_rules
-        self._rules = {names.index(name): rule for name, rule in rules.items() if name in names}
+        self._rules = {numbers[name]: rule for name, rule in rules.items() if name in numbers}
         self._expected = ExpectedDice.from_json(first.decision.expected_dice)
         self._memory_bytes, self._passing_bytes = memory_bytes, 0
         if memory_bytes is not None:  # one batch is run, so that what the engines take for it is known
@@ -96,7 +115,7 @@ class Predictor:
             return windows
         held = max(0, rss_bytes() - pixels.nbytes) + self._passing_bytes
         limit = self._memory_bytes
-        sinks = self.task.sinks(trace)
+        sinks = self.task.structures.sinks(trace)
         plan = plan_memory(windows, pixels.shape, self.task.outputs, sinks, held_bytes=held, limit_bytes=limit)
         return plan.windows
 
@@ -109,12 +128,14 @@ class Predictor:
         images, prepared = ready
         ((name, image),) = images.items()
         pixels = prepared.tensors["image"]
-        labels, said = self.task.weighed(self.scores, pixels, prepared.trace, self._windows(pixels, prepared.trace))
-        labels, _ = kept_parts(labels, self._rules, voxel_size(image.geometry))
+        how = Looking(self._windows(pixels, prepared.trace))
+        seen = self.task.seen(self.scores, pixels, prepared.trace, how)
+        kept = self.task.structures.kept(seen.mask, self._rules, voxel_size(image.geometry))
         told = unlike(image, self.bundles[0].decision.accepts.get(name, {}))
         warnings = (*image.source.warnings, *([told] if told else []))
-        mask = self.task.mask(labels, image.geometry)
+        mask = self.task.structures.mask(kept, image.geometry)
         digest = "+".join(bundle.digest for bundle in self.bundles)
+        said = seen.expected_dice
         expected = None if self._expected is None or said is None else self._expected.of(said)
         return Prediction(case, {"mask": mask}, {name: image.geometry}, digest, warnings, expected)
 

@@ -17,9 +17,10 @@ from medmap.runtime.memory import MemoryPlan, plan_memory
 from medmap.runtime.parity import Comparison, Parity, choose, compare_engines, measure_parity
 from medmap.runtime.quantize import quantized
 from medmap.runtime.sinks import CertaintySink, LabelSink, RegionSink, ScoreSink, Several
-from medmap.runtime.windows import Place, Sink, Windows, slide
+from medmap.runtime.windows import Box, Place, Sink, Windows, slide
 
 __all__ = [
+    "Box",
     "CertaintySink",
     "Comparison",
     "CpuFacts",

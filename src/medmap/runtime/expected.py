@@ -47,21 +47,23 @@ class ExpectedOverlapSink:
 
     Args:
         threads: None: as many as cores may be used.
+        exclusive: Whether a voxel is of one class (softmax, the largest is the mask); else each class stands for
+            itself (the logistic function, above one half is the mask).
     """
 
-    def __init__(self, threads: int | None = None) -> None:
-        self.threads = threads or available_cores()
+    def __init__(self, threads: int | None = None, exclusive: bool = True) -> None:
+        self.threads, self.exclusive = threads or available_cores(), exclusive
         self._sums: NDArray[np.float64] | None = None
 
     def add(self, slab: Floats, where: Place) -> None:
-        """Take (classes, *spatial) scores; softmax makes probabilities of them."""
-        from medmap.runtime.kernels import compiled, expected_overlap
+        """Take (classes, *spatial) scores."""
+        from medmap.runtime.kernels import compiled, expected_overlap, expected_regions
 
         planes = np.moveaxis(slab, 1 + where.axis, 0)
         if self._sums is None:
             self._sums = np.zeros((planes.shape[1], 3))
         found = np.zeros((len(planes), planes.shape[1], 3))
-        gather = compiled(expected_overlap)
+        gather = compiled(expected_overlap if self.exclusive else expected_regions)
 
         def one(z: int) -> None:
             gather(np.ascontiguousarray(planes[z]).reshape(planes.shape[1], -1), found[z])

@@ -338,3 +338,20 @@ def expected_overlap(scores: Array, sums: Array) -> None:
                 sums[c, 2] += odds[c] / total
         sums[best, 0] += 1
         sums[best, 1] += odds[best] / total
+
+
+def expected_regions(scores: Array, sums: Array) -> None:
+    """The same where each region stands for itself: its probability is the logistic function of its score.
+
+    Args:
+        scores: (regions, voxels) float32.
+        sums: (regions, 3) float64, added to.
+    """
+    for c in range(scores.shape[0]):
+        for v in range(scores.shape[1]):
+            score = scores[c, v]
+            chance = 1 / (1 + np.exp(-np.float64(score))) if score > -30 else 0.0
+            sums[c, 2] += chance
+            if score > 0:
+                sums[c, 0] += 1
+                sums[c, 1] += chance

@@ -144,7 +144,7 @@ class Comparison:
         self._max = max(self._max, float(difference.max()))
         self._sum += float(difference.sum())
         self._largest = max(self._largest, float(np.abs(expected).max()))
-        self._agreeing.append(_leads(expected, found, self._axis))
+        self._agreeing.append(_leads(expected, found, self._axis, self._exclusive))
         if expected.ndim > self._axis + 1 and not once_more:
             self._compare_masks(expected, found, truth)
 
@@ -204,6 +204,7 @@ def measure_parity(
     *,
     class_axis: int = 1,
     truths: NDArray[Any] | None = None,
+    exclusive: bool = True,
 ) -> Parity:
     """Run the same inputs through both and compare.
 
@@ -216,11 +217,12 @@ def measure_parity(
             float32, 0.02 in bfloat16, 0.1 in int8.
         class_axis: The outputs' axis of classes: 1 for (N, outputs …), 2 for an ensemble's (N, members, outputs …).
         truths: (N, *spatial) labels, where outputs are for each voxel and the truth is known.
+        exclusive: As in ``Comparison``.
 
     Raises:
         DataError: No inputs, or outputs of different shapes.
     """
-    return compare_engines(reference, [Comparison(candidate, tolerance, class_axis)], inputs, truths)[0]
+    return compare_engines(reference, [Comparison(candidate, tolerance, class_axis, exclusive)], inputs, truths)[0]
 
 
 def compare_engines(
@@ -265,9 +267,9 @@ def compare_engines(
     return [c.result(far) for c, far in zip(comparisons, noted, strict=True)]
 
 
-def _leads(expected: NDArray[Any], found: NDArray[Any], axis: int) -> tuple[NDArray[np.float64], int]:
+def _leads(expected: NDArray[Any], found: NDArray[Any], axis: int, exclusive: bool) -> tuple[NDArray[np.float64], int]:
     """How far the output that the reference takes is ahead of the one that the engine takes, and at how many places."""
-    if expected.shape[axis] == 1:
+    if expected.shape[axis] == 1 or not exclusive:
         lead = np.where((expected > 0) == (found > 0), 0, np.abs(expected))
     else:
         chosen = np.argmax(found, axis=axis, keepdims=True)

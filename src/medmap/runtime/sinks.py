@@ -23,6 +23,7 @@ from medmap.runtime.windows import Floats, Place, Sink
 
 Labels = NDArray[Any]
 Cell = tuple[int, int, int, int]
+Measure = Literal["entropy", "region_entropy", "confidence"]
 
 
 class _Export:
@@ -238,14 +239,13 @@ class CertaintySink(_Export):
 
     Args:
         trace: How the source became the network's grid.
-        measure: ``entropy`` in parts of the largest possible one (0 sure, 1 all classes alike), or ``confidence``, the
-            largest probability.
+        measure: ``entropy`` in parts of the largest possible one (0 sure, 1 all classes alike); ``region_entropy``,
+            the largest of the regions' own, each by the logistic function of its score (1 at a probability of 0.5);
+            or ``confidence``, the largest probability.
         threads: None: as many as cores may be used.
     """
 
-    def __init__(
-        self, trace: Trace, measure: Literal["entropy", "confidence"] = "entropy", threads: int | None = None
-    ) -> None:
+    def __init__(self, trace: Trace, measure: Measure = "entropy", threads: int | None = None) -> None:
         super().__init__(trace, threads)
         if measure not in _MEASURES:
             raise UsageError("an unknown measure of certainty", got=measure, expected=", ".join(_MEASURES))
@@ -291,11 +291,22 @@ def _entropy(scores: Floats) -> Floats:
     return np.asarray((np.log(total) - odds.sum(0) / total) / math.log(len(scores)), np.float32)
 
 
+def _region_entropy(scores: Floats) -> Floats:
+    """The largest binary entropy over the first axis, in bits."""
+    far = np.abs(scores).min(0)  # entropy falls with the distance from a score of 0
+    odds = np.exp(-far)
+    return np.asarray((np.log1p(odds) + far * odds / (1 + odds)) / math.log(2), np.float32)
+
+
 def _confidence(scores: Floats) -> Floats:
     return np.asarray(1 / np.exp(scores - scores.max(0)).sum(0), np.float32)
 
 
-_MEASURES: dict[str, Callable[[Floats], Floats]] = {"entropy": _entropy, "confidence": _confidence}
+_MEASURES: dict[str, Callable[[Floats], Floats]] = {
+    "entropy": _entropy,
+    "region_entropy": _region_entropy,
+    "confidence": _confidence,
+}
 
 
 class ScoreSink:

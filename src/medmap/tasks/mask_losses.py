@@ -17,6 +17,41 @@ if TYPE_CHECKING:
 SMOOTH = 1e-5
 
 
+def class_terms(log_chance: torch.Tensor, target: torch.Tensor, focal_gamma: float = 0.0) -> torch.Tensor:
+    """(batch, spatial …) cross-entropy of each voxel, where it is of one class.
+
+    Source of the focal term: Lin et al. 2017; 0 is plain cross-entropy.
+
+    Args:
+        log_chance: (batch, classes, spatial …) logarithms of probabilities.
+        target: (batch, spatial …) whole numbers.
+        focal_gamma: How much easy voxels are turned away from, from 0.
+    """
+    from torch.nn import functional
+
+    return _focal(functional.nll_loss(log_chance, target, reduction="none"), focal_gamma)
+
+
+def region_terms(logits: torch.Tensor, truth: torch.Tensor, focal_gamma: float = 0.0) -> torch.Tensor:
+    """(batch, regions, spatial …) binary cross-entropy of each voxel and region: regions may overlap.
+
+    Args:
+        logits: (batch, regions, spatial …).
+        truth: The same shape of 0 and 1.
+        focal_gamma: As in ``class_terms``.
+    """
+    from torch.nn import functional
+
+    return _focal(functional.binary_cross_entropy_with_logits(logits, truth, reduction="none"), focal_gamma)
+
+
+def _focal(terms: torch.Tensor, gamma: float) -> torch.Tensor:
+    """Cross-entropy weighed by how unlikely the truth was held, to a power."""
+    import torch
+
+    return terms * (1 - torch.exp(-terms)) ** gamma if gamma else terms
+
+
 def tversky_loss(
     chance: torch.Tensor, truth: torch.Tensor, weight: torch.Tensor, missed_share: float = 0.5
 ) -> torch.Tensor:

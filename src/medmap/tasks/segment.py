@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -13,10 +14,11 @@ from pydantic import Field
 from medmap.config import Section
 from medmap.errors import DatasetError
 from medmap.geometry import Geometry, Trace
-from medmap.results import Label, Mask
-from medmap.runtime import ExpectedOverlapSink, LabelSink, Several, Windows, mean_dice, slide
-from medmap.tasks.mask_losses import boundary_loss, centre_line_loss, tversky_loss
+from medmap.results import Label, Mask, ScoreKind
+from medmap.runtime import Box, Windows, slide
+from medmap.tasks.mask_losses import boundary_loss, centre_line_loss, class_terms, region_terms, tversky_loss
 from medmap.tasks.protocol import IGNORED, Batch, Examples, Forward, Selection, Tensors
+from medmap.tasks.structures import Structures
 
 if TYPE_CHECKING:
     import torch
@@ -60,26 +62,69 @@ class SegmentSection(Section):
     overlap: float = Field(default=0.5, ge=0, lt=0.9)
 
 
+@dataclass(frozen=True)
+class Looking:
+    """How one case is looked at.
+
+    Args:
+        windows: How it is covered; None: as the task's section says.
+        inside: (first, after last) voxel along each axis of the prepared image beyond which nothing is; None: all.
+        uncertainty: Whether the uncertainty of each voxel is wanted.
+    """
+
+    windows: Windows | None = None
+    inside: Box | None = None
+    uncertainty: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """What was seen in one case.
+
+    Args:
+        mask: On the case's own grid: a map of labels, or a bool channel a region.
+        expected_dice: Mean expected Dice of the structures by the probabilities; None where no structure is there.
+        uncertainty: Likewise on its own grid, 0 sure to 1: entropy, where it was wanted.
+    """
+
+    mask: NDArray[Any]
+    expected_dice: float | None
+    uncertainty: NDArray[np.float32] | None = None
+
+
 @dataclass(frozen=True, eq=False)
 class Segment:
     """The task; ``make`` builds it from a dataset.
 
     Args:
         section: Loss and sampling.
-        labels: The classes in the order of the values of a mask; 0 is the background.
+        labels: The classes in the order of the values of a mask, 0 the background; of regions, those.
         patch: Voxels along each axis of what the network sees.
         known: Case → the values that were looked at, for cases where that is not all of them.
+        regions: Region → the values of a true mask that belong to it, where structures overlap: one output a region,
+            each for itself.
     """
 
     section: SegmentSection
     labels: tuple[Label, ...]
     patch: tuple[int, ...]
     known: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    regions: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def outputs(self) -> int:
-        """One a class, the background's among them."""
+        """One a class, the background's among them; or one a region."""
         return len(self.labels)
+
+    @property
+    def kind(self) -> ScoreKind | None:
+        """``multilabel`` where a voxel may be of several regions."""
+        return "multilabel" if self.regions else None
+
+    @cached_property
+    def structures(self) -> Structures:
+        """What the outputs stand for."""
+        return Structures(self.labels, self.regions)
 
     def network(self, name: str, **options: Any) -> torch.nn.Module:
         """An untrained network; ``options`` are the other fields of ``NetworkSpec``."""
@@ -117,16 +162,29 @@ class Segment:
     def examples(
         self, store: Examples, rows: Sequence[int], seed: int
     ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-        """(rows, channels, patch …) patches drawn from prepared cases, and (rows, patch …) their truth."""
+        """(rows, channels, patch …) patches drawn from prepared cases, and (rows, patch …) their truth.
+
+        Of regions the truth is (rows, regions, patch …) 0 or 1, 255 where it is ignored or was not looked at.
+        """
         drawn = [self.draw(store[row], np.random.default_rng([seed, row])) for row in rows]
         images = np.stack([np.asarray(one["image"], dtype=np.float32) for one in drawn])
-        return images, np.stack([np.asarray(one["truth"], dtype=np.uint8) for one in drawn])
+        truths = [np.asarray(one["truth"], dtype=np.uint8) for one in drawn]
+        if self.regions:
+            truths = [self._by_region(t, store.cases[row].id) for t, row in zip(truths, rows, strict=True)]
+        return images, np.stack(truths)
+
+    def _by_region(self, truth: NDArray[np.uint8], case: str) -> NDArray[np.uint8]:
+        there = np.stack([self.structures.true(truth, n) for n in self.structures.named]).astype(np.uint8)
+        there[:, truth == IGNORED] = IGNORED
+        looked = self.structures.looked_at(self.known.get(case))
+        there[[n - 1 for n in self.structures.named if n not in looked]] = IGNORED
+        return there
 
     def pretended(self, images: torch.Tensor) -> torch.Tensor:
-        """Stripes of all classes."""
+        """Stripes of all values that a mask may have."""
         import torch
 
-        stripes = torch.arange(images.shape[-1], dtype=torch.int16) % self.outputs
+        stripes = torch.arange(images.shape[-1], dtype=torch.int16) % self.structures.true_values
         return stripes.expand(len(images), *images.shape[2:]).contiguous()
 
     # -- learning ------------------------------------------------------------------------------------------------
@@ -149,21 +207,16 @@ class Segment:
     def _stage(self, logits: torch.Tensor, truth: torch.Tensor, cases: Sequence[str], whole: bool) -> torch.Tensor:
         """The loss of one stage; boundaries and centre lines exist at full resolution (``whole``) alone."""
         import torch
-        from torch.nn import functional
 
         section = self.section
         counted = truth != IGNORED
         target = torch.where(counted, truth, 0).long()
-        log_chance = self._log_chance(logits, cases)
+        weight = self._counting(counted, cases).to(logits.dtype)
+        chance, there, terms = (self._regions if self.regions else self._classes)(logits, target, cases)
         total = logits.new_zeros(())
         if section.cross_entropy:
-            terms = functional.nll_loss(log_chance, target, reduction="none")
-            if section.focal_gamma:
-                terms = terms * (1 - torch.exp(-terms)) ** section.focal_gamma
-            total = total + section.cross_entropy * (terms * counted).sum() / counted.sum().clamp_min(1)
-        chance = log_chance[:, 1:].exp()
-        there = functional.one_hot(target, self.outputs).movedim(-1, 1)[:, 1:].to(chance.dtype)
-        weight = self._counting(counted, cases).to(chance.dtype)
+            each = weight.expand_as(terms) if self.regions else counted
+            total = total + section.cross_entropy * (terms * each).sum() / each.sum().clamp_min(1)
         if section.dice:
             total = total + section.dice * tversky_loss(chance, there, weight, section.tversky_beta)
         if section.boundary and whole:
@@ -172,15 +225,28 @@ class Segment:
             total = total + section.cldice * centre_line_loss(chance, there, weight, section.cldice_iterations)
         return total
 
+    def _classes(self, logits: torch.Tensor, target: torch.Tensor, cases: Sequence[str]) -> tuple[torch.Tensor, ...]:
+        """Of structures that exclude each other: their chances, where they are, and each voxel's cross-entropy."""
+        from torch.nn import functional
+
+        log_chance = self._log_chance(logits, cases)
+        chance = log_chance[:, 1:].exp()
+        there = functional.one_hot(target, self.outputs).movedim(-1, 1)[:, 1:].to(chance.dtype)
+        return chance, there, class_terms(log_chance, target, self.section.focal_gamma)
+
+    def _regions(self, logits: torch.Tensor, target: torch.Tensor, cases: Sequence[str]) -> tuple[torch.Tensor, ...]:
+        """The same of regions, each for itself."""
+        there = self.structures.membership(target).to(logits.dtype)
+        return logits.sigmoid(), there, region_terms(logits, there, self.section.focal_gamma)
+
     def _counting(self, counted: torch.Tensor, cases: Sequence[str]) -> torch.Tensor:
         """(batch, structures, spatial …) or the like with one structure: 0 where a voxel says nothing about one."""
         import torch
 
-        if not self.known:
+        if not any(case in self.known for case in cases):
             return counted[:, None]
-        looked = [
-            [float(c in self.known.get(case, range(self.outputs))) for c in range(1, self.outputs)] for case in cases
-        ]
+        looked_at = [self.structures.looked_at(self.known.get(case)) for case in cases]
+        looked = [[float(number in some) for number in self.structures.named] for some in looked_at]
         seen = torch.tensor(looked, device=counted.device)
         return counted[:, None] * seen.reshape(*seen.shape, *[1] * (counted.ndim - 1))
 
@@ -205,14 +271,14 @@ class Segment:
     # -- reading the answer ----------------------------------------------------------------------------------------
 
     def answers(self, forward: Forward, store: Examples, rows: Sequence[int]) -> NDArray[np.int64]:
-        """(rows, classes, 3) voxels that are hit, missed and invented, on the prepared grid."""
+        """(rows, outputs, 3) voxels that are hit, missed and invented, on the prepared grid."""
         found = np.zeros((len(rows), self.outputs, 3), dtype=np.int64)
         for number, row in enumerate(rows):
             tensors = store[int(row)]
             image = np.asarray(tensors["image"], dtype=np.float32)
             here = Trace(Geometry.without_size(image.shape[1:]), ())
-            labels = self.labelled(forward, image, here, self.windows(image, SCORING_OVERLAP))
-            found[number] = self._counts(labels, np.asarray(tensors["truth"]), store.cases[int(row)].id)
+            mask = self.labelled(forward, image, here, self.windows(image, SCORING_OVERLAP))
+            found[number] = self._counts(mask, np.asarray(tensors["truth"]), store.cases[int(row)].id)
         return found
 
     def windows(self, image: NDArray[np.float32], overlap: float | None = None) -> Windows:
@@ -222,64 +288,59 @@ class Segment:
 
     def labelled(
         self, network: Forward, image: NDArray[np.float32], trace: Trace, windows: Windows | None = None
-    ) -> NDArray[np.uint8]:
-        """The label map of one case on its own grid.
+    ) -> NDArray[Any]:
+        """The mask of one case on its own grid: a map of labels, or a bool channel a region.
 
         Args:
-            network: (batch, channels, patch …) to (batch, classes, patch …).
+            network: (batch, channels, patch …) to (batch, outputs, patch …).
             image: (channels, spatial …) prepared.
             trace: The way from the case's own grid to that of ``image``.
             windows: How to cover it; None as ``windows`` says.
         """
-        labels: NDArray[np.uint8] = slide(network, image, windows or self.windows(image), LabelSink(trace))
-        return labels
+        sink: Any = self.structures.sinks(trace).sinks["mask"]
+        found: NDArray[Any] = slide(network, image, windows or self.windows(image), sink)
+        return found
 
-    def sinks(self, trace: Trace) -> Several:
-        """What ``weighed`` gathers: ``labels`` on the source's grid, and their ``overlap`` with the probabilities."""
-        return Several(labels=LabelSink(trace), overlap=ExpectedOverlapSink())
+    def seen(self, network: Forward, image: NDArray[np.float32], trace: Trace, how: Looking | None = None) -> Seen:
+        """As ``labelled``, with what the probabilities say of the mask.
 
-    def weighed(
-        self, network: Forward, image: NDArray[np.float32], trace: Trace, windows: Windows | None = None
-    ) -> tuple[NDArray[np.uint8], float | None]:
-        """As ``labelled``, and what its probabilities say of the mask: mean expected Dice of the structures.
-
-        None where no structure is there.
+        Args:
+            network, image, trace: As in ``labelled``.
+            how: Windows, where to look, and whether uncertainty is wanted.
         """
-        found = slide(network, image, windows or self.windows(image), self.sinks(trace))
-        return found["labels"], mean_dice(found["overlap"].dice, range(1, self.outputs))
+        how = how or Looking()
+        sinks = self.structures.sinks(trace, how.uncertainty)
+        found = slide(network, image, how.windows or self.windows(image), sinks, inside=how.inside)
+        return Seen(found["mask"], self.structures.expected_dice(found["overlap"].dice), found.get("uncertainty"))
 
-    def _counts(self, labels: NDArray[np.uint8], truth: NDArray[np.uint8], case: str) -> NDArray[np.int64]:
-        counted = truth != IGNORED
-        table = np.bincount(
-            (truth[counted].astype(np.int64) * self.outputs + labels[counted]), minlength=self.outputs**2
-        ).reshape(self.outputs, self.outputs)
-        hit = np.diag(table)
-        counts = np.stack([hit, table.sum(1) - hit, table.sum(0) - hit], axis=1)
-        for unseen in set(range(self.outputs)) - set(self.known.get(case, range(self.outputs))):
-            counts[unseen] = 0
+    def _counts(self, mask: NDArray[Any], truth: NDArray[np.uint8], case: str) -> NDArray[np.int64]:
+        counted, counts = truth != IGNORED, np.zeros((self.outputs, 3), dtype=np.int64)
+        offset = 0 if self.regions else 1
+        for number in self.structures.looked_at(self.known.get(case)):
+            real = self.structures.true(truth, number) & counted
+            found = self.structures.one(mask, number) & counted
+            hit = np.count_nonzero(real & found)
+            counts[number - 1 + offset] = hit, np.count_nonzero(real) - hit, np.count_nonzero(found) - hit
         return counts
 
     def score(self, answers: NDArray[np.int64], cases: Sequence[Case]) -> Selection:
-        """What "best by validation" goes by: mean Dice over cases and foreground classes there or found."""
-        hit, missed, invented = np.moveaxis(answers[:, 1:].astype(np.float64), -1, 0)
+        """What "best by validation" goes by: mean Dice over cases and structures there or found."""
+        hit, missed, invented = np.moveaxis(answers[:, self.structures.channels].astype(np.float64), -1, 0)
         size = 2 * hit + missed + invented
         known = size > 0
         value = float((2 * hit[known] / size[known]).mean()) if known.any() else 0.0
         return Selection("dice", value, value)
 
     def decode(self, logits: NDArray[Any], **options: Any) -> Mask:
-        """One case's mask from (classes, spatial …) numbers on the grid given.
+        """One case's mask from (outputs, spatial …) numbers on the grid given.
 
         Args:
             logits: Summed or averaged over networks and views.
             options: ``geometry``: the grid; without it one without a size.
         """
-        labels = np.asarray(logits).argmax(0).astype(np.uint8)
-        return self.mask(labels, options.get("geometry") or Geometry.without_size(labels.shape))
-
-    def mask(self, labels: NDArray[np.uint8], geometry: Geometry) -> Mask:
-        """A label map as a result."""
-        return Mask(labels, geometry, dict(enumerate(self.labels[1:], start=1)))
+        scores = np.asarray(logits)
+        grid = options.get("geometry") or Geometry.without_size(scores.shape[1:])
+        return self.structures.mask(self.structures.decided(scores), grid)
 
     def supports(self, dimensions: int, channels: int) -> str | None:
         """Pictures and volumes of any channel count."""
@@ -332,7 +393,7 @@ def make(section: SegmentSection, dataset: Dataset, patch: Sequence[int] = ()) -
         patch: Voxels along each axis of what the network sees.
 
     Raises:
-        DatasetError: No structure, no mask, or regions that overlap.
+        DatasetError: No structure, no mask, or a region of values that no structure has.
     """
     if len(dataset.labels) < 2:
         raise DatasetError(
@@ -340,11 +401,8 @@ def make(section: SegmentSection, dataset: Dataset, patch: Sequence[int] = ()) -
             got=[label.name for label in dataset.labels],
             remedy="name the values of the masks in dataset.yaml, labels: {0: background, 1: …}; check lists them",
         )
-    if dataset.regions:
-        raise DatasetError(
-            f"{dataset.name} has overlapping regions, which are not learned yet", got=list(dataset.regions)
-        )
     if not any(case.truth.masks for case in dataset):
         raise DatasetError(f"no case of {dataset.name} has a mask")
     known = {case.id: case.truth.known for case in dataset if case.truth.known is not None}
-    return Segment(section, dataset.labels, tuple(patch), known)
+    structures = Structures.of(dataset)
+    return Segment(section, structures.labels, tuple(patch), known, structures.regions)

@@ -21,8 +21,6 @@ from medmap.decision import (
     Parts,
     fit_expected_dice,
     fit_rule,
-    kept_parts,
-    parts_of,
 )
 from medmap.evaluate import Circumstances, Failure, Report, report_from_masks
 from medmap.feed import PatchStore, Progress, build_patch_store
@@ -56,8 +54,8 @@ def learned(work: Work, member: Member, state: FitState) -> dict[str, torch.Tens
     with forwarding(state.fabric, state.judged, work.run.fit) as forward:
         for done, row in enumerate(member.judge):
             found = work.store.prepared[int(row)]
-            labels, said = work.task.weighed(forward, np.asarray(found.image, dtype=np.float32), found.trace)
-            write_atomically(folder / _file(int(row), member), _packed(labels, said))
+            seen = work.task.seen(forward, np.asarray(found.image, dtype=np.float32), found.trace)
+            write_atomically(folder / _file(int(row), member), _packed(seen.mask, seen.expected_dice))
             work.listen(Event("progress", f"network {member.number + 1}, its cases", done + 1, len(member.judge)))
     return {}
 
@@ -66,7 +64,7 @@ def _file(row: int, member: Member) -> str:
     return f"{row:06d}_{member.number:03d}.npz"
 
 
-def _packed(labels: NDArray[np.uint8], said: float | None) -> bytes:
+def _packed(labels: NDArray[Any], said: float | None) -> bytes:
     """The mask, and the Dice that its probabilities say (NaN for no structure)."""
     buffer = io.BytesIO()
     np.savez_compressed(buffer, labels=labels, said=np.float64(np.nan if said is None else said))
@@ -80,8 +78,9 @@ def parity_examples(work: Work, rows: Sequence[int]) -> tuple[NDArray[np.float32
 
 
 def provenance(work: Work) -> dict[str, Any]:
-    """Nothing beyond what every bundle states."""
-    return {}
+    """The regions, where structures overlap: which values of a true mask each is made of."""
+    regions = {name: list(values) for name, values in work.task.regions.items()}
+    return {"regions": regions} if regions else {}
 
 
 def concluded(work: Work, done: Sequence[Trained]) -> Concluded:
@@ -97,8 +96,8 @@ def concluded(work: Work, done: Sequence[Trained]) -> Concluded:
         return Concluded(decision, ("no validation case: nothing was judged",), None)
     parts = _parts(work, first)
     rules, of_fold = _components(work, first, parts)
-    names = [label.name for label in work.task.labels]
-    decision = decision.with_(components={names[value]: rule.to_json() for value, rule in rules.items()})
+    named = work.task.structures.named
+    decision = decision.with_(components={named[value].name: rule.to_json() for value, rule in rules.items()})
     report = _report(work, first, of_fold)
     expected = _foretold(work, first, parts, of_fold)
     if expected is not None:
@@ -132,17 +131,17 @@ def _components(
 
 
 def _parts(work: Work, first: dict[int, Member]) -> dict[int, dict[int, Parts]]:
-    """Value → row → the structure's parts in a judged case, where the case's truth speaks of it."""
-    parts: dict[int, dict[int, Parts]] = {value: {} for value in range(1, work.task.outputs)}
+    """Number → row → the structure's parts in a judged case, where the case's truth speaks of it."""
+    structures = work.task.structures
+    parts: dict[int, dict[int, Parts]] = {number: {} for number in structures.named}
     for row, member in first.items():
         case, grid = work.store.cases[row], work.store.prepared[row].trace.source
         if not case.truth.masks:
             continue
         truth = np.asarray(read_ref(work.dataset, case.truth.masks[0]).laid_on(grid).array)
-        labels, known = _labels(work, row, member), case.truth.known
-        for value, found in parts.items():
-            if known is None or value in known:
-                found[row] = parts_of(labels, truth, value, voxel_size(grid), work.dataset.ignore)
+        mask, ignored = _mask(work, row, member), work.dataset.ignore
+        for number in structures.looked_at(case.truth.known):
+            parts[number][row] = structures.parts(mask, truth, number, voxel_size(grid), ignored)
     return parts
 
 
@@ -180,14 +179,14 @@ def _say(work: Work, value: int, rule: ComponentRule, cases: Sequence[Parts]) ->
     what = (
         "only the largest part is kept" if rule.largest_only else f"parts below {rule.smallest:.3g} {unit} are dropped"
     )
-    name = work.task.labels[value].name
+    name = work.task.structures.named[value].name
     work.listen(Event("line", f"{name}: {what} (Dice {after:.3f}, with all parts {before:.3f})"))
 
 
-def _labels(work: Work, row: int, member: Member) -> NDArray[np.uint8]:
+def _mask(work: Work, row: int, member: Member) -> NDArray[Any]:
     with np.load(work.output / JUDGED / _file(row, member)) as held:
-        labels: NDArray[np.uint8] = held["labels"]
-    return labels
+        mask: NDArray[Any] = held["labels"]
+    return mask
 
 
 def _report(work: Work, first: dict[int, Member], of_fold: dict[int | None, Rules]) -> Report:
@@ -197,8 +196,9 @@ def _report(work: Work, first: dict[int, Member], of_fold: dict[int | None, Rule
     def masks() -> Iterator[tuple[Case, Mask]]:
         for row, case in cases.items():
             grid = work.store.prepared[row].trace.source
-            labels, _ = kept_parts(_labels(work, row, first[row]), of_fold[first[row].fold], voxel_size(grid))
-            yield case, work.task.mask(labels, grid)
+            structures, rules = work.task.structures, of_fold[first[row].fold]
+            kept = structures.kept(_mask(work, row, first[row]), rules, voxel_size(grid))
+            yield case, structures.mask(kept, grid)
 
     failed = tuple(Failure(case, reason) for case, reason in work.store.failed.items())
     found = Circumstances(failed=failed, flow=flow_of(work, len(cases)), started=time.monotonic() - work.clock.spent_s)
