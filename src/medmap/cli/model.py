@@ -226,7 +226,7 @@ def compare(
     second: Annotated[Path, typer.Argument(metavar="OUT_B", help="Another one, of the same cases.")],
     json: Json = False,
 ) -> None:
-    """Compare two evaluations, of scores or of masks, on the same cases with paired tests."""
+    """Compare two evaluations, of scores, masks or boxes, on the same cases with paired tests."""
     from medmap.evaluate import compare as compare_folders
 
     screen = Screen(json=json)

@@ -7,6 +7,11 @@ evaluations side by side from their ``predictions.csv`` alone.
 from medmap.evaluate.baselines import baselines
 from medmap.evaluate.compare import ComparisonReport, compare_tables
 from medmap.evaluate.csvfile import csv_text, read_predictions, write_predictions
+from medmap.evaluate.detected import DetectionRules, report_from_boxes
+from medmap.evaluate.detections import DetectionTable, detection_table
+from medmap.evaluate.detections_compare import compare_detection_folders, compare_detections
+from medmap.evaluate.detections_csv import detections_text, read_detections, write_detections
+from medmap.evaluate.detections_rows import detection_rows, detection_subgroup_rows, size_ranges
 from medmap.evaluate.folders import compare
 from medmap.evaluate.groups import groups_of
 from medmap.evaluate.judge import Options, evaluate, operating_point, report_from_table
@@ -35,6 +40,8 @@ __all__ = [
     "Baseline",
     "Circumstances",
     "ComparisonReport",
+    "DetectionRules",
+    "DetectionTable",
     "Failure",
     "Looks",
     "MaskOf",
@@ -50,10 +57,16 @@ __all__ = [
     "case_scores",
     "channel_order",
     "compare",
+    "compare_detection_folders",
+    "compare_detections",
     "compare_structure_folders",
     "compare_structures",
     "compare_tables",
     "csv_text",
+    "detection_rows",
+    "detection_subgroup_rows",
+    "detection_table",
+    "detections_text",
     "evaluate",
     "groups_of",
     "in_terms_of",
@@ -63,11 +76,14 @@ __all__ = [
     "log_look",
     "metrics_schema",
     "operating_point",
+    "read_detections",
     "read_predictions",
     "read_structures",
     "recalibrated_bundle",
+    "report_from_boxes",
     "report_from_masks",
     "report_from_table",
+    "size_ranges",
     "structure_rows",
     "structure_subgroup_rows",
     "structure_table",
@@ -76,6 +92,7 @@ __all__ = [
     "table_of",
     "taken_together",
     "volume_agreement",
+    "write_detections",
     "write_predictions",
     "write_structures",
 ]

@@ -8,6 +8,7 @@ from pathlib import Path
 from medmap.errors import DataError
 from medmap.evaluate.compare import ComparisonReport, compare_tables
 from medmap.evaluate.csvfile import read_predictions, read_rows
+from medmap.evaluate.detections_compare import compare_detection_folders
 from medmap.evaluate.structures_compare import compare_structure_folders
 
 Paths = str | Path
@@ -20,12 +21,13 @@ def _score_folders(folder_a: Paths, folder_b: Paths) -> ComparisonReport:
 # what an evaluation is of: a column that only its table has, and what compares two
 _KINDS: dict[str, tuple[str, Callable[[Paths, Paths], ComparisonReport]]] = {
     "masks": ("structure", compare_structure_folders),
+    "boxes": ("box", compare_detection_folders),
     "scores": ("kind", _score_folders),
 }
 
 
 def compare(folder_a: Paths, folder_b: Paths) -> ComparisonReport:
-    """Compare two evaluations, of scores or of masks, by their ``predictions.csv`` alone.
+    """Compare two evaluations, of scores, of masks or of boxes, by their ``predictions.csv`` alone.
 
     Args:
         folder_a: An evaluation's folder, or its ``predictions.csv``.
@@ -33,12 +35,12 @@ def compare(folder_a: Paths, folder_b: Paths) -> ComparisonReport:
 
     Raises:
         ReadError: A file that is absent or no table of predictions.
-        DataError: One of masks and one of scores, nothing in common, other classes, or another truth for the same case.
+        DataError: Two of different kinds, nothing in common, other classes, or another truth for the same case.
     """
     first, second = _kind(folder_a), _kind(folder_b)
     if first != second:
         raise DataError(
-            "an evaluation of masks and one of scores cannot be compared",
+            f"an evaluation of {' and one of '.join(sorted((first, second)))} cannot be compared",
             got=f"{folder_b}: {second}",
             expected=f"{first}, as in {folder_a}",
             remedy="give two evaluations of the same task",
@@ -47,7 +49,7 @@ def compare(folder_a: Paths, folder_b: Paths) -> ComparisonReport:
 
 
 def _kind(folder: Paths) -> str:
-    """What an evaluation is of; a table that is neither is taken for scores, whose reader says what is missing."""
+    """What an evaluation is of; a table that is none of them is taken for scores, whose reader says what is missing."""
     path = Path(folder)
     header, _ = read_rows(path / "predictions.csv" if path.is_dir() else path)
     return next((kind for kind, (column, _) in _KINDS.items() if column in header), "scores")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,7 @@ from medmap.dataset import Case, Dataset, with_splits
 from medmap.decision import Decision, calibrated, decide, recalibrate
 from medmap.errors import DataError, DatasetError, UsageError
 from medmap.evaluate.baselines import baselines, not_beaten
+from medmap.evaluate.detected import NO_PATIENTS, report_from_boxes, unannotated_words
 from medmap.evaluate.leakage import leaks, leaks_of_recalibration, shared_patients
 from medmap.evaluate.looks import log_look
 from medmap.evaluate.mapping import channel_order, in_terms_of
@@ -24,9 +26,10 @@ from medmap.evaluate.segmented import failure_words, report_from_masks
 from medmap.evaluate.table import PredictionTable, known, table_of
 from medmap.metrics import Bootstrap, Estimate
 from medmap.predict import FailedCase, predict_cases
-from medmap.results import Mask, Prediction, ScoreKind, Scores
+from medmap.results import Boxes, Mask, Prediction, ScoreKind, Scores
 
 Progress = Callable[[int, int], None]
+Answer = TypeVar("Answer", Mask, Boxes)
 FEW_POSITIVES = 20
 
 
@@ -96,8 +99,10 @@ def evaluate(
     whole = in_terms_of(bundles[0], as_dealt(dataset, bundles), options.labels, options.inputs)
     chosen = split or ("test" if any(case.split == "test" for case in whole) else "all")
     inside = whole.split(chosen)
-    if bundles[0].spec.task == "segment" and (options.recalibrate_on is not None or options.aggregate_by):
-        raise UsageError("masks are neither recalibrated nor taken together", remedy="leave these options out")
+    task = bundles[0].spec.task
+    if task in _WITHOUT_SCORES and (options.recalibrate_on is not None or options.aggregate_by):
+        what = _WITHOUT_SCORES[task]
+        raise UsageError(f"{what} are neither recalibrated nor taken together", remedy="leave these options out")
     fitted_on, judged = _separated(whole, inside, options.recalibrate_on)
     order = None if options.channels is None else channel_order(options.channels)
     answers = predict_cases(
@@ -108,8 +113,8 @@ def evaluate(
         channels=order,
         progress=progress,
     )
-    if bundles[0].spec.task == "segment":
-        return _judged_masks(bundles, whole, dataset, inside, (chosen, judged, answers, started))
+    if task in _WITHOUT_SCORES:
+        return _judged_as_they_come(bundles, whole, dataset, inside, (chosen, judged, answers, started))
     scores, failed = _scores_and_failures(answers, whole.name)
     decision = bundles[0].decision
     table = table_of(whole.with_cases(judged), scores, thresholds=operating_point(whole.kind, decision))
@@ -140,34 +145,43 @@ def evaluate(
     return report_from_table(table, split=chosen, dataset=whole, warnings=told, options=options, circumstances=found)
 
 
-def _judged_masks(
+_WITHOUT_SCORES = {"segment": "masks", "detect": "boxes"}  # task → what each case is answered with
+
+
+def _judged_as_they_come(
     bundles: Sequence[Bundle],
     whole: Dataset,
     supplied: Dataset,
     inside: Dataset,
     how: tuple[str, list[Case], Iterable[Prediction | FailedCase], float],
 ) -> Report:
-    """The report of masks, each judged as it comes."""
+    """The report of masks or boxes, each case taken as it is answered."""
     chosen, judged, answers, started = how
     cases = {case.id: case for case in judged}
     failed: list[Failure] = []
     seen: dict[str, str] = {}
 
-    def masks() -> Iterator[tuple[Case, Mask]]:
+    def answered(name: str, kind: type[Answer]) -> Iterator[tuple[Case, Answer]]:
         for answer in answers:
             if isinstance(answer, FailedCase):
                 failed.append(Failure(answer.case, answer.reason))
                 continue
-            mask = answer.outputs["mask"]
-            if isinstance(mask, Mask):
+            output = answer.outputs[name]
+            if isinstance(output, kind):
                 seen[answer.case] = content_hash(whole, cases[answer.case])
-                yield cases[answer.case], mask
+                yield cases[answer.case], output
 
     looks = log_look(bundles, whole, chosen, tuple(cases))
     found = Circumstances(bundles=tuple(b.digest for b in bundles), looks=looks, started=started)
-    report = report_from_masks(whole.with_cases(judged), masks(), split=chosen, circumstances=found)
+    data = whole.with_cases(judged)
+    if bundles[0].spec.task == "detect":
+        report = report_from_boxes(data, answered("boxes", Boxes), split=chosen, circumstances=found)
+    else:
+        report = report_from_masks(data, answered("mask", Mask), split=chosen, circumstances=found)
+    without = sum(1 for case in inside if case.truth.boxes is None) if whole.task == "detect" else 0
     told = [*leaks(bundles, seen, chosen), *shared_patients(whole, chosen), *looks.warnings]
-    warnings = dict.fromkeys([*told, *report.warnings, *failure_words(failed, report.cases)])
+    words = [*failure_words(failed, report.cases), *unannotated_words(without)]
+    warnings = dict.fromkeys([*told, *report.warnings, *words])
     every = (*report.failed, *failed)
     flow = _flow(supplied, inside, judged, [], list(every), report.cases)
     return replace(report, warnings=tuple(warnings), failed=every, flow=flow)
@@ -222,15 +236,9 @@ def report_from_table(
         *_few(table),
         *weak_groups(groups, headline),
     ]
-    patients = () if dataset is None or dataset.patients_known else (_NO_PATIENTS,)
+    patients = () if dataset is None or dataset.patients_known else (NO_PATIENTS,)
     every = tuple(dict.fromkeys([*told, *patients]))
     return replace(report, warnings=every, seconds=time.monotonic() - started)
-
-
-_NO_PATIENTS = (
-    "The dataset names no patients: each case counts as a patient of its own. Where patients have several cases, "
-    "intervals are too narrow and splits may leak."
-)
 
 
 def _few(table: PredictionTable) -> list[str]:
@@ -306,6 +314,8 @@ def _separated(
 
 
 def _known(case: Case, whole: Dataset) -> bool:
+    if whole.task == "detect":
+        return case.truth.boxes is not None
     return bool(case.truth.masks) if whole.task == "segment" else known(case, whole.kind)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from medmap.dataset import Case, Dataset
+from medmap.dataset import Case, Dataset, Truth
 from medmap.errors import UsageError
 
 if TYPE_CHECKING:
@@ -29,8 +29,8 @@ def in_terms_of(
     Args:
         bundle: What will answer.
         dataset: Cases with truth in their own words.
-        labels: Their class → the bundle's class; several may become one; None leaves a class's cases out. A class
-            that is not named keeps its name.
+        labels: Their class → the bundle's class; several may become one; None leaves a class's cases out (of boxes,
+            the class's boxes). A class that is not named keeps its name.
         inputs: Their input → the bundle's input (several files of one case are several inputs).
 
     Raises:
@@ -41,6 +41,8 @@ def in_terms_of(
         raise UsageError("the dataset is for another task than the bundle", got=dataset.task, expected=bundle.spec.task)
     if bundle.spec.task == "segment":
         return _with_structures(bundle, own, dict(labels or {}))
+    if bundle.spec.task == "detect":
+        return _with_boxes(bundle, own, dict(labels or {}))
     return _with_labels(bundle, own, dict(labels or {}))
 
 
@@ -149,6 +151,44 @@ def _with_regions(dataset: Dataset, regions: dict[str, tuple[int, ...]], labels:
             remedy="state the same regions in dataset.yaml, or import the masks with the bundle's values",
         )
     return replace(dataset, regions=theirs)
+
+
+def _with_boxes(bundle: Bundle, dataset: Dataset, labels: dict[str, str | None]) -> Dataset:
+    ours, theirs = tuple(label.name for label in bundle.labels), dataset.label_names
+    if unknown := sorted(set(labels) - set(theirs)):
+        raise UsageError("the dataset has no such class", got=unknown, expected=", ".join(theirs))
+    becomes = [labels.get(name, name) for name in theirs]
+    if strange := [name for name, our in zip(theirs, becomes, strict=True) if our is not None and our not in ours]:
+        raise UsageError(
+            "the bundle does not know a class of the dataset",
+            got=", ".join(strange),
+            expected=", ".join(ours),
+            remedy=f"say what it is called there (labels={{{strange[0]!r}: …}}), or leave its boxes out (None)",
+        )
+    if not any(becomes):
+        raise UsageError(f"no class of {dataset.name} is left to be found", expected=", ".join(ours))
+    target = {number: ours.index(our) for number, our in enumerate(becomes) if our is not None}
+    if theirs == ours and all(number == our for number, our in target.items()) and len(target) == len(ours):
+        return replace(dataset, labels=bundle.labels)
+    cases = tuple(replace(case, truth=_boxes_moved(case.truth, target, len(ours))) for case in dataset)
+    return replace(dataset, cases=cases, labels=bundle.labels)
+
+
+def _boxes_moved(truth: Truth, target: Mapping[int, int], count: int) -> Truth:
+    """A truth with its boxes in the bundle's classes; those that the dataset does not have were not looked at."""
+    if truth.boxes is None:
+        return truth
+    looked_at = target if truth.known is None else [number for number in truth.known if number in target]
+    # a class that several of theirs become was looked at where all of them were
+    partly = {our for number, our in target.items() if number not in looked_at}
+    known = tuple(sorted({target[number] for number in looked_at} - partly))
+    if not known:
+        return Truth()
+    boxes, ignored = (
+        tuple((corners, target[label]) for corners, label in some if label in target)
+        for some in (truth.boxes, truth.ignored)
+    )
+    return replace(truth, boxes=boxes, ignored=ignored, known=None if len(known) == count else known)
 
 
 def _has(case: Case, dataset: Dataset, names: list[str]) -> bool:

@@ -15,6 +15,8 @@ from medmap.config import Section, write_atomically
 from medmap.decision import Decision
 from medmap.errors import UsageError
 from medmap.evaluate.csvfile import write_predictions
+from medmap.evaluate.detections import DetectionTable
+from medmap.evaluate.detections_csv import write_detections
 from medmap.evaluate.kept import MaskOf
 from medmap.evaluate.looks import Looks
 from medmap.evaluate.structures import StructureTable
@@ -24,6 +26,7 @@ from medmap.metrics import Comparison, Estimate, MaskRules
 
 FORMAT = 1
 Flow = tuple[tuple[str, int], ...]
+Table = PredictionTable | StructureTable | DetectionTable
 
 
 @dataclass(frozen=True)
@@ -115,7 +118,7 @@ class Report:
     """
 
     split: str
-    table: PredictionTable | StructureTable
+    table: Table
     rows: tuple[Estimate, ...]
     dataset_name: str
     dataset_digest: str | None
@@ -139,10 +142,10 @@ class Report:
         """The predictions of classes or numbers.
 
         Raises:
-            UsageError: This is an evaluation of masks.
+            UsageError: This is an evaluation of masks or boxes.
         """
-        if isinstance(self.table, StructureTable):
-            raise UsageError("an evaluation of masks has no table of scores", remedy="take report.structures")
+        if not isinstance(self.table, PredictionTable):
+            raise UsageError(f"an evaluation of {_what(self.table)} has no table of scores", remedy=_TAKE)
         return self.table
 
     @property
@@ -150,10 +153,21 @@ class Report:
         """The measures of masks.
 
         Raises:
-            UsageError: This is an evaluation of classes or numbers.
+            UsageError: This is an evaluation of something else.
         """
-        if isinstance(self.table, PredictionTable):
-            raise UsageError("an evaluation of scores has no table of structures", remedy="take report.predictions")
+        if not isinstance(self.table, StructureTable):
+            raise UsageError(f"an evaluation of {_what(self.table)} has no table of structures", remedy=_TAKE)
+        return self.table
+
+    @property
+    def detections(self) -> DetectionTable:
+        """The boxes beside the true ones.
+
+        Raises:
+            UsageError: This is an evaluation of something else.
+        """
+        if not isinstance(self.table, DetectionTable):
+            raise UsageError(f"an evaluation of {_what(self.table)} has no table of boxes", remedy=_TAKE)
         return self.table
 
     @property
@@ -226,6 +240,8 @@ class Report:
         folder.mkdir(parents=True, exist_ok=True)
         if isinstance(self.table, StructureTable):
             write_structures(self.table, folder / "predictions.csv")
+        elif isinstance(self.table, DetectionTable):
+            write_detections(self.table, folder / "predictions.csv")
         else:
             write_predictions(self.table, folder / "predictions.csv")
         if self.recalibrated is None:
@@ -236,10 +252,26 @@ class Report:
         write_atomically(folder / "metrics.json", self.json_text().encode("utf-8", "backslashreplace"))
 
 
-def _described(table: PredictionTable | StructureTable) -> dict[str, Any]:
+_TAKE = "take report.predictions of scores, report.structures of masks, report.detections of boxes"
+
+
+def _what(table: Table) -> str:
+    """What was judged, in a word."""
+    return "masks" if isinstance(table, StructureTable) else "boxes" if isinstance(table, DetectionTable) else "scores"
+
+
+def _described(table: Table) -> dict[str, Any]:
     """What a table is of, for ``metrics.json``."""
     if isinstance(table, StructureTable):
         return {"labels": list(table.structures)}
+    if isinstance(table, DetectionTable):
+        return {
+            "labels": list(table.labels),
+            "thresholds": list(table.thresholds) or None,
+            "rules": {"hit": str(table.rule)},
+            "findings": int(table.findings.sum()),
+            "boxes": len(table.found),
+        }
     return {
         "kind": table.kind,
         "labels": list(table.labels),

@@ -35,7 +35,8 @@ class BoxList:
         scores: (n,) larger for surer; 1 where absent, as for true boxes.
         ignored: (n,) whether a true box is neither to be found nor to be missed; False where absent.
         centres: (n, k) position of each, in mm; from the corners, in voxels, where absent.
-        diameters: (n,) how large each is, in the same unit: the median of its edges, where absent.
+        diameters: (n,) how large each is, in the same unit; from the corners, in voxels, where absent
+            (``box_diameters``).
 
     Raises:
         UsageError: Lengths that differ, swapped or undefined corners, a negative number of a case or class.
@@ -61,7 +62,7 @@ class BoxList:
             "scores": (np.ones(n), np.float64),
             "ignored": (np.zeros(n), np.bool_),
             "centres": ((low + high) / 2, np.float64),
-            "diameters": (np.median(high - low + 1, axis=1) if n else np.zeros(0), np.float64),
+            "diameters": (box_diameters(high - low + 1), np.float64),
             "cases": (None, np.int64),
             "labels": (None, np.int64),
         }
@@ -89,6 +90,24 @@ class BoxList:
         """Some of the boxes: a mask (n,) or row numbers."""
         names = ("cases", "corners", "labels", "scores", "ignored", "centres", "diameters")
         return replace(self, **{name: getattr(self, name)[where] for name in names})
+
+
+def box_diameters(edges: Floats) -> Floats:
+    """(n,) one size of each box: in a plane the root of its area (as COCO's sizes), else the median of its edges.
+
+    The median is the diameter of a ball also where its box was cut at the image's border along one axis, or where one
+    axis has voxels thicker than the ball.
+
+    Args:
+        edges: (n, ndim) edge lengths, in any unit.
+
+    Example:
+        >>> box_diameters(np.array([[4.0, 9.0]])).tolist(), box_diameters(np.array([[6.0, 6.1, 10.0]])).tolist()
+        ([6.0], [6.1])
+    """
+    if edges.shape[1] == 2:
+        return np.asarray(np.sqrt(edges.prod(axis=1)))
+    return np.median(edges, axis=1) if len(edges) else np.zeros(0)
 
 
 def box_iou(first: ArrayLike, second: ArrayLike) -> Floats:

@@ -128,11 +128,18 @@ def mean_differences(
             continue
         a, b = float(first[inside, column].mean()), float(second[inside, column].mean())
         plain = plain.with_(a=a, b=b, difference=float(gaps[inside, column].mean()))
-        rows.append(_tested(plain, replicates[:, column], draws))
+        rows.append(tested_difference(plain, replicates[:, column], draws))
     return rows
 
 
-def _tested(plain: Comparison, replicates: Floats, draws: Bootstrap) -> Comparison:
+def tested_difference(plain: Comparison, replicates: Floats, draws: Bootstrap) -> Comparison:
+    """A difference with the interval and p of its draws.
+
+    Args:
+        plain: The values and their difference.
+        replicates: (replicates,) of the difference, NaN where a draw has none.
+        draws: How they were drawn.
+    """
     known = replicates[np.isfinite(replicates)]
     if known.size and np.all(known == 0):
         return plain.with_(low=0.0, high=0.0, p=1.0, method=draws.method)
