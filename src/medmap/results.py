@@ -145,9 +145,7 @@ class Boxes:
 
     def taken(self, which: NDArray[Any]) -> Boxes:
         """Some of the boxes: by a boolean for each, or by their numbers in a new order."""
-        return replace(
-            self, corners=self.corners[which], label_ids=self.label_ids[which], scores=self.scores[which]
-        )
+        return replace(self, corners=self.corners[which], label_ids=self.label_ids[which], scores=self.scores[which])
 
     def moved(self, trace: Trace) -> Boxes:
         """The boxes taken from the prepared grid back to the trace's source grid.

@@ -29,11 +29,10 @@ from medmap.runtime import (
     compare_engines,
     cpu_facts,
     export_onnx,
-    measure_parity,
     open_engine,
     quantized,
 )
-from medmap.runtime.parity import ENSEMBLE_AXIS, TOLERANCE
+from medmap.runtime.parity import ENSEMBLE_AXIS, TOLERANCE, Likeness
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -43,6 +42,7 @@ Format = Literal["onnx", "openvino"]
 PHANTOMS = 2
 PHANTOM_SEED = 20_250_101
 MAX_PARITY_BYTES = 2**30
+LAST_OF_BOXES = 3  # of numbers, in a detector's (N, members, places, numbers)
 AGAIN = 1.5  # another processor rounds elsewhere: on phantoms it may differ by half more than it did at the export
 
 
@@ -129,7 +129,7 @@ def export(
     formats: Sequence[Format],
     inputs: Floats,
     *,
-    truths: NDArray[Any] | None = None,
+    truths: Sequence[Any] | NDArray[Any] | None = None,
     int8: bool = False,
     make_card: Callable[[BundleSpec], str] | None = None,
 ) -> Bundle:
@@ -142,7 +142,8 @@ def export(
         inputs: (N, C, *spatial) real prepared inputs, or (N, members, C, *spatial) where members have recipes of their
             own. The numbers are kept, the inputs are not; phantoms take their place in ``parity.npz``.
         truths: (N, *spatial) labels of the inputs (255: not known), or (N, regions, *spatial) of overlapping
-            regions, for networks that answer each voxel: bfloat16 and int8 then pass by what they lose of Dice.
+            regions, for networks that answer each voxel: bfloat16 and int8 then pass by what they lose of Dice; for
+            detectors the boxes in each input (``Detect``): by AP50.
         int8: Whether to make a network in 8-bit integers too, its scales fitted on the inputs (``quantized``).
         make_card: Gives the card for the spec as it now is; None keeps the card.
 
@@ -168,7 +169,8 @@ def export(
             for name, data in zip(INT8, quantized(path, inputs), strict=True):
                 (path.parent / name).write_bytes(data)
         made = {file.name: file.read_bytes() for file in sorted(path.parent.iterdir())}
-        found = _measure(network, path, _trials(formats, int8), (inputs, truths), _exclusive(bundle.spec))
+        comparisons = _Comparisons(bundle)
+        found = _measure(network, path, _trials(formats, int8), inputs, truths, comparisons)
     states = [bundle.state_dict(index) for index in range(len(bundle.spec.members))]
     older = {key: parity for key, parity in bundle.spec.engines.items() if not key.endswith(":int8")}
     engines = {**older, **{_key(parity): parity.as_json() for parity in found}}
@@ -186,13 +188,28 @@ def export(
     )
 
 
+class _Comparisons:
+    """How a bundle's engines are compared: by what its task makes of the numbers."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._spec = bundle.spec
+        self._likeness: Likeness | None = None
+        if self._spec.task == "detect":
+            from medmap.bundle.boxes import BoxLikeness
+
+            self._likeness = BoxLikeness.of(bundle)
+
+    def of(self, engine: Engine) -> Comparison:
+        """A comparison with nothing gathered yet."""
+        if self._likeness is None:
+            # of overlapping regions, or several findings, each output stands for itself
+            exclusive = self._spec.kind != "multilabel"
+            return Comparison(engine, class_axis=ENSEMBLE_AXIS, exclusive=exclusive)
+        return Comparison(engine, class_axis=LAST_OF_BOXES, likeness=self._likeness.again())
+
+
 def _key(parity: Parity) -> str:
     return parity.engine if parity.precision == "float32" else f"{parity.engine}:{parity.precision}"
-
-
-def _exclusive(spec: BundleSpec) -> bool:
-    """Whether one output wins, rather than each standing for itself (overlapping regions, several findings)."""
-    return spec.kind != "multilabel"
 
 
 def _trials(formats: Sequence[Format], int8: bool) -> list[tuple[EngineKind, Precision]]:
@@ -206,18 +223,18 @@ def _measure(
     network: nn.Module,
     model: Path,
     trials: Sequence[tuple[EngineKind, Precision]],
-    examples: tuple[Floats, NDArray[Any] | None],
-    exclusive: bool,
+    inputs: Floats,
+    truths: Sequence[Any] | NDArray[Any] | None,
+    compared: _Comparisons,
 ) -> list[Parity]:
     """The parity of each engine; one that cannot run this network has failed, and says why."""
-    inputs, truths = examples
     comparisons: list[Comparison] = []
     engines: list[Engine] = []
     failed: list[Parity] = []
     for name, precision in trials:
         try:
             engines.append(open_engine(name, model_path=_file(model, precision), precision=precision, device="cpu"))
-            comparisons.append(Comparison(engines[-1], class_axis=ENSEMBLE_AXIS, exclusive=exclusive))
+            comparisons.append(compared.of(engines[-1]))
         except BundleError as error:
             failed.append(_unable(name, precision, len(inputs), error))
     reference = open_engine("torch", module=network, device="cpu")
@@ -255,8 +272,7 @@ def verify(bundle: Bundle) -> list[Parity]:
         raise BundleError(f"{bundle.path} holds no phantoms to compare with", remedy="export the bundle first")
     inputs, outputs = read_parity(bundle.path / PARITY)
     torch_engine = open_engine("torch", module=bundle.ensemble(), device="cpu")
-    exclusive = _exclusive(bundle.spec)
-    rows = [measure_parity(outputs, torch_engine, inputs, class_axis=ENSEMBLE_AXIS, exclusive=exclusive)]
+    rows = compare_engines(outputs, [_Comparisons(bundle).of(torch_engine)], inputs)
     torch_engine.close()
     if ONNX not in bundle.hashes:
         return rows
@@ -284,8 +300,7 @@ def on_phantoms(bundle: Bundle, key: str, engine: Engine, inputs: Floats, output
         inputs: Phantoms of ``parity.npz``.
         outputs: What torch gave for them.
     """
-    exclusive = _exclusive(bundle.spec)
-    parity = measure_parity(outputs, engine, inputs, class_axis=ENSEMBLE_AXIS, exclusive=exclusive)
+    (parity,) = compare_engines(outputs, [_Comparisons(bundle).of(engine)], inputs)
     seen = bundle.spec.engines[key].get("phantom_max_abs")
     if not isinstance(seen, int | float) or engine.precision == "float32":
         return parity

@@ -73,8 +73,14 @@ class Feed:
         made = [self.task.draw(self.store[int(row)], rng) for row, rng in zip(rows, generators, strict=True)]
         images, truth = self.task.collate(made, cases)
         drawn = [augment.draw(self.section, rng, images.ndim - 2) for rng in generators]
-        if truth.shape[1:] == images.shape[2:]:
+        if self.task.moves == "voxels":
             images, truth = augment.apply_with_truth(images, truth, drawn)
+        elif self.task.moves == "boxes":
+            images, truth = augment.apply_with_boxes(images, truth, drawn)
+            if self.section.mosaic:
+                chosen = np.random.default_rng([self.seed, epoch, step, 2])
+                images, truth = augment.mosaic(images, truth, self.section.mosaic, chosen)
+            truth = self.task.cut(truth)
         else:
             images = augment.apply(images, drawn)
         names = tuple(case.id for case in cases)

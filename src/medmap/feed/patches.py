@@ -1,9 +1,10 @@
-"""Prepared cases with their masks, each of its own shape, from which patches are read without reading the rest."""
+"""Prepared cases with their masks or boxes, each of its own shape; a patch is read without reading the rest."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ class PreparedCase:
         places: label → (n, ndim) index of voxels that have it, at most ``MOST_PLACES``, evenly picked.
         trace: The way from the case's own grid to the prepared one.
         content: Hash of the source's pixels; empty for an image of one value.
+        boxed: Whether ``truth`` is boxes, as ``build_box_store`` says, and always in memory.
     """
 
     case: Case
@@ -42,6 +44,7 @@ class PreparedCase:
     places: Mapping[int, NDArray[np.int32]]
     trace: Trace
     content: str
+    boxed: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,8 +79,10 @@ class PatchStore:
         return PatchStore(tuple(self.prepared[i] for i in rows), self.recipe, self.failed)
 
     def __getitem__(self, row: int) -> Tensors:
-        """``image`` and ``truth``, read where they are sliced, and ``places_<label>``."""
+        """``image`` and ``truth``, read where they are sliced, and ``places_<label>``; or ``image`` and ``boxes``."""
         found = self.prepared[row]
+        if found.boxed:
+            return {"image": found.image, "boxes": found.truth}
         places = {f"places_{label}": where for label, where in found.places.items()}
         return {"image": found.image, "truth": found.truth, **places}
 
@@ -104,12 +109,40 @@ def build_patch_store(
     Raises:
         DataError: No case can be read, or they do not fit and no folder is given.
     """
+    return _gathered(partial(_prepared, dataset, recipe=recipe), dataset, recipe, memory_bytes, folder, progress)
+
+
+def build_box_store(
+    dataset: Dataset,
+    recipe: Recipe,
+    *,
+    memory_bytes: int,
+    folder: Path | None = None,
+    progress: Progress | None = None,
+) -> PatchStore:
+    """Read and prepare every case with its boxes, each once; arguments and errors as ``build_patch_store``.
+
+    Of each case ``boxes`` holds (n, 2·ndim + 1 + classes) float32: edges on the prepared grid (voxel ``i`` reaches
+    from ``i`` to ``i + 1``), a state (1 there, −1 neither to be found nor wrong), and 1 for each class. Boxes of
+    several classes in one place are one row.
+    """
+    return _gathered(partial(_boxed, dataset, recipe=recipe), dataset, recipe, memory_bytes, folder, progress)
+
+
+def _gathered(
+    prepared: Callable[[Case], PreparedCase],
+    dataset: Dataset,
+    recipe: Recipe,
+    memory_bytes: int,
+    folder: Path | None,
+    progress: Progress | None,
+) -> PatchStore:
     left = int(memory_bytes * MEMORY_SHARE)
     kept: list[PreparedCase] = []
     failed: dict[str, str] = {}
     for number, case in enumerate(dataset):
         try:
-            row = _prepared(dataset, case, recipe)
+            row = prepared(case)
         except DataError as error:
             failed[case.id] = str(error)
             continue
@@ -119,16 +152,49 @@ def build_patch_store(
         elif folder is None:
             raise DataError("the prepared cases do not fit the memory allowed", got=f"{size} bytes", expected=left)
         else:
-            image = _on_disk(row.image, folder / f"{len(kept)}_image.b2nd", row.truth.ndim)
-            row = replace(
-                row, image=image, truth=_on_disk(row.truth, folder / f"{len(kept)}_truth.b2nd", row.truth.ndim)
-            )
+            row = _laid_down(row, folder, len(kept))
         kept.append(row)
         if progress is not None:
             progress(number + 1, len(dataset))
     if not kept:
         raise DataError("no case of the dataset can be read", got=next(iter(failed.values())))
     return PatchStore(tuple(kept), recipe.digest, failed)
+
+
+def _laid_down(row: PreparedCase, folder: Path, number: int) -> PreparedCase:
+    """The case with its image, and its label map where it has one, on disk."""
+    ndim = row.image.ndim - 1
+    image = _on_disk(row.image, folder / f"{number}_image.b2nd", ndim)
+    if row.boxed:
+        return replace(row, image=image)
+    return replace(row, image=image, truth=_on_disk(row.truth, folder / f"{number}_truth.b2nd", ndim))
+
+
+def _boxed(dataset: Dataset, case: Case, recipe: Recipe) -> PreparedCase:
+    image = case_image(dataset, case)
+    prepared = recipe.apply(image)
+    pixels = prepared.tensors["image"].astype(np.float16)
+    n = pixels.ndim - 1
+    rows: dict[tuple[tuple[float, ...], float], NDArray[np.float32]] = {}
+    for boxes, state in ((case.truth.boxes or (), 1.0), (case.truth.ignored, -1.0)):
+        for corners, label in boxes:
+            if len(corners) != 2 * n:
+                raise DataError(
+                    "a box has another number of axes than its image", got=len(corners) // 2, expected=n, case=case.id
+                )
+            row = rows.setdefault((corners, state), np.zeros(2 * n + 1 + len(dataset.labels), dtype=np.float32))
+            row[: 2 * n], row[2 * n] = _prepared_edges(corners, prepared.trace), state
+            row[2 * n + 1 + label] = 1
+    found = np.array([*rows.values()], dtype=np.float32).reshape(-1, 2 * n + 1 + len(dataset.labels))
+    return PreparedCase(case, pixels, found, {}, prepared.trace, content_hash(image), boxed=True)
+
+
+def _prepared_edges(corners: Sequence[float], trace: Trace) -> NDArray[np.float64]:
+    """Edges on the prepared grid of a box told by its corner voxels in the image."""
+    n = len(corners) // 2
+    way = np.asarray(trace.index_matrix)
+    ends = [way[:n, :n] @ (np.array(corners[at : at + n]) + by) + way[:n, n] for at, by in ((0, -0.5), (n, 0.5))]
+    return np.concatenate([np.minimum(*ends), np.maximum(*ends)]) + 0.5
 
 
 def _prepared(dataset: Dataset, case: Case, recipe: Recipe) -> PreparedCase:

@@ -7,6 +7,7 @@ publishes the numbers its neighbours need; `load_weights` starts it from a file,
 
 from medmap.networks.catalogue import names
 from medmap.networks.construct import build, describe
+from medmap.networks.detectors import places_per_map, priors, split_detector
 from medmap.networks.layers import adapt_channels, adapt_first_layer
 from medmap.networks.measure import count_parameters, flops
 from medmap.networks.own import ConvolutionalNetwork, SmallResNet
@@ -38,8 +39,11 @@ __all__ = [
     "multiple_of",
     "names",
     "parameter_groups",
+    "places_per_map",
+    "priors",
     "read_weights",
     "set_frozen",
+    "split_detector",
     "stage_parameters",
     "stages",
     "stem_strides",

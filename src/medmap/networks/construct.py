@@ -10,6 +10,7 @@ from torch import nn
 
 from medmap.errors import ConfigError
 from medmap.networks import catalogue, libraries
+from medmap.networks.detectors import build_detector
 from medmap.networks.layers import set_dropout
 from medmap.networks.measure import SIZE_REFUSALS, output_shape
 from medmap.networks.slices import SliceWise, plane_spec
@@ -36,7 +37,8 @@ def build(spec: NetworkSpec, *, seed: int | None = None) -> nn.Module:
 
     Returns:
         A network in training mode: (batch, in_channels, *input_shape) → (batch, outputs), float32; a dense one →
-        (batch, outputs, *input_shape), a U-Net while it trains a list of that and coarser ones.
+        (batch, outputs, *input_shape), a U-Net while it trains a list of that and coarser ones; one for boxes →
+        (batch, places, outputs + 2 · dimensions).
 
     Raises:
         SizeError: A size that the network cannot take; the message names one that it can.
@@ -56,6 +58,8 @@ def build(spec: NetworkSpec, *, seed: int | None = None) -> nn.Module:
 
 
 def _build(spec: NetworkSpec) -> nn.Module:
+    if spec.boxes:
+        return _with_quick_statistics(build_detector(spec)).train()
     if spec.slices:
         return SliceWise(_build(plane_spec(spec)), spec.slices, spec.slice_axis).train()
     prefixed = catalogue.split_name(spec.name)

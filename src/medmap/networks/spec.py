@@ -36,6 +36,10 @@ class NetworkSpec:
         slices: For a dense network of volumes, how many neighbouring slices (odd) a picture's network sees at once;
             0 is a network of volumes.
         slice_axis: Spatial axis across the slices, 0 to 2.
+        boxes: Whether the network finds boxes: ``outputs`` classes for each place that a box may be.
+        finest: For boxes, the first stage of the encoder on whose map boxes are looked for; 0 is the image's grid.
+        anchors: For ``retinanet`` and ``faster_rcnn``, the sides in voxels of the boxes that each map starts from,
+            one row a map, the finest first.
 
     Raises:
         ConfigError: A value outside its range.
@@ -59,10 +63,15 @@ class NetworkSpec:
     norm: Literal["batch", "instance"] = "batch"
     slices: int = 0
     slice_axis: int = 2
+    boxes: bool = False
+    finest: int = 3
+    anchors: tuple[tuple[tuple[float, ...], ...], ...] = ()
 
     def __post_init__(self) -> None:
         """Check every range, so that a spec that exists can be believed."""
         object.__setattr__(self, "input_shape", tuple(self.input_shape))
+        anchors = tuple(tuple(tuple(sides) for sides in row) for row in self.anchors)
+        object.__setattr__(self, "anchors", anchors)
         if self.strides is not None:
             object.__setattr__(self, "strides", tuple(tuple(step) for step in self.strides))
         volumes = self.dense and self.dimensions == 3
@@ -91,6 +100,13 @@ class NetworkSpec:
                 self.slices == 0 or (_is_count(self.slices) and self.slices % 2 == 1 and volumes),
                 self.slices,
                 "0, or 1, 3, 5 … for masks of volumes",
+            ),
+            ("network.finest", 0 <= self.finest <= 8, self.finest, "0 to 8"),
+            (
+                "network.anchors",
+                all(len(sides) == self.dimensions and min(sides) > 0 for row in self.anchors for sides in row),
+                self.anchors,
+                f"{self.dimensions} sides in voxels for each anchor",
             ),
             ("network.slice_axis", self.slice_axis in (0, 1, 2), self.slice_axis, "0, 1 or 2"),
             ("network.stem", self.stem in ("auto", "small", "standard"), self.stem, "auto, small or standard"),

@@ -115,6 +115,46 @@ class _Residual(nn.Module):
         return output
 
 
+def encoder_stages(
+    dimensions: int,
+    in_channels: int,
+    strides: Sequence[Sequence[int]],
+    widths: Sequence[int],
+    *,
+    residual: bool,
+    norm: str,
+) -> nn.ModuleList:
+    """Make the stages of an encoder: the first at full resolution, each next one reduced by its stride."""
+    stages: list[nn.Module] = []
+    before = in_channels
+    for depth, (step, width) in enumerate(zip([(1,) * dimensions, *map(tuple, strides)], widths, strict=True)):
+        count = RESIDUAL_BLOCKS[min(depth, len(RESIDUAL_BLOCKS) - 1)] if residual else CONVOLUTIONS
+        make: type[nn.Module] = _Residual if residual else _Convolution
+        blocks = [make(dimensions, (before, width), step, norm)]
+        blocks += [make(dimensions, (width, width), (1,) * dimensions, norm) for _ in range(count - 1)]
+        stages.append(nn.Sequential(*blocks))
+        before = width
+    return nn.ModuleList(stages)
+
+
+def stage_widths(dimensions: int, stages: int, width: float) -> list[int]:
+    """Channels of each stage: doubled from one to the next, up to a largest number."""
+    largest = scaled(LARGEST_WIDTH[dimensions], width)
+    return [min(largest, scaled(BASE_WIDTH * 2**depth, width)) for depth in range(stages)]
+
+
+def initialise(net: nn.Module) -> None:
+    """Draw fresh weights for leaky rectifiers (He et al. 2015); a residual block starts as its shortcut."""
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d | nn.ConvTranspose3d):
+            nn.init.kaiming_normal_(module.weight, a=0.01, nonlinearity="leaky_relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    for module in net.modules():
+        if isinstance(module, _Residual):
+            nn.init.zeros_(module.last_norm.weight)
+
+
 class UNet(nn.Module):
     """A U-Net of any depth, in 2-D or 3-D.
 
@@ -144,17 +184,7 @@ class UNet(nn.Module):
         norm: str = "batch",
     ) -> None:
         super().__init__()
-        steps = [(1,) * dimensions, *map(tuple, strides)]
-        encoder: list[nn.Module] = []
-        before = in_channels
-        for depth, (step, width) in enumerate(zip(steps, widths, strict=True)):
-            count = RESIDUAL_BLOCKS[min(depth, len(RESIDUAL_BLOCKS) - 1)] if residual else CONVOLUTIONS
-            make: type[nn.Module] = _Residual if residual else _Convolution
-            blocks = [make(dimensions, (before, width), step, norm)]
-            blocks += [make(dimensions, (width, width), (1,) * dimensions, norm) for _ in range(count - 1)]
-            encoder.append(nn.Sequential(*blocks))
-            before = width
-        self.encoder = nn.ModuleList(encoder)
+        self.encoder = encoder_stages(dimensions, in_channels, strides, widths, residual=residual, norm=norm)
         up, decoder, heads = [], [], []
         for depth in reversed(range(len(strides))):
             width = widths[depth]
@@ -167,14 +197,7 @@ class UNet(nn.Module):
             heads.append(CONVOLUTION[dimensions](width, outputs, 1) if supervised else nn.Identity())
         self.up, self.decoder = nn.ModuleList(up), nn.ModuleList(decoder)
         self.heads = nn.ModuleList(heads if strides else [CONVOLUTION[dimensions](widths[0], outputs, 1)])
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d | nn.ConvTranspose3d):
-                nn.init.kaiming_normal_(module.weight, a=0.01, nonlinearity="leaky_relu")
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-        for module in self.modules():
-            if isinstance(module, _Residual):  # the block starts as its shortcut
-                nn.init.zeros_(module.last_norm.weight)
+        initialise(self)
 
     def forward(self, image: Tensor) -> Tensor | list[Tensor]:
         """Map (batch, in_channels, *shape) to logits (batch, outputs, *shape); see the class for training."""
@@ -197,8 +220,7 @@ class UNet(nn.Module):
 def build_unet(entry: str, spec: NetworkSpec) -> nn.Module:
     """Build a U-Net for a spec; ``entry`` is ``plain`` or ``residual``."""
     strides = spec.strides or unet_strides(spec.input_shape)
-    largest = scaled(LARGEST_WIDTH[spec.dimensions], spec.width)
-    widths = [min(largest, scaled(BASE_WIDTH * 2**depth, spec.width)) for depth in range(len(strides) + 1)]
+    widths = stage_widths(spec.dimensions, len(strides) + 1, spec.width)
     return UNet(
         spec.dimensions,
         spec.in_channels,

@@ -265,6 +265,10 @@ def _fitting(affordable: int, epoch_s: float, available_s: float) -> str:
 def narrower(network: NetworkSection, arranged: Arrangement) -> NetworkSection | None:
     """Half the width, when the time allows neither the folds nor the epochs at this one; None when it does."""
     starved = arranged.epochs < GOOD_EPOCHS // 2 or (arranged.folds and arranged.members < arranged.folds)
-    if network.name not in ("small_resnet", "unet", "residual_unet") or not starved or network.width <= 0.25:
+    if (
+        network.name not in ("small_resnet", "unet", "residual_unet", "fcos", "retinanet")
+        or not starved
+        or network.width <= 0.25
+    ):
         return None
     return network.model_copy(update={"width": network.width / 2})

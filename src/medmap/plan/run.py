@@ -15,6 +15,7 @@ from medmap.errors import ConfigError, MedmapError
 from medmap.fit import FitSection
 from medmap.prepare import PrepareSection
 from medmap.tasks.classify import ClassifySection
+from medmap.tasks.detect import DetectSection
 from medmap.tasks.segment import SegmentSection
 
 SECTIONS_WITH_REASONS = ("task", "splits", "prepare", "augment", "network", "fit", "ensemble", "decision")
@@ -40,7 +41,8 @@ class NetworkSection(Section):
     """What is trained; ``network:`` of run.yaml.
 
     Args:
-        name: A plain name, or ``timm:…``, ``torchvision:…``, ``monai:…``; for masks also ``unet+timm:…`` and others.
+        name: A plain name, or ``timm:…``, ``torchvision:…``, ``monai:…``; for masks also ``unet+timm:…`` and others,
+            for boxes ``fcos``, ``retinanet``, ``fcos+timm:…``.
         width: Multiplier of the channels, for networks of medmap's own.
         dropout: Before the head.
         stem: ``small`` keeps the first stage at full resolution, ``standard`` is the library's, ``auto`` goes by size.
@@ -50,6 +52,8 @@ class NetworkSection(Section):
         slices: For masks of volumes, how many neighbouring slices (odd) a picture's network sees at once; 1 is slice
             by slice, 0 a network of volumes.
         slice_axis: The axis across the slices, 0 to 2.
+        finest: For boxes, the first stage of the encoder on whose map boxes are looked for; 0 is the image's grid.
+        anchors: For ``retinanet``, sides in voxels of the boxes that each map starts from, one row a map.
     """
 
     name: str = "small_resnet"
@@ -61,6 +65,8 @@ class NetworkSection(Section):
     norm: Literal["batch", "instance"] = "batch"
     slices: int = Field(default=0, ge=0, le=99)
     slice_axis: int = Field(default=2, ge=0, le=2)
+    finest: int = Field(default=3, ge=0, le=8)
+    anchors: tuple[tuple[tuple[Annotated[float, Field(gt=0)], ...], ...], ...] = ()
 
     @field_validator("slices")
     @classmethod
@@ -121,7 +127,7 @@ class Run(Section):
     """
 
     medmap_run: Literal[1] = 1
-    task: ClassifySection | SegmentSection = Field(default=ClassifySection(), discriminator="kind")
+    task: ClassifySection | DetectSection | SegmentSection = Field(default=ClassifySection(), discriminator="kind")
     seed: int = Field(default=0, ge=0, le=2**31 - 1)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     splits: SplitsSection = SplitsSection()

@@ -104,7 +104,7 @@ def _grid(
     shape = np.array(facts.shape, dtype=np.float64)
     size = np.array(spacing or (1.0,) * facts.dimensions)
     seen = [axis for axis in range(facts.dimensions) if not by.slices or axis != by.axis]
-    plane, strides = _halved(shape[seen], size[seen], PATCH_VOXELS[where][len(seen)])
+    plane, strides = halved(shape[seen], size[seen], PATCH_VOXELS[where][len(seen)])
     sides = dict(zip(seen, plane, strict=True))
     patch = tuple(sides.get(axis, min(SLICES_OF_A_PATCH, facts.shape[axis])) for axis in range(facts.dimensions))
     reasons = {}
@@ -128,7 +128,7 @@ def _grid(
     return section, strides, reasons
 
 
-def _halved(
+def halved(
     shape: np.ndarray[Any, Any], size: np.ndarray[Any, Any], voxels: int
 ) -> tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]:
     """The patch and the strides of a network that halves it as often as it bears."""

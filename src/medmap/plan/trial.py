@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medmap import augment
+from medmap.dataset import Dataset
 from medmap.errors import DataError
 from medmap.fit import FitSection, batch_to, start, step
 from medmap.plan.run import Run
-from medmap.tasks import Batch, Task
+from medmap.tasks import Batch, Task, task_module
 
 if TYPE_CHECKING:
     import torch
@@ -25,7 +26,7 @@ PATIENCE_S = 8.0
 KEPT_MAPS = 12
 # Another way must win by this much over plain float32 to be worth its rounding.
 WORTHWHILE = 0.9
-OF_ANY_WIDTH = ("small_resnet", "unet", "residual_unet")
+OF_ANY_WIDTH = ("small_resnet", "unet", "residual_unet", "fcos", "retinanet")
 
 
 @dataclass(frozen=True)
@@ -131,13 +132,24 @@ def network_options(run: Run) -> dict[str, Any]:
         "width": run.network.width,
         "stem": run.network.stem,
     }
-    if run.task.kind == "segment":
+    if run.task.kind in ("segment", "detect"):
         strides = run.network.strides
         given = None if strides is None else [list(step) for step in strides]
-        options |= {"dense": True, "strides": given, "norm": run.network.norm}
+        options |= {"strides": given, "norm": run.network.norm}
+    if run.task.kind == "detect":
+        anchors = [[list(sides) for sides in row] for row in run.network.anchors]
+        options |= {"boxes": True, "finest": run.network.finest, "anchors": anchors}
+    if run.task.kind == "segment":
+        options |= {"dense": True}
         if run.network.slices:
             options |= {"slices": run.network.slices, "slice_axis": run.network.slice_axis}
     return options
+
+
+def make_task(run: Run, dataset: Dataset) -> Any:
+    """The task of a run for a dataset (give the training cases)."""
+    network = {"name": run.network.name, **network_options(run)}
+    return task_module(run.task.kind).make(run.task, dataset, run.prepare.shape, network)
 
 
 def build(task: Task, run: Run, seed: int) -> torch.nn.Module:

@@ -10,14 +10,14 @@ from medmap.bundle import Bundle
 from medmap.dataset import Case, Dataset, InputSpec, Ref, TaskName
 from medmap.errors import UsageError
 from medmap.image import Image
-from medmap.predict import masks, scores
+from medmap.predict import boxes, masks, scores
 from medmap.predict.accept import FailedCase
 from medmap.predict.examples import examples
 from medmap.predict.scores import ENGINES
 from medmap.read import read
 from medmap.results import Prediction
 
-ANSWERERS: dict[str, Any] = {"classify": scores, "segment": masks}  # task → how its bundles answer
+ANSWERERS: dict[str, Any] = {"classify": scores, "detect": boxes, "segment": masks}  # task → how its bundles answer
 
 __all__ = ["ENGINES", "FailedCase", "dataset_of_images", "examples", "predict", "predict_cases"]
 

@@ -9,6 +9,7 @@ Large images stream through an engine in windows (``slide``) into a sink (``add(
 labels, overlapping regions and certainty are here; a task may bring its own.
 """
 
+from medmap.runtime.boxes import fused, suppressed
 from medmap.runtime.engines import Engine, EngineKind, Precision, open_engine
 from medmap.runtime.expected import ExpectedOverlap, ExpectedOverlapSink, mean_dice
 from medmap.runtime.graph import export_onnx, read_onnx
@@ -17,6 +18,7 @@ from medmap.runtime.memory import MemoryPlan, plan_memory
 from medmap.runtime.parity import Comparison, Parity, choose, compare_engines, measure_parity
 from medmap.runtime.quantize import quantized
 from medmap.runtime.sinks import CertaintySink, LabelSink, RegionSink, ScoreSink, Several
+from medmap.runtime.tiles import each_window
 from medmap.runtime.windows import Box, Place, Sink, Windows, slide
 
 __all__ = [
@@ -42,7 +44,9 @@ __all__ = [
     "choose",
     "compare_engines",
     "cpu_facts",
+    "each_window",
     "export_onnx",
+    "fused",
     "mean_dice",
     "measure_parity",
     "open_engine",
@@ -52,4 +56,5 @@ __all__ = [
     "read_onnx",
     "rss_bytes",
     "slide",
+    "suppressed",
 ]

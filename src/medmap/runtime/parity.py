@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +46,8 @@ class Parity:
             that either shows; None where there is none.
         dice_drop: Where the truth is known too: what the reference's mean Dice against it is ahead by.
         phantom_max_abs: Largest difference on the bundle's phantoms: what a site may expect to see again.
+        boxes_matched: Of a detector: share of the reference's boxes that the engine reports, too, at an IoU of 0.95.
+        ap50_drop: Where the true boxes are known, too: what the reference's AP50 is ahead by.
     """
 
     engine: str
@@ -60,6 +62,8 @@ class Parity:
     dice: float | None = None
     dice_drop: float | None = None
     phantom_max_abs: float | None = None
+    boxes_matched: float | None = None
+    ap50_drop: float | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Plain values for the bundle."""
@@ -80,75 +84,53 @@ class Parity:
         if self.precision != "float32" and self.dice is not None:
             lost = "" if self.dice_drop is None else f", {max(self.dice_drop, 0):.4f} Dice lost against the truth"
             far = f"Dice {self.dice:.4f} between the masks{lost}"
+        elif self.precision != "float32" and self.boxes_matched is not None:
+            lost = "" if self.ap50_drop is None else f", {max(self.ap50_drop, 0):.4f} AP50 lost against the truth"
+            far = f"{self.boxes_matched:.2%} of the boxes the same{lost}"
         else:
             far = f"{'at most' if self.passed else 'up to'} {self.max_abs:.2g} apart"
         return f"the same answer, {far}" if self.passed else f"DIFFERS: {far}"
 
 
-class Comparison:
-    """The differences of one engine, gathered input by input, so that no two inputs' outputs need be kept.
+class Likeness(Protocol):
+    """Whether the answers that two engines' numbers stand for are the same: masks, boxes."""
+
+    def again(self) -> Likeness:
+        """The same question, with nothing gathered yet."""
+        ...
+
+    def add(self, expected: NDArray[Any], found: NDArray[Any], truth: Any | None) -> None:
+        """Gather the outputs of both for some inputs, with their truth where it is known."""
+        ...
+
+    def result(self) -> dict[str, Any]:
+        """Fields of ``Parity``."""
+        ...
+
+    def passed(self) -> bool | None:
+        """Whether fewer bits lose nothing that matters; None where the numbers themselves must tell."""
+        ...
+
+
+class MaskLikeness:
+    """Dice between two engines' masks, and what one of them loses of it against the truth.
 
     Args:
-        engine: What is compared with the reference.
-        tolerance: Largest difference allowed, as a share of the largest reference output or of 1; None: 0.001 in
-            float32, 0.02 in bfloat16, 0.1 in int8.
-        class_axis: The outputs' axis of classes: 1 for (N, outputs …), 2 for an ensemble's (N, members, outputs …).
-        exclusive: For each voxel one class (the largest); False: each output is a structure of its own where it is
-            positive.
+        class_axis: As in ``Comparison``.
+        exclusive: As in ``Comparison``.
     """
 
-    def __init__(
-        self, engine: Engine, tolerance: float | None = None, class_axis: int = 1, exclusive: bool = True
-    ) -> None:
-        self._engine = engine
-        self._tolerance = TOLERANCE[engine.precision] if tolerance is None else tolerance
+    def __init__(self, class_axis: int, exclusive: bool) -> None:
         self._axis, self._exclusive = class_axis, exclusive
-        self._cases = 0
-        self._max, self._sum, self._numbers, self._largest = 0.0, 0.0, 0, 0.0
-        self._finite = True
-        self._agreeing: list[tuple[NDArray[np.float64], int]] = []  # leads that are no ties on their face, positions
         self._mutual: NDArray[np.float64] | None = None
         self._against: NDArray[np.float64] | None = None
 
-    def again(self) -> Comparison:
-        """The same question, with nothing gathered yet."""
-        return Comparison(self._engine, self._tolerance, self._axis, self._exclusive)
+    def again(self) -> MaskLikeness:
+        """See ``Likeness``."""
+        return MaskLikeness(self._axis, self._exclusive)
 
-    def add(
-        self,
-        expected: NDArray[Any],
-        inputs: NDArray[np.float32],
-        truth: NDArray[Any] | None = None,
-        once_more: bool = False,
-    ) -> None:
-        """Run inputs and compare.
-
-        Args:
-            expected: The reference's outputs for them.
-            inputs: (N, C, *spatial) float32.
-            truth: (N, *spatial) labels, 255 where nothing is known; or (N, structures, *spatial) where they overlap.
-            once_more: The same inputs in another batch: the masks, which are gathered over inputs, have them already.
-
-        Raises:
-            DataError: Outputs of different shapes.
-        """
-        found = np.asarray(self._engine(inputs))
-        if found.shape != expected.shape:
-            raise DataError("two engines give outputs of different shapes", got=found.shape, expected=expected.shape)
-        self._cases += 0 if once_more else len(inputs)
-        self._numbers += found.size
-        if not (np.isfinite(expected).all() and np.isfinite(found).all()):
-            self._finite = False
-            return
-        difference = np.abs(found.astype(np.float64) - expected)
-        self._max = max(self._max, float(difference.max()))
-        self._sum += float(difference.sum())
-        self._largest = max(self._largest, float(np.abs(expected).max()))
-        self._agreeing.append(_leads(expected, found, self._axis, self._exclusive))
-        if expected.ndim > self._axis + 1 and not once_more:
-            self._compare_masks(expected, found, truth)
-
-    def _compare_masks(self, expected: NDArray[Any], found: NDArray[Any], truth: NDArray[Any] | None) -> None:
+    def add(self, expected: NDArray[Any], found: NDArray[Any], truth: Any | None) -> None:
+        """See ``Likeness``; truths are (N, *spatial) labels, or (N, structures, *spatial) where they overlap."""
         masks = [self._decided(outputs) for outputs in (expected, found)]
         mutual = _sizes(*masks)
         self._mutual = mutual if self._mutual is None else self._mutual + mutual
@@ -166,6 +148,96 @@ class Comparison:
             return np.asarray(scores > 0)
         return _structures(scores.argmax(axis=1), scores.shape[1] - 1)
 
+    def result(self) -> dict[str, Any]:
+        """``dice`` and ``dice_drop``."""
+        dice = _mean_dice(self._mutual) if self._mutual is not None else None
+        drop = None
+        if self._against is not None:
+            reference, candidate = (_mean_dice(sizes) for sizes in self._against)
+            drop = reference - candidate if reference is not None and candidate is not None else None
+        return {"dice": dice, "dice_drop": drop}
+
+    def passed(self) -> bool | None:
+        """By the Dice lost, else by the Dice between the masks."""
+        found = self.result()
+        dice, drop = found["dice"], found["dice_drop"]
+        if dice is None:
+            return None
+        return bool(drop <= MAX_DROP if drop is not None else dice >= 1 - MAX_DROP)
+
+
+class Comparison:
+    """The differences of one engine, gathered input by input, so that no two inputs' outputs need be kept.
+
+    Args:
+        engine: What is compared with the reference.
+        tolerance: Largest difference allowed, as a share of the largest reference output or of 1; None: 0.001 in
+            float32, 0.02 in bfloat16, 0.1 in int8.
+        class_axis: The outputs' axis of classes: 1 for (N, outputs …), 2 for an ensemble's (N, members, outputs …).
+        exclusive: For each voxel one class (the largest); False: each output is a structure of its own where it is
+            positive.
+        likeness: What tells whether the answers are the same; None: masks, where outputs are for each voxel.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        tolerance: float | None = None,
+        class_axis: int = 1,
+        exclusive: bool = True,
+        likeness: Likeness | None = None,
+    ) -> None:
+        self._engine = engine
+        self._tolerance = TOLERANCE[engine.precision] if tolerance is None else tolerance
+        self._axis, self._exclusive = class_axis, exclusive
+        self._cases = 0
+        self._max, self._sum, self._numbers, self._largest = 0.0, 0.0, 0, 0.0
+        self._finite = True
+        self._agreeing: list[tuple[NDArray[np.float64], int]] = []  # leads that are no ties on their face, positions
+        self._likeness = likeness
+
+    def again(self) -> Comparison:
+        """The same question, with nothing gathered yet."""
+        likeness = None if self._likeness is None else self._likeness.again()
+        return Comparison(self._engine, self._tolerance, self._axis, self._exclusive, likeness)
+
+    def add(
+        self,
+        expected: NDArray[Any],
+        inputs: NDArray[np.float32],
+        truth: Any | None = None,
+        once_more: bool = False,
+    ) -> None:
+        """Run inputs and compare.
+
+        Args:
+            expected: The reference's outputs for them.
+            inputs: (N, C, *spatial) float32.
+            truth: What is true of them, as the likeness takes it: of masks (N, *spatial) labels, 255 where nothing is
+                known, or (N, structures, *spatial) where they overlap.
+            once_more: The same inputs in another batch: the answers, which are gathered over inputs, have them already.
+
+        Raises:
+            DataError: Outputs of different shapes.
+        """
+        found = np.asarray(self._engine(inputs))
+        if found.shape != expected.shape:
+            raise DataError("two engines give outputs of different shapes", got=found.shape, expected=expected.shape)
+        self._cases += 0 if once_more else len(inputs)
+        self._numbers += found.size
+        if not (np.isfinite(expected).all() and np.isfinite(found).all()):
+            self._finite = False
+            return
+        difference = np.abs(found.astype(np.float64) - expected)
+        self._max = max(self._max, float(difference.max()))
+        self._sum += float(difference.sum())
+        self._largest = max(self._largest, float(np.abs(expected).max()))
+        self._agreeing.append(_leads(expected, found, self._axis, self._exclusive))
+        if self._likeness is None and expected.ndim > self._axis + 1:
+            self._likeness = MaskLikeness(self._axis, self._exclusive)
+        if self._likeness is not None and not once_more:
+            self._likeness.add(expected, found, truth)
+
     def result(self, phantom_max_abs: float | None = None) -> Parity:
         """What was found."""
         scale = max(1.0, self._largest)
@@ -173,15 +245,12 @@ class Comparison:
         positions = sum(count for _, count in self._agreeing)
         turned = sum(int((lead > tie).sum()) for lead, _ in self._agreeing)
         agreement = 1 - turned / positions if positions and self._finite else 0.0
-        dice = _mean_dice(self._mutual) if self._mutual is not None and self._finite else None
-        drop = None
-        if self._against is not None and self._finite:
-            reference, candidate = (_mean_dice(sizes) for sizes in self._against)
-            drop = reference - candidate if reference is not None and candidate is not None else None
         passed = self._finite and self._max <= self._tolerance * scale and agreement >= MIN_AGREEMENT
-        if self._engine.precision != "float32" and dice is not None:
-            passed = drop <= MAX_DROP if drop is not None else dice >= 1 - MAX_DROP
-        return Parity(
+        alike = self._likeness if self._finite else None
+        if self._engine.precision != "float32" and alike is not None:
+            told = alike.passed()
+            passed = passed if told is None else told
+        found = Parity(
             engine=self._engine.name,
             precision=self._engine.precision,
             cases=self._cases,
@@ -190,10 +259,9 @@ class Comparison:
             argmax_agreement=agreement,
             passed=bool(passed),
             tolerance=float(self._tolerance),
-            dice=dice,
-            dice_drop=drop,
             phantom_max_abs=phantom_max_abs,
         )
+        return found if alike is None else replace(found, **alike.result())
 
 
 def measure_parity(
@@ -229,7 +297,7 @@ def compare_engines(
     reference: Engine | NDArray[np.float32],
     comparisons: Collection[Comparison],
     inputs: NDArray[np.float32],
-    truths: NDArray[Any] | None = None,
+    truths: Sequence[Any] | NDArray[Any] | None = None,
     phantoms: NDArray[np.float32] | None = None,
 ) -> list[Parity]:
     """``measure_parity`` for several engines, the reference being asked once.
@@ -238,7 +306,7 @@ def compare_engines(
         reference: The engine to agree with, or its outputs.
         comparisons: One an engine.
         inputs: (N, C, *spatial) float32, N ≥ 1.
-        truths: (N, *spatial) labels, or None.
+        truths: (N, *spatial) labels, or what else the likeness takes, one an input; or None.
         phantoms: Further inputs that judge nothing: the largest difference on them is only noted.
 
     Raises:

@@ -8,8 +8,12 @@ from typing import Any
 from medmap.errors import ConfigError
 from medmap.tasks.protocol import Batch, Examples, Forward, Selection, Task, Tensors
 
-# name -> module with its part of run.yaml and ``make(section, dataset, shape) -> Task``
-TASKS = {"classify": "medmap.tasks.classify", "segment": "medmap.tasks.segment"}
+# name -> module with its part of run.yaml and ``make(section, dataset, shape, network) -> Task``
+TASKS = {
+    "classify": "medmap.tasks.classify",
+    "detect": "medmap.tasks.detect",
+    "segment": "medmap.tasks.segment",
+}
 
 
 def task_module(name: str) -> Any:

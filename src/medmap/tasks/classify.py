@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -64,6 +64,7 @@ class Classify:
     kind: ScoreKind
     weights: tuple[float, ...] | None = None
     scale: tuple[float, float] = (0.0, 1.0)
+    moves: Literal["nothing"] = "nothing"
 
     @property
     def outputs(self) -> int:
@@ -279,13 +280,15 @@ def _area(scores: Floats, positive: NDArray[np.bool_]) -> float | None:
     return metrics.auroc_value(scores, positive)
 
 
-def make(section: ClassifySection, dataset: Dataset, shape: Sequence[int] = ()) -> Classify:
+def make(
+    section: ClassifySection, dataset: Dataset, shape: Sequence[int] = (), network: Mapping[str, Any] | None = None
+) -> Classify:
     """The task for a dataset: its classes, and weights fitted on its cases (give the training cases).
 
     Args:
         section: ``task:`` of run.yaml.
         dataset: Cases with labels.
-        shape: What the network sees; of no meaning here.
+        shape, network: What the network sees, and what is said of it; of no meaning here.
 
     Raises:
         DatasetError: No classes, or fewer than two of them have a case.

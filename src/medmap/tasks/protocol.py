@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,6 +77,11 @@ class Task(Protocol):
         """Numbers the network puts out (channels of its output)."""
         ...
 
+    @property
+    def moves(self) -> Literal["nothing", "voxels", "boxes"]:
+        """What of a truth moves with the image when it is augmented."""
+        ...
+
     def network(self, name: str, **options: Any) -> torch.nn.Module:
         """An untrained network for this task."""
         ...
@@ -86,7 +91,11 @@ class Task(Protocol):
         ...
 
     def collate(self, examples: Sequence[Tensors], cases: Sequence[Case]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Images and truth of a batch; a truth with the images' spatial axes is moved with them by augmentation."""
+        """Images and truth of a batch, the truth as ``moves`` says."""
+        ...
+
+    def cut(self, truth: torch.Tensor) -> torch.Tensor:
+        """A truth of boxes cut at the edge of the images, after they moved; asked of tasks that move boxes alone."""
         ...
 
     def pretended(self, images: torch.Tensor) -> torch.Tensor:

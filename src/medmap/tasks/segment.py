@@ -110,6 +110,7 @@ class Segment:
     patch: tuple[int, ...]
     known: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     regions: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    moves: Literal["voxels"] = "voxels"
 
     @property
     def outputs(self) -> int:
@@ -384,13 +385,16 @@ def _at_resolution(truth: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
     return functional.interpolate(truth[:, None].float(), size=tuple(shape), mode="nearest")[:, 0].to(truth.dtype)
 
 
-def make(section: SegmentSection, dataset: Dataset, patch: Sequence[int] = ()) -> Segment:
+def make(
+    section: SegmentSection, dataset: Dataset, patch: Sequence[int] = (), network: Mapping[str, Any] | None = None
+) -> Segment:
     """The task for a dataset (give the training cases).
 
     Args:
         section: ``task:`` of run.yaml.
         dataset: Cases with masks.
         patch: Voxels along each axis of what the network sees.
+        network: Not asked here.
 
     Raises:
         DatasetError: No structure, no mask, or a region of values that no structure has.

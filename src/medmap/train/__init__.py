@@ -15,10 +15,9 @@ from medmap.errors import InterruptedRun, NotFiniteError, UsageError
 from medmap.feed import Feed
 from medmap.fit import FitState, fit, keep_heap, start
 from medmap.networks import load_weights
-from medmap.plan import Run, build, choose_device, require_learnable, sample_images, training_cases
+from medmap.plan import Run, build, choose_device, make_task, require_learnable, sample_images, training_cases
 from medmap.runtime import available_cores
-from medmap.tasks import task_module
-from medmap.train import classified, segmented
+from medmap.train import classified, detected, segmented
 from medmap.train.checkpoint import Checkpoints
 from medmap.train.clock import Clock
 from medmap.train.events import Event, Listener, warn_only
@@ -33,7 +32,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Clock", "Event", "Trained", "train"]
 
-CRAFTS: dict[str, Any] = {"classify": classified, "segment": segmented}  # what is each task's own in a training
+CRAFTS: dict[str, Any] = {
+    "classify": classified,
+    "detect": detected,
+    "segment": segmented,
+}  # what is each task's own in a training
 
 
 def train(
@@ -129,7 +132,7 @@ def _prepare(run: Run, dataset: Dataset, output: Path, how: tuple[Clock, Listene
         listen(Event("leakage", text))
     for case, reason in store.failed.items():
         listen(Event("warning", f"left out: {reason}" if case in reason else f"left out: case {case}: {reason}"))
-    task = task_module(run.task.kind).make(run.task, dataset.with_cases(pool.cases), run.prepare.shape)
+    task = make_task(run, dataset.with_cases(pool.cases))
     for where, why in run.reasons.items():
         listen(Event("line", f"{where}: {why}"))
     write_contact_sheet(output / "augmented.png", pool, task, run)

@@ -1,0 +1,79 @@
+"""Whether two engines find the same boxes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medmap.dataset import Case, Ref
+from medmap.metrics import box_iou
+from medmap.tasks.detect import Detect, DetectSection, Found
+
+if TYPE_CHECKING:
+    from medmap.bundle.stored import Bundle
+
+SAME = 0.95  # IoU of two boxes that are the same
+LEAST_SAME = 0.99  # share of boxes that must be the same where no truth is known
+MAX_AP50_DROP = 0.002
+REPORTED = 0.3  # score from which a box counts here, where the bundle has no operating point
+
+
+class BoxLikeness:
+    """The share of boxes that two engines agree on, and what one of them loses of AP50 against the truth.
+
+    Args:
+        task: What makes boxes of numbers.
+        thresholds: (classes,) score from which a box is reported.
+    """
+
+    def __init__(self, task: Detect, thresholds: Sequence[float] | NDArray[np.float64]) -> None:
+        self._task, self._thresholds = task, np.asarray(thresholds, dtype=np.float64)
+        self._same, self._reported = 0, 0
+        self._pairs: list[tuple[Found, Found, NDArray[np.float32]]] = []
+
+    @classmethod
+    def of(cls, bundle: Bundle) -> BoxLikeness:
+        """The likeness for a bundle's engines."""
+        from medmap.networks import NetworkSpec
+
+        section = DetectSection.model_validate(bundle.spec.run.get("task", {"kind": "detect"}))
+        task = Detect(section, bundle.labels, NetworkSpec(**bundle.spec.members[0].network))
+        return cls(task, bundle.decision.thresholds or (REPORTED,) * task.outputs)
+
+    def again(self) -> BoxLikeness:
+        """The same question, with nothing gathered yet."""
+        return BoxLikeness(self._task, self._thresholds)
+
+    def add(self, expected: NDArray[Any], found: NDArray[Any], truth: Any | None) -> None:
+        """Gather the (N, members, places, numbers) of both, and the boxes in each input where they are known."""
+        for number, both in enumerate(zip(expected, found, strict=True)):
+            theirs, ours = (self._task.of_patch(numbers) for numbers in both)
+            reported = theirs.scores >= self._thresholds[theirs.labels]
+            shared = box_iou(theirs.corners[reported], ours.corners)
+            shared = np.where(theirs.labels[reported][:, None] == ours.labels[None], shared, 0)
+            self._same += int((shared.max(1, initial=0) >= SAME).sum())
+            self._reported += int(reported.sum())
+            if truth is not None:
+                self._pairs.append((theirs, ours, truth[number]))
+
+    def result(self) -> dict[str, Any]:
+        """``boxes_matched`` and ``ap50_drop``."""
+        matched = self._same / self._reported if self._reported else None
+        drop = None
+        if any((truth[:, 2 * self._task.spec.dimensions] > 0).any() for _, _, truth in self._pairs):
+            cases = [Case(str(n), str(n), {"image": Ref("")}) for n in range(len(self._pairs))]
+            theirs = self._task.score([(found, truth) for found, _, truth in self._pairs], cases)
+            ours = self._task.score([(found, truth) for _, found, truth in self._pairs], cases)
+            drop = theirs.value - ours.value
+        return {"boxes_matched": matched, "ap50_drop": drop}
+
+    def passed(self) -> bool | None:
+        """By the AP50 lost, else by the boxes that are the same."""
+        found = self.result()
+        matched, drop = found["boxes_matched"], found["ap50_drop"]
+        if drop is not None:
+            return bool(drop <= MAX_AP50_DROP)
+        return None if matched is None else bool(matched >= LEAST_SAME)

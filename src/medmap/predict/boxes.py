@@ -1,0 +1,126 @@
+"""Boxes: an image at a time through windows, all members' and views' answers made one, back on the source's grid."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+
+from medmap import augment
+from medmap.bundle import Bundle
+from medmap.dataset import Case, Dataset
+from medmap.errors import DataError, UsageError
+from medmap.image import Image
+from medmap.predict.accept import FailedCase, images_of, refuse_unlike, unlike
+from medmap.prepare import Prepared, Recipe
+from medmap.results import Prediction
+from medmap.tasks.detect import Detect, DetectSection, Found
+
+Ready = tuple[dict[str, Image], list[Prepared]]
+
+
+def task_of(bundle: Bundle) -> Detect:
+    """The detection that a bundle was trained for, as its run and its first member's network say."""
+    from medmap.networks import NetworkSpec
+
+    section = DetectSection.model_validate(bundle.spec.run.get("task", {"kind": "detect"}))
+    return Detect(section, bundle.labels, NetworkSpec(**bundle.spec.members[0].network))
+
+
+class Predictor:
+    """Bundles made ready to answer together. Use as a context manager.
+
+    Args:
+        bundles: What answers; each with its own preparation, boxes of all of them are fused on the image's grid.
+        engine: ``auto`` (the fastest that passed parity at export), ``torch``, ``onnx`` or ``openvino``.
+        device: ``cpu``, ``cuda`` or ``auto``.
+        test_time_flips: Answer for the mirrored views that training allowed, too; None: as many as are allowed.
+
+    Raises:
+        UsageError: A bundle whose members prepare images differently.
+    """
+
+    def __init__(
+        self,
+        bundles: Sequence[Bundle],
+        engine: str = "auto",
+        device: str = "auto",
+        test_time_flips: bool | None = None,
+    ) -> None:
+        for bundle in bundles:
+            if len({Recipe.from_json(member.recipe).digest for member in bundle.spec.members}) > 1:
+                raise UsageError("the members of a detector prepare images in one way", got=str(bundle.path))
+        self.bundles = tuple(bundles)
+        self.recipes = [Recipe.from_json(bundle.spec.members[0].recipe) for bundle in bundles]
+        self.tasks = [task_of(bundle) for bundle in bundles]
+        self._engines = [b.engine(engine, device=device, precision="auto") for b in bundles]  # type: ignore[arg-type]
+        flips = tuple(bundles[0].spec.run.get("augment", {}).get("flip_axes", ()))
+        self._views = augment.views(flips) if test_time_flips in (None, True) else ((),)
+
+    def __enter__(self) -> Predictor:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for engine in self._engines:
+            engine.close()
+
+    def prepared(self, images: dict[str, Image]) -> Ready:
+        """A case as each bundle's networks see it; refused when the bundle is not for such images.
+
+        Raises:
+            DataError: Another modality, dimension or channel count than the bundle is for.
+        """
+        ((name, image),) = images.items()
+        refuse_unlike(image, self.bundles[0].decision.accepts.get(name, {}))
+        return images, [recipe.apply(image) for recipe in self.recipes]
+
+    def answer(self, case: str, ready: Ready) -> Prediction:
+        """The boxes of one case on its own grid, those below the operating point among them."""
+        images, prepared = ready
+        ((name, image),) = images.items()
+        each: list[Found] = []
+        for task, engine, one in zip(self.tasks, self._engines, prepared, strict=True):
+            found = task.viewed(engine, one.tensors["image"], self._views)
+            boxes = task.boxes(found, one.trace.target).moved(one.trace)
+            each.append(Found(boxes.corners, boxes.scores, boxes.label_ids))
+        together = self.tasks[0].fused(each)
+        decision = self.bundles[0].decision
+        told = unlike(image, decision.accepts.get(name, {}))
+        warnings = (*image.source.warnings, *([told] if told else []))
+        boxes = self.tasks[0].boxes(together, image.geometry)
+        digest = "+".join(bundle.digest for bundle in self.bundles)
+        return Prediction(
+            case, {"boxes": replace(boxes, thresholds=decision.thresholds)}, {name: image.geometry}, digest, warnings
+        )
+
+
+def answered(
+    bundles: Sequence[Bundle],
+    dataset: Dataset,
+    engine: str,
+    device: str,
+    memory_bytes: int | None,
+    channels: Sequence[str] | None,
+) -> Iterator[Prediction | FailedCase]:
+    """Boxes for every case of a dataset, in order; the next case is read meanwhile, where memory is not limited."""
+    with Predictor(bundles, engine, device) as predictor, ThreadPoolExecutor(1) as ahead:
+
+        def ready(case: Case) -> Ready:
+            return predictor.prepared(images_of(bundles[0], dataset, case, channels))
+
+        cases = list(dataset)
+        following: Future[Ready] | None = None
+        for number, case in enumerate(cases):
+            current = following or ahead.submit(ready, case)
+            more = number + 1 < len(cases) and memory_bytes is None
+            following = ahead.submit(ready, cases[number + 1]) if more else None
+            try:
+                yield predictor.answer(case.id, current.result())
+            except DataError as error:
+                yield FailedCase(case.id, str(error))
+
+
+def answer(bundles: Sequence[Bundle], name: str, image: Image, engine: str, device: str) -> Prediction:
+    """The boxes for one image."""
+    with Predictor(bundles, engine, device) as predictor:
+        return predictor.answer(name, predictor.prepared({next(iter(bundles[0].spec.inputs)): image}))

@@ -1,0 +1,121 @@
+"""What a detector is to say at each place: which truth a place answers for, and how its box is told in numbers.
+
+Boxes are edges here: (…, 2 · ndim) low edges, then high edges, in voxels; voxel ``i`` reaches from ``i`` to ``i + 1``.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+CANDIDATES = 9  # places a map that a truth's statistics are taken over: Zhang et al. 2020
+LARGEST_STRETCH = math.log(1000 / 16)  # of a prior's side, as Faster R-CNN has it
+
+
+def overlap(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """(n, m) intersection over union of (n, 2·ndim) with (m, 2·ndim) boxes."""
+    import torch
+
+    ndim = first.shape[-1] // 2
+    low = torch.maximum(first[:, None, :ndim], second[None, :, :ndim])
+    high = torch.minimum(first[:, None, ndim:], second[None, :, ndim:])
+    both = (high - low).clamp_min(0).prod(-1)
+    sizes = [(boxes[:, ndim:] - boxes[:, :ndim]).clamp_min(0).prod(-1) for boxes in (first, second)]
+    return both / (sizes[0][:, None] + sizes[1][None] - both).clamp_min(1e-9)
+
+
+def generalised_overlap(first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(n,) IoU and generalised IoU (Rezatofighi et al. 2019) of (n, 2·ndim) boxes with their partners."""
+    import torch
+
+    ndim = first.shape[-1] // 2
+    low, high = torch.maximum(first, second)[..., :ndim], torch.minimum(first, second)[..., ndim:]
+    both = (high - low).clamp_min(0).prod(-1)
+    either = sum((boxes[..., ndim:] - boxes[..., :ndim]).clamp_min(0).prod(-1) for boxes in (first, second)) - both
+    hull = torch.maximum(first, second)[..., ndim:] - torch.minimum(first, second)[..., :ndim]
+    around = hull.clamp_min(0).prod(-1)
+    iou = both / either.clamp_min(1e-9)
+    return iou, iou - (around - either) / around.clamp_min(1e-9)
+
+
+def edges_of(priors: torch.Tensor) -> torch.Tensor:
+    """Edges of (places, 2·ndim) boxes told by centre and sides."""
+    import torch
+
+    ndim = priors.shape[-1] // 2
+    centre, half = priors[..., :ndim], priors[..., ndim:] / 2
+    return torch.cat([centre - half, centre + half], dim=-1)
+
+
+def decoded(numbers: torch.Tensor, priors: torch.Tensor, anchored: bool) -> torch.Tensor:
+    """The boxes that a detector tells.
+
+    Args:
+        numbers: (…, places, 2·ndim).
+        priors: (places, 2·ndim) centre and sides.
+        anchored: By moving and stretching the prior (Ren et al. 2015); else by the distances from the prior's centre
+            to the box's sides, in halves of the prior's (Tian et al. 2019).
+    """
+    import torch
+
+    ndim = priors.shape[-1] // 2
+    centre, sides = priors[:, :ndim], priors[:, ndim:]
+    first, second = numbers[..., :ndim], numbers[..., ndim:]
+    if anchored:
+        middle = centre + first * sides
+        half = sides * torch.exp(second.clamp(-LARGEST_STRETCH, LARGEST_STRETCH)) / 2
+        return torch.cat([middle - half, middle + half], dim=-1)
+    to_low, to_high = (torch.exp(part.clamp(-LARGEST_STRETCH, LARGEST_STRETCH)) * sides / 2 for part in (first, second))
+    return torch.cat([centre - to_low, centre + to_high], dim=-1)
+
+
+def assigned(truths: torch.Tensor, priors: torch.Tensor, places: tuple[int, ...], each: int = 1) -> torch.Tensor:
+    """Which truth each place answers for, by adaptive training sample selection.
+
+    Of each map the ``CANDIDATES`` places closest to a truth's centre are candidates; those whose prior overlaps it by
+    at least the mean and a standard deviation of all of them, with their centre inside, are its places. A truth that
+    this leaves without a place gets the closest one; a place claimed twice answers for the truth that it overlaps
+    more. Source: Zhang et al. 2020, https://arxiv.org/abs/1912.02424, algorithm 1 (but for the last resort).
+
+    Args:
+        truths: (n, 2·ndim) edges.
+        priors: (places, 2·ndim) centre and sides.
+        places: How many of them belong to each map.
+        each: Anchors a place.
+
+    Returns:
+        (places,) int64 number of the truth, −1 for none.
+    """
+    import torch
+
+    result = torch.full((len(priors),), -1, dtype=torch.int64, device=priors.device)
+    if not len(truths):
+        return result
+    ndim = priors.shape[-1] // 2
+    shared = overlap(truths, edges_of(priors))
+    middles = (truths[:, :ndim] + truths[:, ndim:]) / 2
+    distance = torch.cdist(middles, priors[:, :ndim].to(middles.dtype))
+    candidates = []
+    start = 0
+    for count in places:
+        few = min(CANDIDATES * each, count)
+        nearest = distance[:, start : start + count].topk(few, dim=1, largest=False).indices
+        candidates.append(nearest + start)
+        start += count
+    chosen = torch.cat(candidates, dim=1)
+    quality = shared.gather(1, chosen)
+    least = quality.mean(1) + (quality.std(1) if quality.shape[1] > 1 else 0)
+    centres = priors[:, :ndim][chosen]
+    inside = ((centres > truths[:, None, :ndim]) & (centres < truths[:, None, ndim:])).all(-1)
+    taken = inside & (quality >= least[:, None])
+    claims = torch.zeros_like(shared)
+    claims.scatter_(1, chosen, torch.where(taken, quality.clamp_min(1e-6), 0.0))
+    bare = (~taken.any(1)).nonzero()[:, 0]
+    if len(bare):
+        closest = distance[bare].argmin(1)
+        claims[bare, closest] = 2.0  # nothing else takes a truth's only place
+    best, which = claims.max(0)
+    return torch.where(best > 0, which, result)

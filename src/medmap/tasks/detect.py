@@ -1,0 +1,481 @@
+"""Image → boxes: where each finding is and how sure, learned from boxes, answered through windows."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from medmap.config import Section
+from medmap.errors import DatasetError
+from medmap.geometry import Geometry
+from medmap.metrics.average_precision import average_precisions
+from medmap.metrics.boxes import BoxList, match_boxes
+from medmap.metrics.inputs import Patients
+from medmap.results import Boxes, Label
+from medmap.runtime import Windows, each_window, fused, suppressed
+from medmap.tasks.box_targets import assigned, decoded, generalised_overlap
+from medmap.tasks.protocol import Batch, Examples, Forward, Selection, Tensors
+
+if TYPE_CHECKING:
+    import torch
+
+    from medmap.dataset import Case, Dataset
+    from medmap.networks import NetworkSpec
+
+LEAST_SCORE = 0.02  # what is less sure is no finding on any curve
+MOST_OF_A_WINDOW = 300  # boxes of a window that are looked at, the surest ones
+SEEN = 0.5  # part of a box that a patch must hold to be learned from; what holds less teaches nothing there
+GLIMPSED = 0.1  # part below which it is not there at all
+WINDOWS_AT_ONCE = 4
+
+
+class DetectSection(Section):
+    """How the mapping image → boxes is learned; ``task:`` of run.yaml.
+
+    Args:
+        kind: detect.
+        focal_gamma: How much the loss of classes turns away from places that are easy (Lin et al. 2017).
+        focal_alpha: Share of places with a finding in the focal loss of ``retinanet``.
+        box: Weight of the loss of boxes (generalised IoU) beside that of classes.
+        foreground: Share of patches that are drawn around a box, each class as often as another.
+        patches: Patches of each case in an epoch.
+        overlap: Share of a window's side that the next one looks at again.
+        most_overlap: IoU from which of two boxes of one class the less sure one is dropped.
+        fuse: IoU from which boxes of several networks or views are one finding.
+    """
+
+    kind: Literal["detect"] = "detect"
+    focal_gamma: float = Field(default=2.0, ge=0, le=10)
+    focal_alpha: float = Field(default=0.25, gt=0, lt=1)
+    box: float = Field(default=2.0, ge=0)
+    foreground: float = Field(default=0.7, ge=0, le=1)
+    patches: int = Field(default=1, ge=1, le=10_000)
+    overlap: float = Field(default=0.3, ge=0, lt=0.9)
+    most_overlap: float = Field(default=0.5, gt=0, lt=1)
+    fuse: float = Field(default=0.4, gt=0, lt=1)
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """Boxes on a prepared grid, best first.
+
+    Args:
+        corners: (n, 2·ndim) at voxel centres.
+        scores: (n,) in 0…1.
+        labels: (n,) classes.
+    """
+
+    corners: NDArray[np.float64]
+    scores: NDArray[np.float64]
+    labels: NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Detect:
+    """The task; ``make`` builds it from a dataset.
+
+    A truth is (boxes, 2·ndim + 1 + classes) float32: edges in voxels (voxel ``i`` reaches from ``i`` to ``i + 1``),
+    a state (1 there, 0 padding, −1 neither to be found nor wrong), and 1 for each class that it has.
+
+    Args:
+        section: Loss, sampling and windows.
+        labels: The classes.
+        spec: The network, whose places answer.
+        known: Case → the classes that were looked at, for cases where that is not all of them.
+    """
+
+    section: DetectSection
+    labels: tuple[Label, ...]
+    spec: NetworkSpec
+    known: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    moves: Literal["boxes"] = "boxes"
+
+    @property
+    def outputs(self) -> int:
+        """One number a class, for each place."""
+        return len(self.labels)
+
+    @property
+    def patch(self) -> tuple[int, ...]:
+        """Voxels along each axis of what the network sees."""
+        return self.spec.input_shape
+
+    @property
+    def _ndim(self) -> int:
+        return self.spec.dimensions
+
+    @cached_property
+    def _priors(self) -> NDArray[np.float32]:
+        from medmap.networks import priors
+
+        return priors(self.spec)
+
+    @cached_property
+    def _places(self) -> tuple[int, ...]:
+        from medmap.networks import places_per_map
+
+        return places_per_map(self.spec)
+
+    @property
+    def _anchored(self) -> bool:
+        return not self.spec.name.startswith("fcos")
+
+    @property
+    def _each(self) -> int:
+        return max(1, len(self.spec.anchors[0])) if self._anchored and self.spec.anchors else 1
+
+    def network(self, name: str, **options: Any) -> torch.nn.Module:
+        """An untrained network; ``options`` are the other fields of ``NetworkSpec``."""
+        from medmap.networks import NetworkSpec, build
+
+        seed = options.pop("seed", 0)
+        return build(NetworkSpec(name=name, outputs=self.outputs, **{**options, "boxes": True}), seed=seed)
+
+    def draw(self, tensors: Tensors, rng: np.random.Generator) -> Tensors:
+        """A patch: around a box of some class for ``foreground`` of them, else anywhere."""
+        image, boxes = tensors["image"], np.asarray(tensors["boxes"], dtype=np.float32)
+        n, sides = self._ndim, np.array(self.patch)
+        shape = np.array(image.shape[-n:])
+        room = np.maximum(shape - sides, 0)
+        start = np.array([int(rng.integers(extra + 1)) for extra in room])
+        there = boxes[boxes[:, 2 * n] > 0]
+        if len(there) and rng.random() < self.section.foreground:
+            classes = np.flatnonzero(there[:, 2 * n + 1 :].any(0))
+            mine = there[there[:, 2 * n + 1 + int(rng.choice(classes))] > 0]
+            low, high = np.split(mine[int(rng.integers(len(mine)))][: 2 * n], 2)
+            ends = np.sort(np.stack([np.floor(high - sides), np.floor(low)]), axis=0).astype(int)
+            start = np.clip([int(rng.integers(a, b + 1)) for a, b in ends.T], 0, room)
+        part = np.asarray(image[(slice(None), *(slice(a, a + b) for a, b in zip(start, sides, strict=True)))])
+        around = [(0, 0), *((0, int(b - have)) for b, have in zip(sides, part.shape[1:], strict=True))]
+        if any(after for _, after in around):
+            part = np.pad(part, around, constant_values=part.min())
+        return {"image": part, "boxes": within(boxes, start, sides)}
+
+    def collate(self, examples: Sequence[Tensors], cases: Sequence[Case]) -> tuple[torch.Tensor, torch.Tensor]:
+        """(batch, channels, spatial …) images and (batch, boxes, 2·ndim + 1 + classes) truths, padded to one number."""
+        import torch
+
+        images = torch.from_numpy(np.stack([e["image"] for e in examples]).astype(np.float32))
+        most = max([1, *(len(e["boxes"]) for e in examples)])
+        truth = np.zeros((len(examples), most, 2 * self._ndim + 1 + self.outputs), dtype=np.float32)
+        for row, example in zip(truth, examples, strict=True):
+            row[: len(example["boxes"])] = example["boxes"]
+        return images, torch.from_numpy(truth)
+
+    def cut(self, truth: torch.Tensor) -> torch.Tensor:
+        """Truths of a batch after their images moved: cut at the edge, spared where half of one is gone."""
+        import torch
+
+        rows = truth.numpy()
+        kept = [cut(row[row[:, 2 * self._ndim] != 0], np.array(self.patch)) for row in rows]
+        packed = np.zeros((len(rows), max([1, *map(len, kept)]), rows.shape[2]), dtype=np.float32)
+        for row, mine in zip(packed, kept, strict=True):
+            row[: len(mine)] = mine
+        return torch.from_numpy(packed)
+
+    def pretended(self, images: torch.Tensor) -> torch.Tensor:
+        """One box of every class in the middle of each image."""
+        import torch
+
+        sides = torch.tensor(self.patch, dtype=torch.float32)
+        row = torch.cat([sides * 0.4, sides * 0.6, torch.ones(1 + self.outputs)])
+        boxes: torch.Tensor = row.repeat(len(images), 1, 1)
+        return boxes
+
+    def examples(self, store: Examples, rows: Sequence[int], seed: int) -> tuple[NDArray[np.float32], list[Any]]:
+        """(rows, channels, patch …) patches drawn from prepared cases, and the boxes in each."""
+        drawn = [self.draw(store[row], np.random.default_rng([seed, row])) for row in rows]
+        images = np.stack([np.asarray(one["image"], dtype=np.float32) for one in drawn])
+        return images, [one["boxes"] for one in drawn]
+
+    # -- learning ------------------------------------------------------------------------------------------------
+
+    def loss(self, net: torch.nn.Module, batch: Batch) -> torch.Tensor:
+        """Classes of every place, and boxes of the places that answer for a truth, a place at a time."""
+        import torch
+
+        numbers = net(batch.images).float()
+        places = torch.from_numpy(self._priors).to(numbers.device)
+        boxes = decoded(numbers[..., self.outputs :], places, self._anchored)
+        total, count = numbers.new_zeros(()), 0
+        for row, (truth, case) in enumerate(zip(batch.truth, batch.cases, strict=True)):
+            logits, told = numbers[row, :, : self.outputs], boxes[row]
+            loss, positives = self._of_image(logits, told, truth.float(), places, case)
+            total, count = total + loss, count + positives
+        mean: torch.Tensor = total / max(1, count)
+        return mean
+
+    def _of_image(
+        self, logits: torch.Tensor, told: torch.Tensor, truth: torch.Tensor, places: torch.Tensor, case: str
+    ) -> tuple[torch.Tensor, int]:
+        """The summed loss of one image, and how many places answer for something."""
+        import torch
+
+        n = self._ndim
+        there, spared = truth[truth[:, 2 * n] > 0], truth[truth[:, 2 * n] < 0]
+        which = assigned(there[:, : 2 * n], places, self._places, self._each)
+        mine = (which >= 0).nonzero()[:, 0]
+        target = torch.zeros_like(logits)
+        loss = logits.new_zeros(())
+        if len(mine):
+            goal = there[which[mine]]
+            iou, generalised = generalised_overlap(told[mine], goal[:, : 2 * n])
+            loss = loss + self.section.box * (1 - generalised).sum()
+            # an anchor's class is there or not; a place is as sure as its box is right (Li et al. 2020)
+            sure = torch.ones_like(iou) if self._anchored else iou.detach().clamp(0, 1)
+            target[mine] = goal[:, 2 * n + 1 :] * sure[:, None]
+        weight = logits.new_ones(logits.shape)
+        if len(spared):
+            centres = places[:, None, :n]
+            inside = ((centres > spared[None, :, :n]) & (centres < spared[None, :, n : 2 * n])).all(-1).any(1)
+            weight[inside & (which < 0)] = 0
+        if case in self.known:
+            weight[:, [c for c in range(self.outputs) if c not in self.known[case]]] = 0
+        return loss + (self._of_classes(logits, target) * weight).sum(), len(mine)
+
+    def _of_classes(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Focal loss (Lin et al. 2017) of anchors; of places its form for targets between 0 and 1 (Li et al. 2020)."""
+        import torch
+        from torch.nn import functional
+
+        plain = functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
+        loss = plain * (target - torch.sigmoid(logits)).abs() ** self.section.focal_gamma
+        if self._anchored:
+            alpha = self.section.focal_alpha
+            loss = loss * (alpha * target + (1 - alpha) * (1 - target)) * 2
+        return loss
+
+    def sampling_weights(self, cases: Sequence[Case]) -> None:
+        """Every case comes once an epoch; classes are balanced by where patches are drawn."""
+        return
+
+    # -- reading the answer ----------------------------------------------------------------------------------------
+
+    def windows(self, image: NDArray[np.float32]) -> Windows:
+        """How an image is covered."""
+        return Windows(self.patch, self.section.overlap, WINDOWS_AT_ONCE, fill=float(image.min()))
+
+    def found(self, network: Forward, image: NDArray[np.float32], windows: Windows | None = None) -> Found:
+        """The boxes of one prepared image.
+
+        Windows overlap; of each, the boxes are taken whose centre lies nearer to its middle than to its neighbour's,
+        so that an object which one window cuts is told by the one that holds it. Boxes of several networks that mean
+        the same are fused.
+
+        Args:
+            network: (batch, channels, patch …) to (batch, places, numbers), or (batch, members, places, numbers).
+            image: (channels, spatial …) prepared.
+            windows: How to cover it; None as ``windows`` says.
+        """
+        windows = windows or self.windows(image)
+        n = self._ndim
+        zones = [_zones(starts, side) for starts, side in zip(windows.starts(image.shape[1:]), self.patch, strict=True)]
+        voters: list[list[Found]] = []
+        for corner, answer in each_window(network, image, windows):
+            rows = answer[None] if answer.ndim == 2 else answer
+            voters = voters or [[] for _ in rows]
+            low, high = np.array([zone[at] for zone, at in zip(zones, corner, strict=True)]).T
+            for voter, numbers in zip(voters, rows, strict=True):
+                one = self.of_window(numbers)
+                corners = one.corners + np.tile(corner, 2)
+                middle = (corners[:, :n] + corners[:, n:]) / 2
+                kept = ((middle >= low) & (middle < high)).all(1)
+                voter.append(Found(corners[kept], one.scores[kept], one.labels[kept]))
+        each = [self._suppressed(_joined(voter)) for voter in voters]
+        return self._inside(self.fused(each), image.shape[1:])
+
+    def viewed(self, network: Forward, image: NDArray[np.float32], views: Sequence[Sequence[int]] = ((),)) -> Found:
+        """As ``found``, for an image and its mirrored views together.
+
+        Args:
+            network: As ``found``.
+            image: (channels, spatial …) prepared.
+            views: For each view the spatial axes that are mirrored; ``()`` is the image as it is.
+        """
+        n, last = self._ndim, np.array(image.shape[1:]) - 1
+        each = []
+        for view in views:
+            turned = np.ascontiguousarray(np.flip(image, tuple(axis + 1 for axis in view))) if view else image
+            one = self.found(network, turned)
+            low, high = one.corners[:, :n].copy(), one.corners[:, n:].copy()
+            for axis in view:
+                low[:, axis], high[:, axis] = last[axis] - one.corners[:, n + axis], last[axis] - one.corners[:, axis]
+            each.append(Found(np.concatenate([low, high], axis=1), one.scores, one.labels))
+        return self.fused(each)
+
+    def of_window(self, numbers: NDArray[np.float32]) -> Found:
+        """The surest boxes that (places, classes + 2·ndim) numbers tell, none suppressed yet."""
+        import torch
+
+        n = self._ndim
+        logits = numbers[:, : self.outputs].astype(np.float64)
+        scores = 1 / (1 + np.exp(-logits))
+        places, labels = np.nonzero(scores >= LEAST_SCORE)
+        value = scores[places, labels]
+        best = np.argsort(-value, kind="stable")[:MOST_OF_A_WINDOW]
+        places, labels, value = places[best], labels[best], value[best]
+        told = torch.from_numpy(np.ascontiguousarray(numbers[places, self.outputs :]))
+        edges = decoded(told, torch.from_numpy(self._priors[places]), self._anchored).numpy().astype(np.float64)
+        middle = (edges[:, :n] + edges[:, n:]) / 2 - 0.5
+        half = np.maximum(edges[:, n:] - edges[:, :n] - 1, 0) / 2  # below one voxel a box becomes that voxel
+        return Found(np.concatenate([middle - half, middle + half], axis=1), value, labels)
+
+    def _suppressed(self, one: Found) -> Found:
+        kept = suppressed(one.corners, one.scores, one.labels, self.section.most_overlap)
+        return Found(one.corners[kept], one.scores[kept], one.labels[kept])
+
+    def fused(self, each: Sequence[Found]) -> Found:
+        """The answer of several networks or views together."""
+        if len(each) == 1:
+            return each[0]
+        all_of_them = _joined(each)
+        parts = all_of_them.corners, all_of_them.scores, all_of_them.labels
+        return Found(*fused(*parts, self.section.fuse, len(each)))
+
+    def _inside(self, one: Found, shape: Sequence[int]) -> Found:
+        """What lies in the image, cut at its edge."""
+        n, last = self._ndim, np.array(shape) - 1
+        low, high = np.clip(one.corners[:, :n], 0, last), np.clip(one.corners[:, n:], 0, last)
+        kept = ((one.corners[:, :n] <= last) & (one.corners[:, n:] >= 0)).all(1)
+        return Found(np.concatenate([low, high], axis=1)[kept], one.scores[kept], one.labels[kept])
+
+    def answers(
+        self, forward: Forward, store: Examples, rows: Sequence[int]
+    ) -> list[tuple[Found, NDArray[np.float32]]]:
+        """For each case the boxes found and the true ones, both on the prepared grid."""
+        found = []
+        for row in rows:
+            tensors = store[row]
+            image = np.asarray(tensors["image"], dtype=np.float32)
+            found.append((self.found(forward, image), np.asarray(tensors["boxes"], dtype=np.float32)))
+        return found
+
+    def score(self, answers: list[tuple[Found, NDArray[np.float32]]], cases: Sequence[Case]) -> Selection:
+        """What "best by validation" goes by: AP50, mean over the classes."""
+        found = _listed([one for one, _ in answers], self._ndim)
+        true = _true_boxes([truth for _, truth in answers], self._ndim)
+        patients = Patients.of([case.patient for case in cases], len(cases))
+        values = average_precisions(match_boxes(found, true, (0.5,)), self.outputs, patients).values[0]
+        known = values[np.isfinite(values)]
+        value = float(known.mean()) if len(known) else 0.0
+        return Selection("ap50", value, value)
+
+    def decode(self, logits: NDArray[np.float32], **options: Any) -> Boxes:
+        """One window's boxes from (places, numbers) or (members, places, numbers).
+
+        Args:
+            logits: The network's answer.
+            options: ``geometry``: the grid; without it one without a size.
+        """
+        geometry = options.get("geometry") or Geometry.without_size(self.patch)
+        return self.boxes(self.of_patch(logits), geometry)
+
+    def of_patch(self, numbers: NDArray[np.float32]) -> Found:
+        """The boxes of one window that is the whole image, from (places, numbers) or (members, places, numbers)."""
+        rows = numbers[None] if numbers.ndim == 2 else numbers
+        one = self.fused([self._suppressed(self.of_window(row)) for row in rows])
+        return self._inside(one, self.patch)
+
+    def boxes(self, one: Found, geometry: Geometry, thresholds: tuple[float, ...] = ()) -> Boxes:
+        """Boxes on a grid as a result."""
+        return Boxes(one.corners, one.labels, one.scores, self.labels, geometry, thresholds=thresholds)
+
+    def supports(self, dimensions: int, channels: int) -> str | None:
+        """Pictures and volumes of any channel count."""
+        return None if dimensions in (2, 3) else f"images of {dimensions} dimensions"
+
+
+def _zones(starts: Sequence[int], side: int) -> dict[int, tuple[float, float]]:
+    """First voxel of each window along an axis → from where to where its boxes' centres count."""
+    middles = [(after + before + side) / 2 - 0.5 for before, after in itertools.pairwise(starts)]
+    return dict(zip(starts, zip((-np.inf, *middles), (*middles, np.inf), strict=True), strict=True))
+
+
+def within(boxes: NDArray[np.float32], start: NDArray[Any], sides: NDArray[Any]) -> NDArray[np.float32]:
+    """Boxes as a patch holds them: moved, cut at its edge; what it holds only a part of is spared, or left out.
+
+    Args:
+        boxes: (n, 2·ndim + 1 + classes), as ``Detect`` says.
+        start: First voxel of the patch along each axis.
+        sides: Voxels of the patch along each axis.
+    """
+    n = len(sides)
+    moved = boxes.copy()
+    moved[:, : 2 * n] -= np.tile(start, 2)
+    return cut(moved, sides)
+
+
+def cut(boxes: NDArray[np.float32], sides: NDArray[Any]) -> NDArray[np.float32]:
+    """Boxes cut at the edges of an image whose first voxel is 0; see ``within``."""
+    n = len(sides)
+    low, high = boxes[:, :n], boxes[:, n : 2 * n]
+    size = np.maximum(high - low, 1e-6).prod(1)
+    inner = np.concatenate([np.clip(low, 0, sides), np.clip(high, 0, sides)], axis=1)
+    share = np.maximum(inner[:, n:] - inner[:, :n], 0).prod(1) / size
+    result = boxes.copy()
+    result[:, : 2 * n] = inner
+    result[share < SEEN, 2 * n] = -np.abs(result[share < SEEN, 2 * n])
+    kept: NDArray[np.float32] = result[share >= GLIMPSED]
+    return kept
+
+
+def _joined(each: Sequence[Found]) -> Found:
+    return Found(
+        np.concatenate([one.corners for one in each]),
+        np.concatenate([one.scores for one in each]),
+        np.concatenate([one.labels for one in each]),
+    )
+
+
+def _listed(each: Sequence[Found], ndim: int) -> BoxList:
+    """Found boxes of several cases as the metrics take them."""
+    joined = _joined(each)
+    cases = np.repeat(np.arange(len(each)), [len(one.scores) for one in each])
+    return BoxList(cases, joined.corners.reshape(-1, 2 * ndim), joined.labels, joined.scores)
+
+
+def _true_boxes(truths: Sequence[NDArray[np.float32]], ndim: int) -> BoxList:
+    """True boxes of several cases as the metrics take them, once for each class that they have."""
+    rows = [(case, row) for case, truth in enumerate(truths) for row in truth]
+    listed = [(case, row, int(label)) for case, row in rows for label in np.flatnonzero(row[2 * ndim + 1 :])]
+    edges = np.array([row[: 2 * ndim] for _, row, _ in listed], dtype=np.float64).reshape(-1, 2 * ndim)
+    edges[:, ndim:] = np.maximum(edges[:, ndim:] - 1, edges[:, :ndim])
+    return BoxList(
+        np.array([case for case, _, _ in listed], dtype=np.int64),
+        edges,
+        np.array([label for _, _, label in listed], dtype=np.int64),
+        ignored=np.array([row[2 * ndim] < 0 for _, row, _ in listed], dtype=np.bool_),
+    )
+
+
+def make(
+    section: DetectSection, dataset: Dataset, patch: Sequence[int] = (), network: Mapping[str, Any] | None = None
+) -> Detect:
+    """The task for a dataset (give the training cases).
+
+    Args:
+        section: ``task:`` of run.yaml.
+        dataset: Cases with boxes.
+        patch: Voxels along each axis of what the network sees.
+        network: ``name`` and the other fields of ``NetworkSpec`` but ``outputs``; None for ``fcos``.
+
+    Raises:
+        DatasetError: No class, or no case that was looked at for boxes.
+    """
+    from medmap.networks import NetworkSpec
+
+    if not dataset.labels:
+        raise DatasetError(f"{dataset.name} names no class", remedy="name them in dataset.yaml, labels: {0: nodule}")
+    if not any(case.truth.boxes for case in dataset):
+        raise DatasetError(f"no case of {dataset.name} has a box", remedy="give boxes in cases.csv; check shows how")
+    plain = {"name": "fcos", "dimensions": len(patch), "in_channels": 1, "input_shape": tuple(patch)}
+    spec = NetworkSpec(**{**plain, **(network or {}), "outputs": len(dataset.labels), "boxes": True})
+    known = {case.id: case.truth.known for case in dataset if case.truth.known is not None}
+    return Detect(section, dataset.labels, spec, known)

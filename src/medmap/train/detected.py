@@ -1,0 +1,142 @@
+"""What is the detection's own in a training: cases with boxes, the boxes of judged cases, the operating point."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medmap import augment
+from medmap.config import write_atomically
+from medmap.dataset import Case, Dataset
+from medmap.decision import Decision
+from medmap.evaluate import Circumstances, Failure, Report
+from medmap.evaluate.detected import report_from_boxes
+from medmap.evaluate.detections import DetectionTable, detection_table
+from medmap.feed import PatchStore, Progress, build_box_store
+from medmap.fit import FitState, forwarding
+from medmap.metrics.froc import ALARM
+from medmap.plan import Run
+from medmap.prepare import Recipe
+from medmap.results import Boxes
+from medmap.train.events import Event
+from medmap.train.members import Member
+from medmap.train.parts import Concluded, accepted, flow_of
+
+if TYPE_CHECKING:
+    import torch
+
+    from medmap.train.parts import Trained, Work
+
+JUDGED = "judged"
+
+
+def store(run: Run, dataset: Dataset, recipe: Recipe, folder: Path, progress: Progress) -> PatchStore:
+    """Every case with its boxes, prepared once; of the test cases training looks at the hashes alone."""
+    return build_box_store(dataset, recipe, memory_bytes=run.memory_bytes, folder=folder, progress=progress)
+
+
+def learned(work: Work, member: Member, state: FitState) -> dict[str, torch.Tensor]:
+    """Nothing to keep with the member: the boxes of each case that judges it, on its own grid, become a file."""
+    folder = work.output / JUDGED
+    folder.mkdir(parents=True, exist_ok=True)
+    with forwarding(state.fabric, state.judged, work.run.fit) as forward:
+        for done, row in enumerate(member.judge):
+            held = work.store.prepared[int(row)]
+            views = augment.views(work.run.augment.flip_axes)
+            found = work.task.viewed(forward, np.asarray(held.image, dtype=np.float32), views)
+            boxes = work.task.boxes(found, held.trace.target).moved(held.trace)
+            buffer = io.BytesIO()
+            np.savez_compressed(buffer, corners=boxes.corners, scores=boxes.scores, labels=boxes.label_ids)
+            write_atomically(folder / _file(int(row), member), buffer.getvalue())
+            work.listen(Event("progress", f"network {member.number + 1}, its cases", done + 1, len(member.judge)))
+    return {}
+
+
+def _file(row: int, member: Member) -> str:
+    return f"{row:06d}_{member.number:03d}.npz"
+
+
+def parity_examples(work: Work, rows: Sequence[int]) -> tuple[NDArray[np.float32], Any]:
+    """(rows, channels, patch …) patches on which engines are compared, and the boxes in each."""
+    images, truths = work.task.examples(work.store, rows, work.run.seed)
+    return images, truths
+
+
+def provenance(work: Work) -> dict[str, Any]:
+    """Nothing beyond what every bundle states."""
+    return {}
+
+
+def concluded(work: Work, done: Sequence[Trained]) -> Concluded:
+    """The operating point and the evaluation of cases that the networks did not learn from."""
+    how = "out of fold" if work.run.ensemble.folds else "validation split"
+    first: dict[int, Member] = {}
+    for one in done:
+        for row in one.member.judge:
+            first.setdefault(int(row), one.member)
+    decision = Decision(accepts=accepted(work), fitted_on={"cases": len(first), "how": how if first else "nothing"})
+    if not first:
+        return Concluded(decision, ("no validation case: nothing was judged, no operating point is fitted",), None)
+    found = {row: _boxes(work, row, member) for row, member in sorted(first.items())}
+    pairs = [(work.store.cases[row], boxes) for row, boxes in found.items()]
+    thresholds = operating_points(detection_table(work.dataset.with_cases([case for case, _ in pairs]), pairs))
+    decision = decision.with_(thresholds=thresholds, target="f1")
+    for label, threshold in zip(work.task.labels, thresholds, strict=True):
+        work.listen(Event("line", f"{label.name}: called from a score of {threshold:.2f} on (largest F1, {how})"))
+    return Concluded(decision, (), _report(work, first, found, thresholds))
+
+
+def operating_points(table: DetectionTable) -> tuple[float, ...]:
+    """For each class the score from which boxes are called: where F1 over all judged cases is largest.
+
+    A class without a finding that a box hit has 0.5.
+    """
+    found = []
+    for label in range(len(table.labels)):
+        wanted = table.findings & (table.true.labels == label)
+        by = table.hits.by[wanted]
+        hits = np.sort(table.found.scores[by[by >= 0]])[::-1]
+        alarms = (table.hits.outcomes == ALARM) & (table.found.labels == label)
+        wrong = np.sort(table.found.scores[alarms])
+        if not len(hits):
+            found.append(0.5)
+            continue
+        right = np.arange(1, len(hits) + 1)
+        above = len(wrong) - np.searchsorted(wrong, hits, side="left")
+        found.append(float(hits[int(np.argmax(2 * right / (right + above + wanted.sum())))]))
+    return tuple(found)
+
+
+def _boxes(work: Work, row: int, member: Member) -> Boxes:
+    with np.load(work.output / JUDGED / _file(row, member)) as held:
+        corners, scores, labels = held["corners"], held["scores"], held["labels"]
+    return Boxes(corners, labels, scores, work.task.labels, work.store.prepared[row].trace.source)
+
+
+def _report(work: Work, first: dict[int, Member], found: dict[int, Boxes], thresholds: tuple[float, ...]) -> Report:
+    cases = {row: work.store.cases[row] for row in found}
+    folds = {case.id: fold for row, case in cases.items() if (fold := first[row].fold) is not None}
+
+    def boxes() -> Iterator[tuple[Case, Boxes]]:
+        for row, case in cases.items():
+            yield case, replace(found[row], thresholds=thresholds)
+
+    failed = tuple(Failure(case, reason) for case, reason in work.store.failed.items())
+    circumstances = Circumstances(
+        failed=failed, flow=flow_of(work, len(cases)), started=time.monotonic() - work.clock.spent_s
+    )
+    return report_from_boxes(
+        work.dataset.with_cases(list(cases.values())),
+        boxes(),
+        split="oof" if work.run.ensemble.folds else "val",
+        folds=folds,
+        warnings=list(work.warnings),
+        circumstances=circumstances,
+    )

@@ -1,0 +1,169 @@
+"""Images with boxes to a bundle that gives boxes: trained, judged out of fold, exported, asked through the command."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medmap.augment import OFF
+from medmap.bundle import Bundle, verify
+from medmap.cli import run as medmap
+from medmap.errors import DatasetError
+from medmap.evaluate import evaluate
+from medmap.fit import FitSection
+from medmap.geometry import Geometry
+from medmap.image import Image
+from medmap.layouts import open_dataset
+from medmap.metrics import box_iou
+from medmap.plan import EnsembleSection, NetworkSection, Run, plan
+from medmap.predict import predict
+from medmap.prepare import PrepareSection
+from medmap.results import Boxes
+from medmap.tasks.detect import DetectSection
+from medmap.train import train
+from medmap.write import write
+
+SPACING = (0.8, 1.2)
+STRIDES = ((2, 2), (2, 2), (2, 2))
+
+
+def write_discs(folder: Path, count: int = 24, ndim: int = 2) -> Path:
+    """Pictures or volumes with bright and dark blobs on noise and a box around each; every fourth shows nothing."""
+    rng = np.random.default_rng(11)
+    (folder / "images").mkdir(parents=True)
+    spacing = SPACING if ndim == 2 else (*SPACING, 2.0)
+    with (folder / "cases.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["case", "patient", "split", "image", "boxes"])
+        for n in range(count):
+            shape = tuple(int(v) for v in rng.integers(40, 52, ndim)) if ndim == 2 else (40, 36, 24)
+            pixels = rng.normal(0, 10, shape)
+            boxes = []
+            for label, value in (("bright", 90), ("dark", -90)) if n % 4 else ():
+                half = rng.integers(4, 7, ndim) if ndim == 2 else rng.integers(3, 6, ndim)
+                centre = np.array([int(rng.integers(h + 1, s - h - 1)) for h, s in zip(half, shape, strict=True)])
+                grid = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), axis=-1)
+                inside = (((grid - centre) / (half + 0.5)) ** 2).sum(-1) <= 1
+                pixels[inside] = value
+                boxes.append({"corners": [*(centre - half).tolist(), *(centre + half).tolist()], "label": label})
+            image = Image(pixels.astype(np.float32), Geometry.from_spacing(shape, spacing))
+            write(image, folder / f"images/{n}.nii.gz")
+            split = "test" if n >= count - 6 else "train"
+            rows.writerow([f"c{n}", f"p{n}", split, f"images/{n}.nii.gz", json.dumps(boxes)])
+    (folder / "dataset.yaml").write_text(
+        "medmap_dataset: 1\nname: discs\ntask: detect\ninputs: {image: {modality: OT}}\nlabels: {0: bright, 1: dark}\n"
+    )
+    return folder
+
+
+def small_run(name: str = "fcos", ndim: int = 2, **fit: object) -> Run:
+    shape = (32, 32) if ndim == 2 else (32, 32, 16)
+    spacing = SPACING if ndim == 2 else (*SPACING, 2.0)
+    anchors = (((11.0,) * ndim, (13.0,) * ndim),) * 3 if name == "retinanet" else ()
+    return Run(
+        task=DetectSection(patches=6),
+        prepare=PrepareSection(shape=shape, grid="spacing", spacing_mm=spacing, intensity="zscore"),
+        augment=OFF.model_copy(update={"flip_axes": tuple(range(ndim)), "scale": 0.1, "probability": 1.0}),
+        network=NetworkSection(name=name, width=0.25, strides=((2,) * ndim,) * 3, finest=1, anchors=anchors),
+        fit=FitSection(
+            epochs=10, batch_size=8, learning_rate=5e-3, warmup_epochs=1, threads=1, select="last", ema_epochs=1
+        ).model_copy(update=fit),
+        ensemble=EnsembleSection(folds=2, members=2),
+    )
+
+
+@pytest.fixture(scope="module")
+def discs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_discs(tmp_path_factory.mktemp("discs") / "data")
+
+
+@pytest.fixture(scope="module")
+def trained(discs: Path) -> Path:
+    train(small_run(), open_dataset(discs), discs.parent / "run", listener=lambda event: None)
+    return discs.parent / "run"
+
+
+def test_a_detector_is_judged_out_of_fold_and_on_test_cases(discs: Path, trained: Path) -> None:
+    judged = json.loads((trained / "evaluation/metrics.json").read_text())
+    values = {(row["name"], row["group"], row["average"]): row["value"] for row in judged["metrics"]}
+    assert judged["task"] == "detect"
+    assert judged["split"] == "oof"
+    assert judged["cases"] == 18
+    assert values["ap50", "all", None] > 0.7
+    bundle = Bundle.load(trained / "bundle")
+    assert len(bundle.decision.thresholds) == 2
+    report = evaluate(bundle, open_dataset(discs), "test")
+    assert report.row("ap50").value > 0.7
+    assert report.row("froc_cpm").value > 0.7
+
+
+def test_every_engine_finds_the_same_boxes(trained: Path, discs: Path) -> None:
+    bundle = Bundle.load(trained / "bundle")
+    assert bundle.spec.engines["onnx"]["passed"] is True
+    assert bundle.spec.engines["openvino"]["passed"] is True
+    assert bundle.spec.engines["openvino"]["boxes_matched"] > 0.99
+    assert all(row.passed for row in verify(bundle))
+    image = discs / "images/23.nii.gz"
+    there, here = (predict(bundle, image, engine=engine).outputs["boxes"] for engine in ("torch", "openvino"))
+    assert isinstance(there, Boxes)
+    assert isinstance(here, Boxes)
+    kept = there.scores > 0.3
+    assert kept.any()
+    assert box_iou(there.corners[kept], here.corners).max(1).min() > 0.99
+
+
+def test_boxes_lie_where_the_image_says(trained: Path, discs: Path) -> None:
+    data = open_dataset(discs)
+    for number in (21, 22, 23):
+        case = data[f"c{number}"]
+        found = predict(Bundle.load(trained / "bundle"), discs / f"images/{number}.nii.gz").outputs["boxes"]
+        assert isinstance(found, Boxes)
+        for corners, label in case.truth.boxes or ():
+            mine = found.taken(found.label_ids == label)
+            shared = box_iou(np.array([corners]), mine.corners)[0]
+            best = int(np.argmax(shared * mine.scores))
+            middle = (np.array(corners[:2]) + np.array(corners[2:])) / 2 * np.array(SPACING)
+            assert np.abs(mine.centres_mm()[best][:2] - middle).max() < 2.0
+
+
+def test_boxes_through_the_command(trained: Path, discs: Path, tmp_path: Path) -> None:
+    assert medmap(["predict", str(trained), str(discs), "-o", str(tmp_path / "out"), "--quiet"]) == 0
+    index = json.loads((tmp_path / "out/index.json").read_text())
+    assert len(index["cases"]) == 24
+    one = next(row for row in index["cases"] if row["case"] == "c23")
+    told = json.loads((tmp_path / "out" / next(f for f in one["files"] if f.endswith(".json"))).read_text())
+    boxes = told["outputs"]["boxes"]["boxes"]
+    assert {row["label"] for row in boxes if row["called"]} == {"bright", "dark"}
+    assert medmap(["evaluate", str(trained), str(discs), "-o", str(tmp_path / "judged"), "--quiet"]) == 0
+    assert (tmp_path / "judged/report.html").exists()
+    assert (tmp_path / "judged/predictions.csv").exists()
+
+
+def test_retinanet_in_three_dimensions_learns(tmp_path: Path) -> None:
+    data = open_dataset(write_discs(tmp_path / "data", 14, ndim=3))
+    run = small_run("retinanet", 3, epochs=8).override(["ensemble.folds=0", "ensemble.members=1", "task.patches=8"])
+    bundle = train(run, data, tmp_path / "run", listener=lambda event: None)
+    report = evaluate(bundle, data, "test")
+    assert report.row("ap50").value > 0.5
+
+
+def test_the_plan_of_a_detection(discs: Path) -> None:
+    run = plan(open_dataset(discs), budget_s=60)
+    assert run.task.kind == "detect"
+    assert run.network.name == "fcos"
+    assert "network.finest" in run.reasons
+    assert run.prepare.spacing_mm is not None
+    other = plan(open_dataset(discs), budget_s=60, overrides=["network.name=retinanet"])
+    assert other.network.name == "retinanet"
+    assert len(other.network.anchors[0]) == 2
+
+
+def test_a_dataset_without_a_box_is_refused(discs: Path, tmp_path: Path) -> None:
+    data = open_dataset(discs)
+    empty = data.with_cases([case for case in data if not case.truth.boxes])
+    with pytest.raises(DatasetError, match="has a box"):
+        train(small_run(), empty, tmp_path / "run", listener=lambda event: None)
