@@ -6,12 +6,14 @@ import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medmap.cli.images import as_dataset
 from medmap.cli.measured import add_measurements, drawn, in_a_cell, surfaces
 from medmap.cli.resumed import KEPT, Row, earlier
+from medmap.cli.uncertainty import uncertainty_of, without_uncertainty
 from medmap.cli.worklist import NAME as WORKLIST
 from medmap.cli.worklist import worklist
 from medmap.config import write_atomically
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from medmap.bundle import Bundle
     from medmap.cli.show import Screen
     from medmap.dataset import Case, Dataset
+    from medmap.predict import MaskView
     from medmap.results import Prediction
 
 # format → ending of a case's file; csv is one table of all cases, mask is nifti or, of a picture without a size, png
@@ -50,6 +53,7 @@ class Request:
         engine, device: As in ``medmap.predict``.
         memory_bytes: Limits how many cases are answered together; None: medmap's own limit.
         resume: Go on in a folder that an earlier call of the same bundles left.
+        view: Of masks: where and how to look.
     """
 
     formats: Sequence[str] = ("json", "csv")
@@ -57,6 +61,7 @@ class Request:
     device: str = "auto"
     memory_bytes: int | None = None
     resume: bool = False
+    view: MaskView | None = None
 
 
 def write_answers(
@@ -74,7 +79,7 @@ def write_answers(
         raise UsageError("unknown format", got=", ".join(unknown), expected=", ".join(FORMATS))
     if how.resume and "json" not in how.formats:
         raise UsageError("--resume goes by the JSON of each case", got=",".join(how.formats), expected="--format json")
-    digests = [bundle.digest for bundle in bundles]
+    digests = [bundle.digest for bundle in (*bundles, *(how.view.within if how.view else ()))]
     done = earlier(output, how.resume, digests)
     with tempfile.TemporaryDirectory(prefix="medmap-predict-") as room:
         data, shown = as_dataset(inputs, bundles[0], Path(room).resolve())
@@ -106,7 +111,7 @@ def _answered(
     done: Mapping[tuple[str, str], Row],
 ) -> list[Row]:
     """The index's rows in the dataset's order; those finished earlier are taken as they are."""
-    from medmap.predict import FailedCase, predict_cases
+    from medmap.predict import FailedCase, predict_cases, predict_masks
 
     sources = {case.id: _source(data, case, shown) for case in data}
     rows = {case.id: done[case.id, sources[case.id]] for case in data if (case.id, sources[case.id]) in done}
@@ -116,7 +121,8 @@ def _answered(
             f"{counted(len(rows), 'case')} {'was' if len(rows) == 1 else 'were'} finished earlier, {len(todo)} left"
         )
     names = _names(data, {path.name for path in output.iterdir()})
-    answers = predict_cases(
+    ask = predict_cases if how.view is None else partial(predict_masks, view=how.view)
+    answers = ask(
         bundles,
         data.with_cases(todo or data.cases),
         engine=how.engine,
@@ -154,13 +160,13 @@ def _other_files(
     from medmap.write import write
 
     ref = next((ref for ref in case.inputs.values() if ref is not None), None)
-    written: list[str] = []
+    stem = beside.name.removesuffix(".json")
     unwritten: dict[str, str] = {}
+    written = uncertainty_of(answer, beside.with_name(stem), unwritten)
     for wanted in how.formats:
         if wanted in ("json", "csv") or ref is None:
             continue
         name = _mask_format(answer) if wanted == "mask" else wanted
-        stem = beside.name.removesuffix(".json")
         if name == "stl":
             written += surfaces(answer, beside.with_name(stem), unwritten)
             continue
@@ -172,7 +178,7 @@ def _other_files(
         if name.startswith("dicom-"):
             source = str(data.resolve(ref)) + ("" if ref.member is None else f"#{ref.member.partition('/')[0]}")
         try:
-            write(answer, path, format=name, source=source, overwrite=True)
+            write(without_uncertainty(answer), path, format=name, source=source, overwrite=True)
         except (DataError, UsageError) as error:  # the answer stands; the others go on
             unwritten[name] = str(error)
         else:

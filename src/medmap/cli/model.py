@@ -255,17 +255,31 @@ def predict(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on in the folder of an interrupted call; finished cases stay.")
     ] = False,
+    within: Annotated[
+        list[Path] | None,
+        typer.Option("--within", help="Coarse bundle of masks: look only around what it finds; repeatable."),
+    ] = None,
+    margin: Annotated[float, typer.Option("--margin", help="Around what --within finds, mm.")] = 10.0,
+    mirror: Annotated[
+        bool, typer.Option("--mirror", help="Masks: average over views mirrored as in training.")
+    ] = False,
+    uncertainty: Annotated[
+        bool, typer.Option("--uncertainty", help="Masks: write the entropy at each voxel, 0 sure to 1.")
+    ] = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Answer for images, folders, a zip or a dataset: OUT/index.json lists case, files, outputs, warnings."""
     from medmap.cli.answers import Request, sentences_on, write_answers
+    from medmap.predict import MaskView
 
     chosen, limit = known_device(device), memory_of(memory)
     models, inputs = _models_and_inputs(paths)
     bundles = _bundles(models)
     usual = "json,csv,mask" if bundles[0].spec.task == "segment" else "json,csv"
-    how = Request((formats or usual).split(","), engine, chosen, limit, resume)
+    view = MaskView(tuple(_bundles(within or [])), margin, mirror, uncertainty)
+    given = None if view == MaskView(margin_mm=margin) else view
+    how = Request((formats or usual).split(","), engine, chosen, limit, resume, given)
     with Screen(quiet, json) as screen:
         index = write_answers(bundles, inputs, output, how, screen)
     if json:

@@ -15,7 +15,7 @@ from medmap.errors import UsageError
 ANSWER = re.compile(r"[0-9]{6,}\.json")
 # What a call leaves, whole or (the names with a point) as it was killed while writing.
 OWN = re.compile(
-    r"\.?([0-9]{6,}\.(json|(overlay\.)?png|(uncertainty\.)?nii\.gz|obj|[a-z0-9-]+\.stl|(sr|seg|rtstruct|gsps)\.dcm)"
+    r"\.?([0-9]{6,}\.(json|((overlay|uncertainty)\.)?png|(uncertainty\.)?nii\.gz|obj|[a-z0-9-]+\.stl|(sr|seg|rtstruct|gsps)\.dcm)"
     r"|index\.json|(scores|structures|worklist)\.csv)(\.[0-9a-f]{16})?"
     r"|\.[0-9a-f]{16}(\.[a-z0-9.]+)?"
 )

@@ -13,13 +13,23 @@ from medmap.image import Image
 from medmap.predict import boxes, masks, scores
 from medmap.predict.accept import FailedCase
 from medmap.predict.examples import examples
+from medmap.predict.masks import MaskView
 from medmap.predict.scores import ENGINES
 from medmap.read import read
 from medmap.results import Prediction
 
 ANSWERERS: dict[str, Any] = {"classify": scores, "detect": boxes, "segment": masks}  # task → how its bundles answer
 
-__all__ = ["ENGINES", "FailedCase", "dataset_of_images", "examples", "predict", "predict_cases"]
+__all__ = [
+    "ENGINES",
+    "FailedCase",
+    "MaskView",
+    "dataset_of_images",
+    "examples",
+    "predict",
+    "predict_cases",
+    "predict_masks",
+]
 
 
 def predict_cases(
@@ -47,10 +57,41 @@ def predict_cases(
     """
     _require_alike(bundles)
     answers = ANSWERERS[bundles[0].spec.task].answered(bundles, dataset, engine, device, memory_bytes, channels)
+    yield from _told(answers, len(dataset), progress)
+
+
+def predict_masks(
+    bundles: Sequence[Bundle],
+    dataset: Dataset,
+    view: MaskView,
+    *,
+    engine: str = "auto",
+    device: str = "auto",
+    memory_bytes: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Iterator[Prediction | FailedCase]:
+    """Masks for every case of a dataset, as ``predict_cases``, looked for as a view says.
+
+    Args:
+        bundles, dataset, engine, device, memory_bytes, progress: As in ``predict_cases``.
+        view: Within what a coarse bundle finds, mirrored, with uncertainty.
+
+    Raises:
+        UsageError: Bundles of something else than masks, or that cannot answer so.
+    """
+    _require_alike(bundles)
+    if (task := bundles[0].spec.task) != "segment":
+        raise UsageError("masks alone are looked for within a box, mirrored, or with their uncertainty", got=task)
+    yield from _told(masks.answered(bundles, dataset, engine, device, memory_bytes, None, view), len(dataset), progress)
+
+
+def _told(
+    answers: Iterator[Prediction | FailedCase], count: int, progress: Callable[[int, int], None] | None
+) -> Iterator[Prediction | FailedCase]:
     for done, answer in enumerate(answers, start=1):
         yield answer
         if progress is not None:
-            progress(done, len(dataset))
+            progress(done, count)
 
 
 def _require_alike(bundles: Sequence[Bundle]) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,12 +17,40 @@ from medmap.errors import BundleError, DataError, UsageError
 from medmap.geometry import Trace
 from medmap.image import Image
 from medmap.predict.accept import FailedCase, images_of, refuse_unlike, unlike
+from medmap.predict.within import box_of, box_on_prepared
 from medmap.prepare import Prepared, Recipe
-from medmap.results import Prediction
-from medmap.runtime import Windows, peak_rss_bytes, plan_memory, rss_bytes
+from medmap.results import Mask, Output, Picture, Prediction
+from medmap.runtime import Box, peak_rss_bytes, plan_memory, rss_bytes
 from medmap.tasks.segment import WINDOWS_AT_ONCE, Looking, Segment, SegmentSection, voxel_size
 
+MARGIN_MM = 10.0  # around what a coarse mask found, where nothing else is asked for
 Ready = tuple[dict[str, Image], Prepared]
+
+
+@dataclass(frozen=True)
+class MaskView:
+    """How masks are looked for, beyond what their bundles say.
+
+    Args:
+        within: Bundles of a coarse mask of the same images: only the box of what they find is looked at.
+        margin_mm: Around that box, on every side; in voxels where an image states no size.
+        mirror: Whether scores are averaged over views mirrored along the axes that training mirrored
+            (``augment.flip_axes`` of the run): twice the time an axis.
+        uncertainty: Whether a prediction has ``uncertainty`` beside ``mask``: at each voxel the entropy of the averaged
+            scores in parts of the largest possible one, of overlapping regions the largest; 0 where nobody looked.
+
+    Raises:
+        UsageError: A margin below 0.
+    """
+
+    within: tuple[Bundle, ...] = ()
+    margin_mm: float = MARGIN_MM
+    mirror: bool = False
+    uncertainty: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.margin_mm < np.inf:
+            raise UsageError("a margin is a length", got=self.margin_mm, expected="0 mm or more")
 
 
 def task_of(bundle: Bundle, shape: tuple[int, ...]) -> Segment:
@@ -51,9 +81,11 @@ class Predictor:
         engine: ``auto`` (the fastest that passed parity at export), ``torch``, ``onnx`` or ``openvino``.
         device: ``cpu``, ``cuda`` or ``auto``.
         memory_bytes: The most the process may take; None: as much as it needs.
+        view: Where and how to look.
 
     Raises:
-        UsageError: Bundles whose images are prepared in different ways.
+        UsageError: Bundles whose images are prepared in different ways; a coarse bundle that gives no mask or takes
+            other inputs; mirrored views of networks that did not learn from any.
     """
 
     def __init__(
@@ -62,7 +94,9 @@ class Predictor:
         engine: str = "auto",
         device: str = "auto",
         memory_bytes: int | None = None,
+        view: MaskView | None = None,
     ) -> None:
+        self.view = view or MaskView()
         recipes = {Recipe.from_json(member.recipe).digest for bundle in bundles for member in bundle.spec.members}
         if len(recipes) > 1:
             raise UsageError("masks of bundles that prepare images differently are not averaged yet", got=len(recipes))
@@ -75,6 +109,11 @@ class Predictor:
         rules = first.decision.component_rules
         self._rules = {numbers[name]: rule for name, rule in rules.items() if name in numbers}
         self._expected = ExpectedDice.from_json(first.decision.expected_dice)
+        self._mirror = _mirrored(bundles) if self.view.mirror else ()
+        self._coarse: Predictor | None = None
+        if self.view.within:
+            _require_coarse(self.view.within, first)
+            self._coarse = Predictor(self.view.within, engine, device, memory_bytes)
         self._memory_bytes, self._passing_bytes = memory_bytes, 0
         if memory_bytes is not None:  # one batch is run, so that what the engines take for it is known
             seen = self.recipe.section
@@ -87,6 +126,8 @@ class Predictor:
     def __exit__(self, *error: object) -> None:
         for engine in self._engines:
             engine.close()
+        if self._coarse is not None:
+            self._coarse.__exit__()
 
     def prepared(self, images: dict[str, Image]) -> Ready:
         """A case as the network sees it; refused when the bundle is not for such images.
@@ -104,40 +145,80 @@ class Predictor:
         members = sum(len(bundle.spec.members) for bundle in self.bundles)
         return np.asarray(sum(parts) / members, dtype=np.float32)
 
-    def _windows(self, pixels: NDArray[np.float32], trace: Trace) -> Windows:
+    def _looking(self, pixels: NDArray[np.float32], trace: Trace, inside: Box | None) -> Looking:
         """Windows that fit the memory.
 
         Raises:
             LimitError: They do not, even one at a time; the message says what is needed.
         """
-        windows = self.task.windows(pixels)
-        if self._memory_bytes is None:
-            return windows
-        held = max(0, rss_bytes() - pixels.nbytes) + self._passing_bytes
-        limit = self._memory_bytes
-        sinks = self.task.structures.sinks(trace)
-        plan = plan_memory(windows, pixels.shape, self.task.outputs, sinks, held_bytes=held, limit_bytes=limit)
-        return plan.windows
+        windows = replace(self.task.windows(pixels), mirror=self._mirror)
+        doubt, limit = self.view.uncertainty, self._memory_bytes
+        if limit is not None:
+            held = max(0, rss_bytes() - pixels.nbytes) + self._passing_bytes
+            sinks = self.task.structures.sinks(trace, doubt)
+            planned = partial(plan_memory, windows, pixels.shape, self.task.outputs, sinks)
+            windows = planned(inside=inside, held_bytes=held, limit_bytes=limit).windows
+        return Looking(windows, inside, doubt)
+
+    def _inside(self, images: dict[str, Image], trace: Trace) -> tuple[Box | None, str | None]:
+        """Where the coarse bundles have found something, and what there is to say of it."""
+        if self._coarse is None:
+            return None, None
+        (image,) = images.values()
+        given = {next(iter(self.view.within[0].spec.inputs)): image}
+        coarse = self._coarse.answer("", self._coarse.prepared(given)).outputs["mask"]
+        ends = box_of(coarse) if isinstance(coarse, Mask) else None
+        box = None if ends is None else box_on_prepared(ends, trace, self.view.margin_mm)
+        return box, None if box else "the coarse bundle found nothing: the whole image was looked at"
 
     def answer(self, case: str, ready: Ready) -> Prediction:
-        """The mask of one case on its own grid.
+        """The mask of one case on its own grid, and its uncertainty where that is wanted.
 
         Raises:
             LimitError: It does not fit the memory.
         """
         images, prepared = ready
         ((name, image),) = images.items()
-        pixels = prepared.tensors["image"]
-        how = Looking(self._windows(pixels, prepared.trace))
+        pixels, grid = prepared.tensors["image"], image.geometry
+        inside, lost = self._inside(images, prepared.trace)
+        how = self._looking(pixels, prepared.trace, inside)
         seen = self.task.seen(self.scores, pixels, prepared.trace, how)
-        kept = self.task.structures.kept(seen.mask, self._rules, voxel_size(image.geometry))
+        kept = self.task.structures.kept(seen.mask, self._rules, voxel_size(grid))
         told = unlike(image, self.bundles[0].decision.accepts.get(name, {}))
-        warnings = (*image.source.warnings, *([told] if told else []))
-        mask = self.task.structures.mask(kept, image.geometry)
-        digest = "+".join(bundle.digest for bundle in self.bundles)
+        warnings = (*image.source.warnings, *(words for words in (told, lost) if words))
+        outputs: dict[str, Output] = {"mask": self.task.structures.mask(kept, grid)}
+        if seen.uncertainty is not None:
+            outputs["uncertainty"] = Picture(Image(seen.uncertainty, grid, "probability"))
+        digest = "+".join(bundle.digest for bundle in (*self.bundles, *self.view.within))
         said = seen.expected_dice
         expected = None if self._expected is None or said is None else self._expected.of(said)
-        return Prediction(case, {"mask": mask}, {name: image.geometry}, digest, warnings, expected)
+        return Prediction(case, outputs, {name: grid}, digest, warnings, expected)
+
+
+def _mirrored(bundles: Sequence[Bundle]) -> tuple[int, ...]:
+    """Axes along which every bundle learned from mirrored images.
+
+    Raises:
+        UsageError: There is none.
+    """
+    each = [set(bundle.spec.run.get("augment", {}).get("flip_axes", ())) for bundle in bundles]
+    if not (axes := set.intersection(*each)):
+        raise UsageError(
+            "the networks did not learn from mirrored images",
+            got="augment.flip_axes: none",
+            remedy="leave --mirror out, or train with augment.flip_axes where anatomy allows it",
+        )
+    return tuple(sorted(axes))
+
+
+def _require_coarse(coarse: Sequence[Bundle], fine: Bundle) -> None:
+    for bundle in coarse:
+        if bundle.spec.task != "segment":
+            raise UsageError("what says where to look gives masks", got=bundle.spec.task, expected="segment")
+        if len(bundle.spec.inputs) != len(fine.spec.inputs):
+            raise UsageError(
+                "the coarse bundle takes other inputs", got=list(bundle.spec.inputs), expected=list(fine.spec.inputs)
+            )
 
 
 def answered(
@@ -147,9 +228,10 @@ def answered(
     device: str,
     memory_bytes: int | None,
     channels: Sequence[str] | None,
+    view: MaskView | None = None,
 ) -> Iterator[Prediction | FailedCase]:
     """Masks for every case of a dataset, in order; the next case is read meanwhile, where memory is not limited."""
-    with Predictor(bundles, engine, device, memory_bytes) as predictor, ThreadPoolExecutor(1) as ahead:
+    with Predictor(bundles, engine, device, memory_bytes, view) as predictor, ThreadPoolExecutor(1) as ahead:
 
         def ready(case: Case) -> Ready:
             return predictor.prepared(images_of(bundles[0], dataset, case, channels))

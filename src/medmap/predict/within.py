@@ -1,0 +1,56 @@
+"""Coarse to fine: the box of what a coarse mask found, with a margin, on the grid that a finer network sees."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from medmap.geometry import Trace
+from medmap.results import Mask
+from medmap.runtime import Box
+
+Ends = tuple[tuple[int, int], ...]
+
+
+def box_of(mask: Mask) -> Ends | None:
+    """(first, after last) voxel of all structures along each axis of the mask's grid; None where there is none."""
+    there = mask.array if mask.array.dtype == np.bool_ else mask.array > 0
+    ends = []
+    for axis in range(mask.geometry.ndim):
+        used = np.flatnonzero(there.any(axis=tuple(a for a in range(there.ndim) if a != axis)))
+        if not len(used):
+            return None
+        ends.append((int(used[0]), int(used[-1]) + 1))
+    return tuple(ends)
+
+
+def box_on_prepared(ends: Ends, trace: Trace, margin_mm: float) -> Box | None:
+    """The part of the prepared image in which a box of the source lies, with a margin.
+
+    Args:
+        ends: (first, after last) voxel along each axis of the source's grid.
+        trace: From the source to the prepared image.
+        margin_mm: On every side; in voxels of the source where that states no size.
+
+    Returns:
+        (first, after last) voxel along each axis; None where nothing of the box is left on the prepared image.
+    """
+    source, n = trace.source, len(ends)
+    around = [margin_mm / step if source.has_size else margin_mm for step in _steps(trace, n)]
+    edges = [(first - 0.5 - more, after - 0.5 + more) for (first, after), more in zip(ends, around, strict=True)]
+    corners = np.array(list(itertools.product(*edges)))
+    way = np.asarray(trace.index_matrix)
+    there = corners @ way[:n, :n].T + way[:n, n]
+    low, high = there.min(0), there.max(0)
+    box = tuple(
+        (max(0, math.floor(a + 0.5)), min(side, math.ceil(b + 0.5)))
+        for a, b, side in zip(low, high, trace.target.shape, strict=True)
+    )
+    return box if all(first < after for first, after in box) else None
+
+
+def _steps(trace: Trace, count: int) -> Sequence[float]:
+    return trace.source.spacing_mm if trace.source.has_size else (1.0,) * count
