@@ -10,6 +10,7 @@
     │   ├── GeometryError           grids that do not match, a millimetre asked of an image that has none
     │   ├── LayoutError             a folder or table in no known layout
     │   ├── DatasetError            a dataset whose parts contradict each other
+    │   │   └── BoxError            a box that cannot be meant so; ``medmap check`` lists all of them
     │   └── NotFiniteError          a loss or a score that is NaN or infinite; names the cases of the batch
     ├── ConfigError              4  run.yaml, dataset.yaml or an override that is wrong
     │   ├── SizeError               an image size that a network cannot take
@@ -105,6 +106,31 @@ class LayoutError(DataError):
 
 class DatasetError(DataError):
     """A dataset whose parts contradict each other."""
+
+
+class BoxError(DatasetError):
+    """A box that cannot be meant as it is written.
+
+    Args:
+        what: As for every error; begins with the file and the place in it.
+        code: The finding of ``check`` that it is, such as ``box_swapped_corners``.
+        got, expected, remedy: As for every error.
+        case: The case's identifier, or its image as the file names it; the sentence does not repeat it.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        code: str,
+        *,
+        got: object = None,
+        expected: object = None,
+        remedy: str | None = None,
+        case: str | None = None,
+    ) -> None:
+        self.code = code
+        super().__init__(what, got=got, expected=expected, remedy=remedy)
+        self.case = case
 
 
 class NotFiniteError(DataError):

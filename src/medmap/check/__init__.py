@@ -6,10 +6,11 @@
 """
 
 from medmap.check.door import CHECKS, WHEN_ASKED, check
-from medmap.check.issue import Issue
+from medmap.check.issue import Issue, worst_first
 from medmap.check.leaks import content_hashes, leakage
 from medmap.check.mend import Mending, mend_geometry, mending_issue
 from medmap.check.page import write_check_report
+from medmap.check.refusals import refused_boxes
 
 __all__ = [
     "CHECKS",
@@ -21,5 +22,7 @@ __all__ = [
     "leakage",
     "mend_geometry",
     "mending_issue",
+    "refused_boxes",
+    "worst_first",
     "write_check_report",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 
-from medmap.check import burned, images, labels, leaks, shortcuts, table, truths, volumes
+from medmap.check import box_counts, boxes, burned, images, labels, leaks, shortcuts, table, truths, volumes
 from medmap.check.facts import Facts, Progress, collect
 from medmap.check.issue import Issue, worst_first
 from medmap.dataset import Dataset
@@ -27,9 +27,13 @@ CHECKS: Mapping[str, Check] = MappingProxyType(
         "fractional_mask": truths.fractional_mask,
         "mirrored_mask": truths.mirrored_mask,
         "sides_exchanged": truths.sides_exchanged,
+        "box_axes": boxes.box_axes,
+        "box_outside_image": boxes.box_outside_image,
+        "box_wrong_unit": boxes.box_wrong_unit,
         "slices_across_splits": volumes.slices_across_splits,
         "mixed_dimensions": images.mixed_dimensions,
         "class_missing_from_split": table.class_missing_from_split,
+        "box_classes": box_counts.box_classes,
         "class_without_cases": table.class_without_cases,
         "no_training_cases": table.nothing_to_learn_from,
         "missing_label": table.missing_label,
@@ -43,6 +47,10 @@ CHECKS: Mapping[str, Check] = MappingProxyType(
         "empty_mask": truths.empty_mask,
         "structure_without_voxels": truths.structure_without_voxels,
         "structure_cut_off": truths.structure_cut_off,
+        "duplicate_boxes": boxes.duplicate_boxes,
+        "box_sizes": boxes.box_sizes,
+        "images_without_boxes": box_counts.images_without_boxes,
+        "boxes_per_image": box_counts.boxes_per_image,
         "left_right_flip": volumes.left_right_flip,
         "unit_error": volumes.unit_error,
         "spacing_outlier": volumes.spacing_outlier,

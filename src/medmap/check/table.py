@@ -229,6 +229,9 @@ def class_summary(dataset: Dataset) -> dict[str, Counter[str]]:
                 counts[dataset.label_names[case.truth.label]] += 1
             elif not case.truth.annotated:
                 counts["no annotation"] += 1
+            elif case.truth.boxes is not None:
+                for label in {label for _, label in case.truth.boxes}:
+                    counts[dataset.label_names[label]] += 1
             else:
                 for name, value in zip(dataset.label_names, case.truth.values or (), strict=False):
                     counts[name] += int(value == 1)

@@ -238,17 +238,19 @@ def check(
     checked, the old one is not touched.
     """
     from medmap.check import check as check_dataset
-    from medmap.check import write_check_report
-    from medmap.layouts import open_dataset
+    from medmap.check import refused_boxes, worst_first, write_check_report
+    from medmap.layouts import gathering, open_dataset
 
     if report is not None:
         require_file(report)
-    data = open_dataset(dataset, layout=layout)
+    with gathering() as refused:
+        data = open_dataset(dataset, layout=layout)
     with Screen(quiet, json) as screen:
         mended = [] if fix is None else [_mended(data, fix, dataset, output, screen)]
         if mended and mended[0].cases:
             data = open_dataset(mended[0].details["folder"])
-        issues = mended + check_dataset(data, label_errors=label_errors, progress=screen.counter("checking"))
+        found = check_dataset(data, label_errors=label_errors, progress=screen.counter("checking"))
+        issues = mended + worst_first([*refused_boxes(refused, data), *found])
     if report is not None:
         write_check_report(issues, data, report)
     if json:

@@ -1,5 +1,6 @@
 """Datasets as their owners keep them, opened in place, and medmap's own: ``dataset.yaml`` beside ``cases.csv``."""
 
+from medmap.layouts.boxes import gathering
 from medmap.layouts.described import Description, dataset_schema, write_dataset
 from medmap.layouts.dicom import UNMATCHED, Archive, dicom_dataset, recognise_dicom
 from medmap.layouts.difference import Change, Difference, difference
@@ -31,6 +32,7 @@ __all__ = [
     "dicom_dataset",
     "difference",
     "fetch",
+    "gathering",
     "import_dataset",
     "layout_of",
     "open_dataset",

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
-from medmap.errors import DatasetError, QualityWarning
+from medmap.errors import BoxError, QualityWarning
 from medmap.read import open_header
 
 Corners = tuple[float, ...]
@@ -42,6 +44,42 @@ def edges_of_corners(corners: Corners) -> tuple[Corners, Corners]:
     return tuple(v - 0.5 for v in corners[:half]), tuple(v + 0.5 for v in corners[half:])
 
 
+# where refused boxes are noted while somebody wants to know of all of them; else the first one ends the opening
+_GATHERED: ContextVar[list[BoxError] | None] = ContextVar("gathered", default=None)
+
+
+@contextmanager
+def gathering() -> Iterator[list[BoxError]]:
+    """Note every box that a layout refuses or cuts instead of ending at the first: a refused one is left out.
+
+    For ``medmap check``, which names them all; a dataset that was opened so is not to be learned from.
+
+    Example:
+        >>> with gathering() as refused:
+        ...     kept = Fitting("boxes.json").fit((9.0, 9.0, 12.0, 12.0), (5, 5), "boxes.json, line 3")
+        >>> kept is None, refused[0].code
+        (True, 'box_outside_image')
+    """
+    found: list[BoxError] = []
+    token = _GATHERED.set(found)
+    try:
+        yield found
+    finally:
+        _GATHERED.reset(token)
+
+
+def refused(error: BoxError) -> None:
+    """Refuse a box: raise, or note it where refusals are gathered and leave the box out.
+
+    Raises:
+        BoxError: Nobody gathers.
+    """
+    found = _GATHERED.get()
+    if found is None:
+        raise error
+    found.append(error)
+
+
 class Fitting:
     """Boxes held against the size of their image: what sticks out is cut off and counted, what lies outside refused.
 
@@ -52,11 +90,17 @@ class Fitting:
     def __init__(self, what: str) -> None:
         self.what, self.cut, self.first = what, 0, ""
 
-    def fit(self, corners: Corners, shape: Sequence[int], where: str) -> Corners:
-        """The part of a box that lies in an image of ``shape``.
+    def fit(self, corners: Corners, shape: Sequence[int], where: str, case: str | None = None) -> Corners | None:
+        """The part of a box that lies in an image of ``shape``; None for one that was refused and noted.
+
+        Args:
+            corners: Low corner, high corner.
+            shape: The image's.
+            where: File and place, for the message.
+            case: The case's identifier, or the path of its image as the layout names it, where ``where`` is another.
 
         Raises:
-            DatasetError: Undefined, or wholly outside.
+            BoxError: Undefined, or wholly outside.
         """
         half = len(shape)
         if len(corners) == 2 * half:
@@ -66,13 +110,15 @@ class Fitting:
             else:
                 return corners  # nearly every box lies inside
         if len(corners) != 2 * half or not all(math.isfinite(v) for v in corners):
-            raise DatasetError(f"{where}: a box has undefined corners", got=corners)
+            what = f"{where}: a box has undefined corners"
+            refused(BoxError(what, "box_unreadable", got=corners, case=case or where))
+            return None
         low, high = corners[:half], corners[half:]
         outside = any(a > n - 0.5 or b < -0.5 for a, b, n in zip(low, high, shape, strict=True))
         if outside:
-            raise DatasetError(
-                f"{where}: a box lies outside its image", got=_shown(corners), expected=f"inside {_shape(shape)}"
-            )
+            what, room = f"{where}: a box lies outside its image", f"inside {_shape(shape)}"
+            refused(BoxError(what, "box_outside_image", got=_shown(corners), expected=room, case=case or where))
+            return None
         fitted = (
             *(min(max(a, 0.0), n - 1.0) for a, n in zip(low, shape, strict=True)),
             *(max(min(b, n - 1.0), 0.0) for b, n in zip(high, shape, strict=True)),
@@ -80,11 +126,17 @@ class Fitting:
         if max(abs(a - b) for a, b in zip(fitted, corners, strict=True)) > 1:
             self.cut += 1
             self.first = self.first or where
+            gathered = _GATHERED.get()
+            if gathered is not None:
+                what, room = f"{where}: a box reaches beyond its image", f"inside {_shape(shape)}"
+                gathered.append(
+                    BoxError(what, "box_partly_outside", got=_shown(corners), expected=room, case=case or where)
+                )
         return fitted
 
     def warn(self) -> None:
-        """Say how many boxes were cut by more than a voxel."""
-        if self.cut:
+        """Say how many boxes were cut by more than a voxel, unless each of them was noted."""
+        if self.cut and _GATHERED.get() is None:
             warnings.warn(
                 f"{self.what}: {self.cut} boxes reach beyond their image and were cut at its edge, first {self.first}",
                 QualityWarning,

@@ -22,7 +22,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from medmap.dataset import COLUMN_TYPES, Case, Ref, TaskName, Truth
-from medmap.errors import DatasetError
+from medmap.errors import BoxError, DatasetError
+from medmap.layouts.boxes import refused
 from medmap.layouts.naming import SPLIT_NAMES, natural_key
 from medmap.layouts.table import Table
 from medmap.results import Label, ScoreKind
@@ -262,7 +263,7 @@ def cases_of(table: Table, columns: Columns, words: Vocabulary) -> tuple[tuple[C
                 id=ids[n],
                 patient=patient or ids[n],
                 inputs={name: ref(row[i], table.where(n)) if row[i] else None for name, i in columns.inputs.items()},
-                truth=_truth(table, n, columns, words, memo),
+                truth=_truth(table, n, columns, words, memo, ids[n]),
                 split=_split(row[columns.split], table, n) if columns.split is not None else None,
                 site=(row[columns.site] or None) if columns.site is not None else None,
                 columns={name: values[n] for name, values in typed.items()},
@@ -292,14 +293,14 @@ def _split(text: str, table: Table, n: int) -> str | None:
     return name
 
 
-def _truth(table: Table, n: int, columns: Columns, words: Vocabulary, memo: dict[str, Truth]) -> Truth:
+def _truth(table: Table, n: int, columns: Columns, words: Vocabulary, memo: dict[str, Truth], case: str) -> Truth:
     row, where = table.rows[n], table.where(n)
     text = row[columns.label] if columns.label is not None else ""
     if text not in memo:
         memo[text] = words.truth(text, where)
     truth = memo[text]
     masks = tuple(found for i in columns.masks if (found := ref(row[i], where)) is not None)
-    boxes, ignored = _boxes(row[columns.boxes], where, words) if columns.boxes is not None else (None, ())
+    boxes, ignored = _boxes(row[columns.boxes], where, words, case) if columns.boxes is not None else (None, ())
     target = ref(row[columns.target], where) if columns.target is not None else None
     if masks or boxes is not None or target is not None:
         truth = Truth(True, truth.label, truth.values, masks, boxes, target, None, ignored)
@@ -340,7 +341,7 @@ def known_cell(known: tuple[int, ...] | None, words: Vocabulary) -> str:
 Boxed = tuple[tuple[tuple[float, ...], int], ...]
 
 
-def _boxes(text: str, where: str, words: Vocabulary) -> tuple[Boxed | None, Boxed]:
+def _boxes(text: str, where: str, words: Vocabulary, case: str) -> tuple[Boxed | None, Boxed]:
     if not text:
         return None, ()
     wanted = '[{"corners": [i0, j0, i1, j1], "label": "name"}]'
@@ -351,23 +352,37 @@ def _boxes(text: str, where: str, words: Vocabulary) -> tuple[Boxed | None, Boxe
     found: list[tuple[tuple[float, ...], int]] = []
     ignored: list[tuple[tuple[float, ...], int]] = []
     for item in rows if isinstance(rows, list) else [rows]:
-        corners = item.get("corners") if isinstance(item, dict) else None
-        good = (
-            isinstance(item, dict)
-            and item.keys() - {"ignored"} == {"corners", "label"}
-            and isinstance(item.get("ignored", False), bool)
-            and isinstance(corners, list)
-            and len(corners) in (4, 6)
-            and all(isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in corners)
-        )
-        if not good or corners is None:
-            raise DatasetError(f"{where}: a box is written otherwise", got=repr(item)[:80], expected=wanted)
-        half = len(corners) // 2
-        if any(low > high for low, high in zip(corners[:half], corners[half:], strict=True)):
-            raise DatasetError(f"{where}: a box has swapped corners", got=corners, expected="low corner, high corner")
-        box = (tuple(float(v) for v in corners), words.index(str(item["label"]), where))
+        wrong = _wrong_box(item, words)
+        if wrong is not None:
+            what, code, got, expected = wrong
+            refused(BoxError(f"{where}: {what}", code, got=got, expected=expected or wanted, case=case))
+            continue
+        box = (tuple(float(v) for v in item["corners"]), words.index(str(item["label"]), where))
         (ignored if item.get("ignored") else found).append(box)
     return tuple(found), tuple(ignored)
+
+
+def _wrong_box(item: object, words: Vocabulary) -> tuple[str, str, object, str] | None:
+    """What is wrong with a box of the cell, the code of the finding, the value and what is expected; or None."""
+    corners = item.get("corners") if isinstance(item, dict) else None
+    good = (
+        isinstance(item, dict)
+        and item.keys() - {"ignored"} == {"corners", "label"}
+        and isinstance(item.get("ignored", False), bool)
+        and isinstance(corners, list)
+        and len(corners) in (4, 6)
+        and all(isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in corners)
+    )
+    if not good or corners is None or not isinstance(item, dict):
+        return "a box is written otherwise", "box_unreadable", repr(item)[:80], ""
+    half = len(corners) // 2
+    if any(low > high for low, high in zip(corners[:half], corners[half:], strict=True)):
+        return "a box has swapped corners", "box_swapped_corners", corners, "low corner, high corner"
+    try:
+        words.index(str(item["label"]), "")
+    except DatasetError as error:
+        return "a box of an unknown class", "box_unknown_class", error.got, str(error.expected)
+    return None
 
 
 def typed_column(cells: list[str]) -> list[COLUMN_TYPES]:

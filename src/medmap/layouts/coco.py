@@ -22,8 +22,8 @@ from typing import Any
 from pydantic import Field
 
 from medmap.dataset import Case, Dataset, InputSpec, Ref, TaskName, Truth
-from medmap.errors import DatasetError, LayoutError
-from medmap.layouts.boxes import Corners, Fitting, corners_of_edges, edges_of_corners, picture_shapes
+from medmap.errors import BoxError, DatasetError, LayoutError
+from medmap.layouts.boxes import Corners, Fitting, corners_of_edges, edges_of_corners, picture_shapes, refused
 from medmap.layouts.foreign import Foreign, inside, json_object, mentions, parsed, require_files, require_task
 from medmap.layouts.kept import with_kept_block, with_kept_table
 from medmap.layouts.naming import SPLIT_NAMES, unique_ids
@@ -179,7 +179,8 @@ def _cases(file: Path, said: _Described, root: Path, index: Mapping[int, int]) -
     sizes |= {said.images[n].id: (shape[0], shape[1]) for n, shape in zip(unsized, read, strict=True)}
     if len(sizes) < len(said.images):
         raise DatasetError(f"{where}: two images have the same id")
-    found, crowds = _boxes(said, sizes, index, where)
+    pictures = {image.id: path for image, path in zip(said.images, paths, strict=True)}
+    found, crowds = _boxes(said, sizes, pictures, index, where)
     annotated = said.annotations is not None
     return [
         Case(
@@ -197,36 +198,54 @@ Found = dict[int, list[tuple[Corners, int]]]
 
 
 def _boxes(
-    said: _Described, sizes: Mapping[int, tuple[int, int]], index: Mapping[int, int], where: str
+    said: _Described,
+    sizes: Mapping[int, tuple[int, int]],
+    pictures: Mapping[int, str],
+    index: Mapping[int, int],
+    where: str,
 ) -> tuple[Found, Found]:
     found: Found = defaultdict(list)
     crowds: Found = defaultdict(list)
     fitting = Fitting(where)
+    parts = _all_parts(said.annotations or ())
     for n, one in enumerate(said.annotations or ()):
         place = f"{where}: annotations[{n}]"
         if one.image_id not in sizes:
             raise DatasetError(f"{place} is of an image that is not listed", got=one.image_id)
-        if one.category_id not in index:
-            raise DatasetError(f"{place} is of an unknown category", got=one.category_id, expected=sorted(index)[:10])
         bbox = one.bbox or _bbox_of_segmentation(one.segmentation, place)
-        if bbox[2] <= 0 or bbox[3] <= 0:
-            raise DatasetError(
-                f"{place}: a box without width or height", got=list(bbox), expected="x, y, width, height"
-            )
-        corners = fitting.fit(corners_of_bbox(bbox), sizes[one.image_id], place)
-        (crowds if one.iscrowd else found)[one.image_id].append((corners, index[one.category_id]))
-    _refuse_parts(said.annotations or (), where)
+        wrong = _refusal(one, bbox, index, place, parts)
+        if wrong is not None:
+            wrong.case = pictures[one.image_id]
+            refused(wrong)
+            continue
+        corners = fitting.fit(corners_of_bbox(bbox), sizes[one.image_id], place, pictures[one.image_id])
+        if corners is not None:
+            (crowds if one.iscrowd else found)[one.image_id].append((corners, index[one.category_id]))
     fitting.warn()
     return found, crowds
 
 
-def _refuse_parts(annotations: Sequence[_Annotation], where: str) -> None:
-    """Boxes that all lie between 0 and 1 are parts of the image's size, not pixels."""
-    boxes = [a.bbox for a in annotations if a.bbox]
-    if boxes and all(max(b) <= 1 for b in boxes):
-        raise DatasetError(
-            f"{where}: boxes are parts of the image's size", got=list(boxes[0]), expected="pixels, as COCO has them"
+def _refusal(
+    one: _Annotation, bbox: Sequence[float], index: Mapping[int, int], place: str, parts: bool
+) -> BoxError | None:
+    """What is wrong with an annotation, or None."""
+    if one.category_id not in index:
+        return BoxError(
+            f"{place} is of an unknown category", "box_unknown_class", got=one.category_id, expected=sorted(index)[:10]
         )
+    if bbox[2] <= 0 or bbox[3] <= 0:
+        what = f"{place}: a box without width or height"
+        return BoxError(what, "box_without_size", got=list(bbox), expected="x, y, width, height")
+    if parts:
+        what = f"{place}: boxes are parts of the image's size"
+        return BoxError(what, "box_wrong_unit", got=list(bbox), expected="pixels, as COCO has them")
+    return None
+
+
+def _all_parts(annotations: Sequence[_Annotation]) -> bool:
+    """Whether all boxes lie between 0 and 1: they are parts of the image's size then, not pixels."""
+    boxes = [a.bbox for a in annotations if a.bbox]
+    return bool(boxes) and all(max(b) <= 1 for b in boxes)
 
 
 def _bbox_of_segmentation(value: Any, where: str) -> tuple[float, float, float, float]:

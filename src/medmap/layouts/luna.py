@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 
 from medmap.dataset import Case, Dataset, InputSpec, Ref, TaskName, Truth
-from medmap.errors import DatasetError, LayoutError
+from medmap.errors import BoxError, DatasetError, LayoutError
 from medmap.geometry import Geometry
-from medmap.layouts.boxes import Corners, Fitting, corners_of_edges
+from medmap.layouts.boxes import Corners, Fitting, corners_of_edges, refused
 from medmap.layouts.foreign import require_task
 from medmap.layouts.kept import with_kept_table
 from medmap.layouts.naming import natural_key
@@ -133,11 +133,15 @@ def _balls(path: Path, *, without_size: bool = False) -> dict[str, list[Ball]]:
         try:
             x, y, z, diameter = (float(row[at[name]]) for name in ("coordx", "coordy", "coordz", "diameter_mm"))
         except ValueError as error:
-            raise DatasetError(f"{table.where(n)}: a coordinate is no number", got=str(error)) from error
+            what = f"{table.where(n)}: a coordinate is no number"
+            refused(BoxError(what, "box_unreadable", got=str(error), case=row[at["seriesuid"]]))
+            continue
         if without_size and diameter <= 0:
             continue  # a mark without a size covers nothing
         if not all(map(math.isfinite, (x, y, z, diameter))) or not 0 < diameter < 1000:
-            raise DatasetError(f"{table.where(n)}: no position and diameter in mm", got=(x, y, z, diameter))
+            what = f"{table.where(n)}: no position and diameter in mm"
+            refused(BoxError(what, "box_without_size", got=(x, y, z, diameter), case=row[at["seriesuid"]]))
+            continue
         found[row[at["seriesuid"]]].append(((x, y, z), diameter))
     return found
 
@@ -148,4 +152,4 @@ def _fitted(
     if grid is None:
         return ()
     boxes = (corners_of_ball(grid, centre, diameter) for centre, diameter in balls)
-    return tuple((fitting.fit(box, grid.shape, uid), 0) for box in boxes)
+    return tuple((kept, 0) for box in boxes if (kept := fitting.fit(box, grid.shape, uid)) is not None)

@@ -119,11 +119,13 @@ def _told(
     if ref is None:
         raise DatasetError("points of a case that has no image", case=case.id)
     grid = open_header(dataset.resolve(ref), ref.member).geometry
-    boxes = tuple(_box(case, grid, point, index, fitting) for point in points)
+    boxes = tuple(box for point in points if (box := _box(case, grid, point, index, fitting)) is not None)
     return replace(case, truth=Truth(True, boxes=boxes))
 
 
-def _box(case: Case, grid: Geometry, point: Point, index: dict[str, int], fitting: Fitting) -> tuple[Corners, int]:
+def _box(
+    case: Case, grid: Geometry, point: Point, index: dict[str, int], fitting: Fitting
+) -> tuple[Corners, int] | None:
     centre, diameter, name, where = point
     if grid.ndim != 3 or grid.kind != "patient":
         raise DatasetError(
@@ -134,4 +136,5 @@ def _box(case: Case, grid: Geometry, point: Point, index: dict[str, int], fittin
         )
     if name not in index:
         raise DatasetError(f"{where}: unknown class", got=name or "none", expected=", ".join(filter(None, index)))
-    return fitting.fit(corners_of_ball(grid, centre, diameter), grid.shape, f"{case.id}, {where}"), index[name]
+    corners = fitting.fit(corners_of_ball(grid, centre, diameter), grid.shape, f"{case.id}, {where}", case.id)
+    return None if corners is None else (corners, index[name])

@@ -18,8 +18,8 @@ from xml.etree import ElementTree  # documents with a DTD are refused before the
 
 from medmap.config import read_text
 from medmap.dataset import Case, Dataset, InputSpec, Ref, TaskName, Truth
-from medmap.errors import DatasetError, LayoutError
-from medmap.layouts.boxes import Corners, Fitting, picture_shapes
+from medmap.errors import BoxError, DatasetError, LayoutError
+from medmap.layouts.boxes import Corners, Fitting, picture_shapes, refused
 from medmap.layouts.folders import is_image_name
 from medmap.layouts.foreign import require_task
 from medmap.layouts.kept import with_kept_table
@@ -125,7 +125,11 @@ def open_voc(path: Path, task: TaskName | None = None) -> Dataset:
 
 
 def _truth(page: _Page, shape: Sequence[int], names: list[str], stem: str, fitting: Fitting) -> Truth:
-    rows = [(o.difficult, (fitting.fit(o.corners, shape, f"{stem}.xml"), names.index(o.name))) for o in page.objects]
+    rows = [
+        (o.difficult, (corners, names.index(o.name)))
+        for o in page.objects
+        if (corners := fitting.fit(o.corners, shape, f"{stem}.xml", stem)) is not None
+    ]
     boxes = tuple(box for difficult, box in rows if not difficult)
     return Truth(True, boxes=boxes, ignored=tuple(box for difficult, box in rows if difficult))
 
@@ -140,20 +144,22 @@ def _page(path: Path) -> _Page:
         raise LayoutError(f"{path} is no valid XML", got=str(error)) from error
     width, height = _number(tree, "size/width", path, 0), _number(tree, "size/height", path, 0)
     shape = (int(height), int(width)) if width > 0 and height > 0 else None
-    return _Page(shape, tuple(_object(item, path) for item in tree.findall("object")))
+    return _Page(shape, tuple(o for item in tree.findall("object") if (o := _object(item, path)) is not None))
 
 
-def _object(item: ElementTree.Element, path: Path) -> _Object:
+def _object(item: ElementTree.Element, path: Path) -> _Object | None:
     name = (item.findtext("name") or "").strip()
     if not name:
         raise LayoutError(f"{path}: an object has no name")
     xmin, ymin, xmax, ymax = (_number(item, f"bndbox/{key}", path) for key in ("xmin", "ymin", "xmax", "ymax"))
     if xmin > xmax or ymin > ymax:
-        raise DatasetError(f"{path}: a box has swapped corners", got=(xmin, ymin, xmax, ymax))
+        what = f"{path}: a box has swapped corners"
+        refused(BoxError(what, "box_swapped_corners", got=(xmin, ymin, xmax, ymax), case=path.stem))
+        return None
     if 0 < max(xmax, ymax) < 1:
-        raise DatasetError(
-            f"{path}: a box in parts of the picture's size", got=(xmin, ymin, xmax, ymax), expected="pixels from 1"
-        )
+        what, wanted = f"{path}: a box in parts of the picture's size", "pixels from 1"
+        refused(BoxError(what, "box_wrong_unit", got=(xmin, ymin, xmax, ymax), expected=wanted, case=path.stem))
+        return None
     return _Object(name, corners_of_bndbox(xmin, ymin, xmax, ymax), _number(item, "difficult", path, 0) == 1)
 
 

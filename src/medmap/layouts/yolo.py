@@ -8,7 +8,7 @@ without a text file was looked at and nothing was found.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,8 @@ from pydantic import Field
 
 from medmap.config import parse_yaml, read_text
 from medmap.dataset import Case, Dataset, InputSpec, Ref, TaskName, Truth
-from medmap.errors import DatasetError, LayoutError, MedmapError
-from medmap.layouts.boxes import Corners, Fitting, corners_of_edges, picture_shapes
+from medmap.errors import BoxError, DatasetError, LayoutError, MedmapError
+from medmap.layouts.boxes import Corners, Fitting, corners_of_edges, picture_shapes, refused
 from medmap.layouts.folders import is_image_name
 from medmap.layouts.foreign import Foreign, inside, parsed, require_files, require_task
 from medmap.layouts.kept import with_kept_table
@@ -100,11 +100,7 @@ def open_yolo(path: Path, task: TaskName | None = None) -> Dataset:
     cases = []
     for n, (picture, split) in enumerate(pictures):
         rows = lines[n] or []
-        boxes = tuple(
-            _box(row, shapes[n], len(names), f"{_label_path(picture)}, line {i}", fitting)
-            for i, row in enumerate(rows, 1)
-            if row.strip()
-        )
+        boxes = tuple(_boxes(rows, shapes.get(n, ()), len(names), picture, fitting))
         truth = Truth(True, boxes=boxes) if split in looked_at else Truth()
         cases.append(Case(ids[n], ids[n], {"image": Ref(picture)}, truth, split))
     fitting.warn()
@@ -177,26 +173,51 @@ def _lines(path: Path) -> list[str] | None:
     return read_text(path).splitlines() if path.is_file() else None
 
 
-def _box(line: str, shape: Sequence[int], count: int, where: str, fitting: Fitting) -> tuple[Corners, int]:
+def _boxes(
+    rows: Sequence[str], shape: Sequence[int], count: int, picture: str, fitting: Fitting
+) -> Iterator[tuple[Corners, int]]:
+    for i, row in enumerate(rows, 1):
+        if not row.strip():
+            continue
+        where = f"{_label_path(picture)}, line {i}"
+        try:
+            number, values = _numbers(row, count, where, picture)
+        except BoxError as error:
+            refused(error)
+            continue
+        corners = fitting.fit(corners_of_line(*values, shape), shape, where, picture)
+        if corners is not None:
+            yield corners, number
+
+
+def _numbers(line: str, count: int, where: str, picture: str) -> tuple[int, tuple[float, float, float, float]]:
+    """The class, and centre and size as parts of the picture.
+
+    Raises:
+        BoxError: They cannot be meant so.
+    """
+
+    def wrong(what: str, code: str, got: object = repr(line[:60]), expected: object = None) -> BoxError:
+        return BoxError(f"{where}: {what}", code, got=got, expected=expected, case=picture)
+
+    wanted = "class x y width height"
     try:
         number, *values = [float(word) for word in line.split()]
     except ValueError as error:
-        raise DatasetError(f"{where}: no box", got=repr(line[:60]), expected="class x y width height") from error
+        raise wrong("no box", "box_unreadable", expected=wanted) from error
     polygon = len(values) >= 6 and len(values) % 2 == 0
     if (len(values) != 4 and not polygon) or not all(math.isfinite(v) for v in (number, *values)):
-        raise DatasetError(f"{where}: no box", got=repr(line[:60]), expected="class x y width height")
+        raise wrong("no box", "box_unreadable", expected=wanted)
     if number != int(number) or not 0 <= number < count:
-        raise DatasetError(f"{where}: class out of range", got=f"{number:g}", expected=f"0 to {count - 1}")
+        raise wrong("class out of range", "box_unknown_class", got=f"{number:g}", expected=f"0 to {count - 1}")
     if max(values) > 1 + _NEARLY:
-        raise DatasetError(
-            f"{where}: pixels where parts of the picture's size belong", got=repr(line[:60]), expected="0 to 1"
-        )
+        raise wrong("pixels where parts of the picture's size belong", "box_wrong_unit", expected="0 to 1")
     if min(values) < -_NEARLY:
-        raise DatasetError(f"{where}: a negative position or size", got=repr(line[:60]), expected="0 to 1")
+        raise wrong("a negative position or size", "box_without_size", expected="0 to 1")
     if polygon:
         xs, ys = values[0::2], values[1::2]
         values = [(min(xs) + max(xs)) / 2, (min(ys) + max(ys)) / 2, max(xs) - min(xs), max(ys) - min(ys)]
     if values[2] <= 0 or values[3] <= 0:
-        raise DatasetError(f"{where}: a box without width or height", got=repr(line[:60]))
-    corners = corners_of_line(values[0], values[1], values[2], values[3], shape)
-    return fitting.fit(corners, shape, where), int(number)
+        raise wrong("a box without width or height", "box_without_size")
+    x, y, width, height = values
+    return int(number), (x, y, width, height)
