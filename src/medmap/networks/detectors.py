@@ -31,6 +31,7 @@ from medmap.networks.unet import encoder_stages, initialise, multiple_of, stage_
 
 HEADS = ("fcos", "retinanet")
 PYRAMID_WIDTH = 96  # channels of every map of the pyramid, times ``width``
+EARLY = 2  # the finest map from which on the first stage of the encoder reduces the image
 TOWER = 2  # convolutions of a head before its last one
 GROUPS = 8
 SIDE_OF_STEP = 4.0  # an ``fcos`` place stands for a box of so many steps of its map
@@ -263,7 +264,11 @@ def _encoder(name: str, spec: NetworkSpec) -> tuple[nn.Module, list[int]]:
             remedy=f"set prepare.shape to {list(fitting)}",
         )
     widths = stage_widths(spec.dimensions, len(strides) + 1, spec.width)
-    stages = partial(encoder_stages, spec.dimensions, spec.in_channels, strides, widths)
+    whole = (1,) * spec.dimensions
+    # maps at full resolution cost most; where boxes are looked for on far coarser ones, the first stage reduces already
+    early = strides and spec.finest >= EARLY and spec.stem != "small"
+    steps = [strides[0], whole, *strides[1:]] if early else [whole, *strides]
+    stages = partial(encoder_stages, spec.dimensions, spec.in_channels, steps, widths)
     return stages(residual=name == "residual", norm=spec.norm), widths
 
 

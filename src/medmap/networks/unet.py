@@ -124,10 +124,10 @@ def encoder_stages(
     residual: bool,
     norm: str,
 ) -> nn.ModuleList:
-    """Make the stages of an encoder: the first at full resolution, each next one reduced by its stride."""
+    """Make the stages of an encoder: each reduced by its stride, of which the first is usually 1."""
     stages: list[nn.Module] = []
     before = in_channels
-    for depth, (step, width) in enumerate(zip([(1,) * dimensions, *map(tuple, strides)], widths, strict=True)):
+    for depth, (step, width) in enumerate(zip(map(tuple, strides), widths, strict=True)):
         count = RESIDUAL_BLOCKS[min(depth, len(RESIDUAL_BLOCKS) - 1)] if residual else CONVOLUTIONS
         make: type[nn.Module] = _Residual if residual else _Convolution
         blocks = [make(dimensions, (before, width), step, norm)]
@@ -184,7 +184,8 @@ class UNet(nn.Module):
         norm: str = "batch",
     ) -> None:
         super().__init__()
-        self.encoder = encoder_stages(dimensions, in_channels, strides, widths, residual=residual, norm=norm)
+        steps = [(1,) * dimensions, *strides]
+        self.encoder = encoder_stages(dimensions, in_channels, steps, widths, residual=residual, norm=norm)
         up, decoder, heads = [], [], []
         for depth in reversed(range(len(strides))):
             width = widths[depth]
