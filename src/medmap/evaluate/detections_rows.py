@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -369,3 +370,13 @@ def detection_subgroup_rows(table: DetectionTable) -> tuple[list[Estimate], list
 def _too_few(row: Estimate, cases: int) -> Estimate:
     why = f"only {cases} case{'' if cases == 1 else 's'}: fewer than {FEWEST} say nothing"
     return row.with_(value=None, low=None, high=None, method=None, reason=why)
+
+
+def is_size_group(name: str) -> bool:
+    """Whether a row's group is a range of size (and no column that happens to be called so).
+
+    Example:
+        >>> [is_size_group(name) for name in ("size<5mm", "size=5–10mm", "size≥96px", "size=large", "all")]
+        [True, True, True, False, False]
+    """
+    return re.fullmatch(r"size[<=≥][\d.e+]+(–[\d.e+]+)?(mm|px|voxels)", name) is not None

@@ -26,7 +26,7 @@ from medmap.report.svg import (
     tick_text,
     ticks,
 )
-from medmap.report.tables import subgroup_rows_of
+from medmap.report.tables import counted_in, subgroup_rows_of
 
 MOST_CLASSES = 20
 IN_UNITS = ("mae", "rmse", "hd95_mm", "assd_mm")  # all others are shares
@@ -165,7 +165,7 @@ def forest(report: Report, name: str) -> Figure | None:
 
     floor = top + step * len(every)
     parts = [
-        label(left - 12, 14, "group (cases)", anchor="end", colour=SOFT, size=11),
+        label(left - 12, 14, f"group ({counted_in(report)})", anchor="end", colour=SOFT, size=11),
         label(left + across + 16, 14, "value (95 % interval)", colour=SOFT, size=11),
     ]
     for value in ticks(low, high):

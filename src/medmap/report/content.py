@@ -1,4 +1,4 @@
-"""What a page holds, by what was evaluated: scores (classes or numbers), or masks."""
+"""What a page holds, by what was evaluated: scores (classes or numbers), masks, or boxes."""
 
 from __future__ import annotations
 
@@ -6,9 +6,22 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from medmap.evaluate import Report, StructureTable
+from medmap.evaluate import DetectionTable, Report, StructureTable
 from medmap.metrics import Estimate
 from medmap.report.charts import class_counts, confusion, flow, forest
+from medmap.report.detection_figures import detection_figures
+from medmap.report.detection_pictures import ImageOf, legend, picture_rows
+from medmap.report.detection_tables import detection_tables
+from medmap.report.detection_words import (
+    RULE as BOX_RULE,
+)
+from medmap.report.detection_words import (
+    detection_facts,
+    detection_headline,
+    detection_methods,
+    detection_summary,
+    rule_words,
+)
 from medmap.report.figures import Figure, classification_figures, regression_figures, training_figures
 from medmap.report.pictures import Images, galleries
 from medmap.report.structure_figures import bland_altman_names, structure_figures
@@ -26,6 +39,21 @@ from medmap.report.tables import Table, score_tables
 from medmap.report.words import score_headline, score_methods, score_summary
 
 TrainingLog = Sequence[Mapping[str, str]]
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where a page's pictures of single cases come from; what is None is not shown.
+
+    Args:
+        images: From a case's identifier to its picture (8-bit grey or RGB).
+        drawn: Of masks: from a case and a structure to the image with the true and the predicted mask.
+        volumes: Of boxes: from a case's identifier to its image.
+    """
+
+    images: Images | None = None
+    drawn: Drawn | None = None
+    volumes: ImageOf | None = None
 
 
 @dataclass(frozen=True)
@@ -50,7 +78,7 @@ class Content:
     facts: Callable[[Report], list[tuple[str, str]]]
     tables: Callable[[Report], list[Table]]
     figures: Callable[[Report], list[Figure | None]]
-    shown: Callable[[Report, Images | None, Drawn | None], dict[str, Any]]
+    shown: Callable[[Report, Sources], dict[str, Any]]
 
 
 def _score_figures(report: Report) -> list[Figure | None]:
@@ -71,8 +99,8 @@ def _score_facts(report: Report) -> list[tuple[str, str]]:
     return rows
 
 
-def _score_cases(report: Report, images: Images | None, drawn: Drawn | None) -> dict[str, Any]:
-    return {"shown": galleries(report.predictions, images)}
+def _score_cases(report: Report, sources: Sources) -> dict[str, Any]:
+    return {"shown": galleries(report.predictions, sources.images)}
 
 
 def _mask_figures(report: Report) -> list[Figure | None]:
@@ -86,8 +114,8 @@ def _mask_facts(report: Report) -> list[tuple[str, str]]:
     return [*rows, ("Tolerance of NSD", tolerance_words(report)), *rules_facts(report.rules).items()]
 
 
-def _mask_cases(report: Report, images: Images | None, drawn: Drawn | None) -> dict[str, Any]:
-    worst = worst_masks(report.structures, drawn)
+def _mask_cases(report: Report, sources: Sources) -> dict[str, Any]:
+    worst = worst_masks(report.structures, sources.drawn)
     return {
         "shown": worst,
         "pictured": any(one.picture for one in worst),
@@ -96,6 +124,21 @@ def _mask_cases(report: Report, images: Images | None, drawn: Drawn | None) -> d
         "each_structure": [table.name for table in each_structure(report)],
         "wide_tables": len(set(report.structures.raters)) > 1,
         "volume_figures": bland_altman_names(report.structures),
+    }
+
+
+def _box_figures(report: Report) -> list[Figure | None]:
+    groups = [forest(report, name) for name in ("sensitivity", "froc_cpm", "ap50")]
+    return [flow(report), *detection_figures(report), *groups]
+
+
+def _box_cases(report: Report, sources: Sources) -> dict[str, Any]:
+    rows = picture_rows(report.detections, sources.volumes)
+    return {
+        "shown": rows,
+        "pictured": any(case.picture for row in rows for case in row.cases),
+        "legend": legend(),
+        "rule": f"{BOX_RULE} {rule_words(report.detections)}",
     }
 
 
@@ -121,8 +164,22 @@ MASKS = Content(
 )
 
 
+BOXES = Content(
+    "boxes.html.j2",
+    detection_summary,
+    detection_methods,
+    detection_headline,
+    detection_facts,
+    detection_tables,
+    _box_figures,
+    _box_cases,
+)
+
+
 def content_of(report: Report) -> Content:
     """The parts that fit a report."""
+    if isinstance(report.table, DetectionTable):
+        return BOXES
     return MASKS if isinstance(report.table, StructureTable) else SCORES
 
 

@@ -11,7 +11,8 @@ from typing import Any
 from medmap.config import write_atomically
 from medmap.dataset import Dataset
 from medmap.evaluate import MaskOf, Report
-from medmap.report.content import TrainingLog, content_of, figures
+from medmap.report.content import Sources, TrainingLog, content_of, figures
+from medmap.report.detection_pictures import ImageOf, volumes_of
 from medmap.report.figures import Figure
 from medmap.report.pictures import Images, images_of
 from medmap.report.structure_pictures import Drawn, drawn_of
@@ -24,6 +25,7 @@ def render_html(
     *,
     images: Images | None = None,
     drawn: Drawn | None = None,
+    volumes: ImageOf | None = None,
     training_log: TrainingLog | None = None,
 ) -> str:
     """The whole page.
@@ -32,14 +34,14 @@ def render_html(
         report: What was found.
         images: From a case's identifier to its picture (8-bit grey or RGB), or None; without it no image is shown.
         drawn: Of masks: from a case and a structure to the image with the true and the predicted mask (``drawn_of``).
+        volumes: Of boxes: from a case's identifier to its image (``volumes_of``).
         training_log: Rows of ``log.csv``, for the training curves.
     """
-    return _page(report, content_of(report).tables(report), figures(report, training_log or ()), images, drawn)
+    sources = Sources(images, drawn, volumes)
+    return _page(report, content_of(report).tables(report), figures(report, training_log or ()), sources)
 
 
-def _page(
-    report: Report, tables: list[Table], drawings: dict[str, Figure], images: Images | None, drawn: Drawn | None
-) -> str:
+def _page(report: Report, tables: list[Table], drawings: dict[str, Figure], sources: Sources) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -63,7 +65,7 @@ def _page(
         tables={table.name: table for table in tables},
         files={table.name: _uri("text/csv;charset=utf-8", "\ufeff" + table.csv) for table in tables},
         bits=bits,
-        **content.shown(report, images, drawn),
+        **content.shown(report, sources),
     )
     # a character that no encoding holds must not cost the whole report
     return page.encode("utf-8", "replace").decode("utf-8")
@@ -147,7 +149,8 @@ def save_evaluation(
     pictures = images or (None if dataset is None else images_of(dataset))
     found = masks or report.masks
     drawn = None if dataset is None or found is None else drawn_of(dataset, found)
-    _write(folder / "report.html", _page(report, tables, drawings, pictures, drawn))
+    sources = Sources(pictures, drawn, None if dataset is None else volumes_of(dataset))
+    _write(folder / "report.html", _page(report, tables, drawings, sources))
 
 
 def _write(path: Path, text: str) -> None:

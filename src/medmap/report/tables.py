@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medmap.dataset import COLUMN_TYPES
-from medmap.evaluate import PredictionTable, Report, StructureTable, csv_text
+from medmap.evaluate import DetectionTable, PredictionTable, Report, StructureTable, csv_text
+from medmap.evaluate.detections_rows import is_size_group
 from medmap.evaluate.names import decimals, group_name, metric_name
 from medmap.metrics import Comparison, Estimate
 from medmap.report.words import interval, mean_and_deviation, shown
@@ -124,7 +125,7 @@ def subgroup_metrics(report: Report) -> Table | None:
     if not rows:
         return None
     names = list(dict.fromkeys(r.name for r in rows))
-    if isinstance(report.table, StructureTable):  # without millimetres no group has a distance
+    if not isinstance(report.table, PredictionTable):  # without millimetres no group has a distance
         names = [name for name in names if any(r.name == name and r.value is not None for r in rows)] or names
     at = {(r.group, r.name): r for r in rows}
     lines = []
@@ -133,18 +134,24 @@ def subgroup_metrics(report: Report) -> Table | None:
         count = max(r.n for r in found if r is not None)
         reason = next((r.reason for r in found if r is not None and r.value is None and r.reason), "")
         lines.append([group_name(group), str(count), *map(with_interval, found), reason])
-    header = ["group", "cases", *(metric_name(n) for n in names), "note"]
+    header = ["group", counted_in(report), *(metric_name(n) for n in names), "note"]
     if not any(line[-1] for line in lines):
         header, lines = header[:-1], [line[:-1] for line in lines]
     more = ("tolerance_mm",) if isinstance(report.table, StructureTable) else ()
     return Table("subgroups", "Subgroups", tuple(header), tuple(map(tuple, lines)), raw_rows(rows, more))
 
 
+def counted_in(report: Report) -> str:
+    """What ``n`` of a subgroup's numbers counts."""
+    return "findings" if isinstance(report.table, DetectionTable) else "cases"
+
+
 def subgroup_rows_of(report: Report) -> list[Estimate]:
-    """The rows that are of a part of the cases: neither of all, nor of a class or structure."""
+    """The rows that are of a part of the cases: neither of all, nor of a class, a structure or a range of size."""
     table = report.table
     named = table.structures if isinstance(table, StructureTable) else table.labels
-    return [row for row in report.rows if row.group not in ("all", *named)]
+    parts = [row for row in report.rows if row.group not in ("all", *named)]
+    return [row for row in parts if not is_size_group(row.group)] if isinstance(table, DetectionTable) else parts
 
 
 def baseline_table(report: Report) -> Table | None:
