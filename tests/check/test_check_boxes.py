@@ -17,7 +17,7 @@ from PIL import Image as Pillow
 from scipy.ndimage import gaussian_filter
 
 from medmap import phantom
-from medmap.check import check, refused_boxes
+from medmap.check import check, refused_boxes, require_usable_boxes
 from medmap.check.boxes import _beyond
 from medmap.cli import run as medmap
 from medmap.config import to_yaml
@@ -115,6 +115,32 @@ def test_a_box_that_cannot_be_meant(
     if severity == "error":
         assert set(found) - {code} <= {"too_few_boxes"}
     assert found[code]["details"]["rows"][0]["case"] == "c03"
+
+
+@pytest.mark.parametrize(
+    ("corners", "code"),
+    [
+        ([70, 10, 80, 20], "box_outside_image"),
+        ([0.2, 0.3, 0.5, 0.6], "box_wrong_unit"),
+        ([1, 2, 3, 4, 5, 6], "box_axes"),
+        ([50, 60, 70, 90], None),
+        ([31, 31, 31, 31], None),
+    ],
+)
+def test_what_means_nothing_is_never_learned(corners: list[float], code: str | None, tmp_path: Path) -> None:
+    root = planted(tmp_path / "d", {3: with_box(corners), 4: ""})
+    (root / "images/c09.png").write_bytes(b"no picture")  # reading it says so, later
+    data = open_dataset(root)
+    if code is None:
+        require_usable_boxes(data)
+        return
+    with pytest.raises(BoxError, match="c03") as caught:
+        require_usable_boxes(data)
+    assert (caught.value.code, caught.value.case) == (code, "c03")
+    assert "medmap check" in str(caught.value)
+    assert medmap(["plan", str(root), "-o", str(tmp_path / "run.yaml")]) == 3
+    assert medmap(["train", str(root), "-o", str(tmp_path / "run")]) == 3
+    assert not (tmp_path / "run").exists()
 
 
 def test_all_swapped_corners_are_listed_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@
 ...     print(issue.severity, issue.message)
 """
 
+from medmap.check.boxes import require_usable_boxes
 from medmap.check.door import CHECKS, WHEN_ASKED, check
 from medmap.check.issue import Issue, worst_first
 from medmap.check.leaks import content_hashes, leakage
@@ -23,6 +24,7 @@ __all__ = [
     "mend_geometry",
     "mending_issue",
     "refused_boxes",
+    "require_usable_boxes",
     "worst_first",
     "write_check_report",
 ]

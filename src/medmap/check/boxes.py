@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from medmap.check.facts import Facts
 from medmap.check.issue import Issue, named
 from medmap.check.volumes import unusual
-from medmap.dataset import Dataset
-from medmap.errors import counted
+from medmap.dataset import Case, Dataset
+from medmap.errors import BoxError, DataError, counted
 from medmap.metrics.boxes import box_iou
 
 Floats = NDArray[np.float64]
@@ -28,6 +28,7 @@ WHOLE = 0.98  # part of each axis from which a box is as large as the image
 SIZE_RATIO = 3.0  # times larger or smaller than the class's median, besides five robust deviations of logarithms
 STANDS_OUT = 0.25  # share of the boxes up to which what differs is an exception
 ROWS = 100  # of a finding's list
+HEADERS_AT_ONCE = 4
 
 
 @dataclass(frozen=True)
@@ -66,15 +67,15 @@ def _boxes(facts: Facts) -> list[_Box]:
     """Every box whose image could be read, on as many axes as that has."""
     if facts.dataset.task != "detect":
         return []
-    first = {image.case: image for image in reversed(facts.images)}
-    found = []
-    for case in facts.dataset:
-        image = first.get(case.id)
-        rows = [(row, False) for row in case.truth.boxes or ()] + [(row, True) for row in case.truth.ignored]
-        for (corners, label), ignored in rows if image is not None else ():
-            if image is not None and len(corners) == 2 * len(image.shape):
-                found.append(_Box(case.id, corners, label, ignored, image.shape, image.spacing_mm))
-    return found
+    grids = {image.case: (image.shape, image.spacing_mm) for image in reversed(facts.images)}
+    return [box for case in facts.dataset if case.id in grids for box in _boxes_of(case, *grids[case.id])]
+
+
+def _boxes_of(case: Case, shape: tuple[int, ...], spacing_mm: tuple[float, ...] | None) -> Iterator[_Box]:
+    rows = [(row, False) for row in case.truth.boxes or ()] + [(row, True) for row in case.truth.ignored]
+    for (corners, label), ignored in rows:
+        if len(corners) == 2 * len(shape):
+            yield _Box(case.id, corners, label, ignored, shape, spacing_mm)
 
 
 def _listed(boxes: Sequence[_Box], facts: Facts) -> dict[str, object]:
@@ -96,11 +97,8 @@ def _shown(box: _Box) -> str:
 def box_axes(facts: Facts) -> Iterator[Issue]:
     """Boxes of two axes in volumes, or of three in pictures."""
     shapes = {image.case: image.shape for image in reversed(facts.images)}
-    odd = []
-    for case in facts.dataset if facts.dataset.task == "detect" else ():
-        rows = (*(case.truth.boxes or ()), *case.truth.ignored)
-        if case.id in shapes and any(len(corners) != 2 * len(shapes[case.id]) for corners, _ in rows):
-            odd.append(case.id)
+    cases = facts.dataset if facts.dataset.task == "detect" else ()
+    odd = [case.id for case in cases if case.id in shapes and _other_axes(case, shapes[case.id])]
     if odd:
         yield Issue(
             "box_axes",
@@ -110,6 +108,55 @@ def box_axes(facts: Facts) -> Iterator[Issue]:
             "Give a corner as many coordinates as the image has axes: four numbers in a picture, six in a volume.",
             tuple(odd),
         )
+
+
+def _other_axes(case: Case, shape: Sequence[int]) -> bool:
+    return any(len(corners) != 2 * len(shape) for corners, _ in (*(case.truth.boxes or ()), *case.truth.ignored))
+
+
+def require_usable_boxes(dataset: Dataset) -> None:
+    """Refuse to learn from boxes that mean nothing in their images; reads the headers of images that have boxes.
+
+    A layout with sizes of its own refuses such boxes when it is opened; in medmap's own table they stand as written.
+
+    Raises:
+        BoxError: Boxes of another number of axes, wholly outside their image, or in parts or percent of its size.
+    """
+    from concurrent.futures import ThreadPoolExecutor
+
+    cases = [case for case in dataset if case.truth.boxes or case.truth.ignored]
+    if dataset.task != "detect" or not cases:
+        return
+    with ThreadPoolExecutor(HEADERS_AT_ONCE) as pool:
+        shapes = dict(zip((c.id for c in cases), pool.map(lambda c: _shape_of(dataset, c), cases), strict=True))
+    known = [(case, shape) for case in cases if (shape := shapes[case.id]) is not None]
+    odd = next((case for case, shape in known if _other_axes(case, shape)), None)
+    boxes = [box for case, shape in known for box in _boxes_of(case, shape, None)]
+    outside = [box for box in boxes if _beyond(box.corners, box.shape)[1]]
+    unit = _in_parts(boxes) or _in_percent(boxes)
+    remedy = "medmap check lists all of them, with the cause where it can be told"
+    if odd is not None:
+        what = f"case {odd.id} has boxes of another number of axes than its image"
+        raise BoxError(what, "box_axes", remedy=remedy, case=odd.id)
+    for code, found, told in (
+        ("box_outside_image", outside, "outside the image"),
+        ("box_wrong_unit", unit, "in parts or percent of the image's size"),
+    ):
+        if found:
+            what = f"{counted(len(found), 'box', 'boxes')} of {len(boxes):,} {_lie(found)} {told}"
+            what += f", the first {_shown(found[0])}"
+            raise BoxError(what, code, remedy=remedy, case=found[0].case)
+
+
+def _shape_of(dataset: Dataset, case: Case) -> tuple[int, ...] | None:
+    """The shape of a case's first image; None where its header cannot be read, which reading it will say."""
+    from medmap.read import open_header
+
+    ref = next((r for name in dataset.inputs if (r := case.inputs.get(name)) is not None), None)
+    try:
+        return None if ref is None else open_header(dataset.resolve(ref), ref.member).geometry.shape
+    except DataError:
+        return None
 
 
 def box_outside_image(facts: Facts) -> Iterator[Issue]:

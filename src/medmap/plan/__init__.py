@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
+from medmap.check import require_usable_boxes
 from medmap.config import validate, with_overrides
 from medmap.dataset import Dataset, with_splits
 from medmap.errors import ConfigError, DataError, counted
@@ -78,13 +79,14 @@ def plan(
 
 
 def require_learnable(dataset: Dataset) -> None:
-    """Refuse what training cannot learn from yet, before anything is read.
+    """Refuse what training cannot learn from, before a pixel is read.
 
     Raises:
-        DataError: A task that is not learned yet.
+        DataError: A task that is not learned yet; boxes that mean nothing in their images.
     """
     if dataset.task not in TASKS:
         raise DataError(f"{dataset.name} is for another task", got=dataset.task, expected=", ".join(TASKS))
+    require_usable_boxes(dataset)
 
 
 def _dealt(dataset: Dataset, fixed: dict[str, Any], texts: list[str]) -> Dataset:
