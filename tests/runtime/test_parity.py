@@ -45,6 +45,8 @@ def test_the_same_answer_passes_with_zeros():
         "dice": None,
         "dice_drop": None,
         "phantom_max_abs": None,
+        "boxes_matched": None,
+        "ap50_drop": None,
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 
 from medmap import phantom
 from medmap.augment import OFF
-from medmap.bundle import Bundle
+from medmap.bundle import Bundle, parity
 from medmap.cli import run as medmap
 from medmap.errors import BundleError, MedmapWarning, UsageError
 from medmap.evaluate import Options, evaluate, read_structures
@@ -246,9 +247,42 @@ def test_eight_bits_are_added_measured_and_taken_where_they_lose_nothing(
     assert bundle.engine(precision="auto", device="cpu", threads=1).precision == "float32"
 
 
+def test_eight_bits_are_judged_on_other_patients_than_those_that_set_them(
+    trained: Path, squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen: dict[str, np.ndarray] = {}
+    quantize, compare = parity.quantized, parity.compare_engines
+
+    def setting(path: Path, inputs: np.ndarray) -> tuple[bytes, bytes]:
+        seen["set"] = inputs
+        return quantize(path, inputs)
+
+    def judging(reference: object, comparisons: object, inputs: np.ndarray, *more: object, **named: object) -> object:
+        seen["judged"] = inputs
+        return compare(reference, comparisons, inputs, *more, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(parity, "quantized", setting)
+    monkeypatch.setattr(parity, "compare_engines", judging)
+    order = ["export", str(trained), "--to", "openvino", "--int8", "--json", "--dataset"]
+    assert medmap([*order, str(squares), "-o", str(tmp_path / "small")]) in (0, 1)
+    assert json.loads(capsys.readouterr().out)["engines"]["openvino:int8"]["cases"] == 4, "the test split judges"
+    assert len(seen["set"]) == 12
+    assert len(seen["judged"]) == 4
+    assert not any(np.array_equal(a, b) for a in seen["set"] for b in seen["judged"])
+    table = squares / "cases.csv"
+    whole = table.read_text()
+    table.write_text(re.sub(r",p\d+,(train|test),", ",p0,,", whole))
+    assert medmap([*order, str(squares), "-o", str(tmp_path / "one")]) == 2
+    assert "cases of one patient" in capsys.readouterr().err
+    table.write_text(whole.replace(",test,", ",,").replace(",train,", ",,"))
+    assert medmap([*order, str(squares), "-o", str(tmp_path / "dealt")]) in (0, 1)
+    table.write_text(whole)
+    assert len(seen["set"]) == len(seen["judged"]) == 8
+
+
 def test_an_engine_that_answers_otherwise_here_is_not_taken(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bundle = Bundle.load(trained)
-    monkeypatch.setattr("medmap.bundle.parity.measure_parity", _differing)
+    monkeypatch.setattr(parity, "compare_engines", lambda *given, **options: [_differing()])
     with pytest.warns(MedmapWarning, match="openvino in float32 does not answer here as it did"):
         engine = bundle.engine(device="cpu", threads=1)
     assert engine.name == "torch"
@@ -259,5 +293,5 @@ def test_an_engine_that_answers_otherwise_here_is_not_taken(trained: Path, monke
         bundle.engine("onnx", precision="auto", threads=1)
 
 
-def _differing(*_given: object, **_options: object) -> Parity:
+def _differing() -> Parity:
     return Parity("openvino", "float32", 1, 9.0, 9.0, 0.1, False, 1e-3)

@@ -130,7 +130,7 @@ def export(
     inputs: Floats,
     *,
     truths: Sequence[Any] | NDArray[Any] | None = None,
-    int8: bool = False,
+    scales: Floats | None = None,
     make_card: Callable[[BundleSpec], str] | None = None,
 ) -> Bundle:
     """Add the exported model and the measured parity of each engine to a bundle.
@@ -144,29 +144,31 @@ def export(
         truths: (N, *spatial) labels of the inputs (255: not known), or (N, regions, *spatial) of overlapping
             regions, for networks that answer each voxel: bfloat16 and int8 then pass by what they lose of Dice; for
             detectors the boxes in each input (``Detect``): by AP50.
-        int8: Whether to make a network in 8-bit integers too, its scales fitted on the inputs (``quantized``).
+        scales: Prepared inputs of other patients that the scales of a network in 8-bit integers are fitted on
+            (``quantized``): one is made, too, and judged on ``inputs``. None makes none.
         make_card: Gives the card for the spec as it now is; None keeps the card.
 
     Returns:
         The bundle as it now stands; ``spec.engines`` holds the parity by ``engine`` or ``engine:precision``.
 
     Raises:
-        UsageError: An unknown format or no inputs, or int8 for another engine than OpenVINO.
-        MissingExtraError: int8 without NNCF.
+        UsageError: An unknown format or no inputs, or 8-bit integers for another engine than OpenVINO.
+        MissingExtraError: 8-bit integers without NNCF.
         BundleError: The network cannot be exported; the bundle is as it was.
     """
     if unknown := sorted(set(formats) - {"onnx", "openvino"}):
         raise UsageError("a bundle cannot be exported to this", got=unknown[0], expected="onnx or openvino")
     if not formats or not len(inputs):
         raise UsageError("an export needs a format and at least one prepared input")
+    int8 = scales is not None
     if int8 and "openvino" not in formats:
         raise UsageError("int8 runs on OpenVINO", got=", ".join(formats), remedy="export to openvino")
     network = bundle.ensemble()
     with tempfile.TemporaryDirectory(prefix="medmap-export-") as folder:
         path = Path(folder) / ONNX
         export_onnx(network, inputs, path)
-        if int8:
-            for name, data in zip(INT8, quantized(path, inputs), strict=True):
+        if scales is not None:
+            for name, data in zip(INT8, quantized(path, scales), strict=True):
                 (path.parent / name).write_bytes(data)
         made = {file.name: file.read_bytes() for file in sorted(path.parent.iterdir())}
         comparisons = _Comparisons(bundle)

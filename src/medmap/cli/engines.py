@@ -10,6 +10,7 @@ from medmap.errors import UsageError
 
 if TYPE_CHECKING:
     from medmap.bundle import Bundle
+    from medmap.dataset import Dataset
 
 TARGETS = ("onnx", "openvino")
 EXAMPLES = 16
@@ -22,14 +23,15 @@ def export_bundle(model: Path, output: Path, to: str, dataset: Path | None, int8
         model: A bundle or a run.
         output: The new folder.
         to: onnx or openvino.
-        dataset: Cases in any layout; for int8 they also set the scales.
+        dataset: Cases in any layout. For int8, some set the scales and others, of other patients, judge: those of the
+            test split where there is one, else half of the patients.
         int8: Whether to add a network in 8-bit integers.
 
     Returns:
         ``bundle``, ``digest``, and ``engines``: the parity of each that was measured now, by ``engine:precision``.
 
     Raises:
-        UsageError: The output exists, an unknown target, or int8 without cases.
+        UsageError: The output exists, an unknown target, or int8 without cases or with those of one patient.
     """
     import shutil
 
@@ -43,10 +45,10 @@ def export_bundle(model: Path, output: Path, to: str, dataset: Path | None, int8
     if int8 and dataset is None:
         raise UsageError("8-bit scales are set on real cases", got="no --dataset", remedy="give --dataset")
     bundle = Bundle.load(model)
-    inputs, truths = _parity_examples(bundle, dataset)
+    inputs, truths, scales = _parity_examples(bundle, dataset, int8)
     try:
         shutil.copytree(bundle.path, output)
-        made = export(Bundle.load(output), [cast("Any", to)], inputs, truths=truths, int8=int8)
+        made = export(Bundle.load(output), [cast("Any", to)], inputs, truths=truths, scales=scales)
     except BaseException:
         shutil.rmtree(output, ignore_errors=True)
         raise
@@ -54,14 +56,43 @@ def export_bundle(model: Path, output: Path, to: str, dataset: Path | None, int8
     return {"bundle": str(made.path), "digest": made.digest, "engines": engines}
 
 
-def _parity_examples(bundle: Bundle, dataset: Path | None) -> tuple[Any, Any]:
-    """Prepared inputs for the parity test, and truths: real ones where there is a dataset, else phantoms."""
+def _parity_examples(bundle: Bundle, path: Path | None, int8: bool) -> tuple[Any, Any, Any]:
+    """Prepared inputs for the parity test and their truths, phantoms without a dataset; and what sets 8-bit scales."""
     from medmap.bundle.parity import phantom_inputs
     from medmap.layouts import open_dataset
     from medmap.predict import examples
     from medmap.prepare import Recipe
 
-    if dataset is not None:
-        return examples(bundle, open_dataset(dataset), EXAMPLES)
-    section = Recipe.from_json(bundle.spec.members[0].recipe).section
-    return phantom_inputs((1, section.channels, *section.shape), 8), None
+    if path is None:
+        section = Recipe.from_json(bundle.spec.members[0].recipe).section
+        return phantom_inputs((1, section.channels, *section.shape), 8), None, None
+    data = open_dataset(path)
+    if not int8:
+        return (*examples(bundle, data, EXAMPLES), None)
+    for_scales, for_judging = _apart(bundle, data)
+    return (*examples(bundle, for_judging, EXAMPLES), examples(bundle, for_scales, EXAMPLES)[0])
+
+
+def _apart(bundle: Bundle, data: Dataset) -> tuple[Dataset, Dataset]:
+    """Cases that set scales, and cases of other patients that judge what they lose.
+
+    Raises:
+        UsageError: All cases are of one patient.
+    """
+    from medmap.dataset import deal
+    from medmap.evaluate import as_dealt
+
+    whole = as_dealt(data, [bundle])
+    cases = [case for case in whole if case.truth.annotated] or list(whole)
+    judging = [case for case in cases if case.split == "test"]
+    held = {case.patient for case in judging}
+    setting = [case for case in cases if case.patient not in held]
+    if not judging or not setting:
+        setting, judging = deal(cases, (1.0, 1.0), seed=0)
+    if not judging or not setting:
+        raise UsageError(
+            "8-bit scales are judged on other patients than those that set them",
+            got="cases of one patient",
+            remedy="give a dataset of several patients, best with some that the networks did not learn from",
+        )
+    return data.with_cases(setting), data.with_cases(judging)

@@ -14,7 +14,7 @@ from medmap.evaluate.detections_csv import detections_text, read_detections, wri
 from medmap.evaluate.detections_rows import detection_rows, detection_subgroup_rows, size_ranges
 from medmap.evaluate.folders import compare
 from medmap.evaluate.groups import groups_of
-from medmap.evaluate.judge import Options, evaluate, operating_point, report_from_table
+from medmap.evaluate.judge import Options, as_dealt, evaluate, operating_point, report_from_table
 from medmap.evaluate.kept import MaskOf, WorstKept, badness
 from medmap.evaluate.leakage import leaks, leaks_of_recalibration
 from medmap.evaluate.looks import Looks, log_look
@@ -51,6 +51,7 @@ __all__ = [
     "Report",
     "StructureTable",
     "WorstKept",
+    "as_dealt",
     "badness",
     "baselines",
     "beside_observers",
