@@ -48,12 +48,12 @@ def test_convert_import_and_diff(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 def test_convert_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     examples.coco(tmp_path / "coco")
-    assert medmap(["convert", str(tmp_path / "coco"), str(tmp_path / "out"), "--layout", "yolo"]) == 2
+    assert medmap(["convert", str(tmp_path / "coco"), str(tmp_path / "out"), "--layout", "kitti"]) == 2
     assert "nnunet, msd, coco, bids" in capsys.readouterr().err
     assert medmap(["convert", str(tmp_path / "coco"), str(tmp_path / "out"), "--layout", "msd"]) == 3
     told = capsys.readouterr().err
     assert "the layout msd holds no truth for this task: got detect, expected segment" in told
-    assert "Remedy: --layout coco holds it" in told
+    assert "Remedy: --layout coco or voc or yolo or luna16 holds it" in told
     assert medmap(["convert", str(tmp_path / "coco"), str(tmp_path / "coco"), "--layout", "coco"]) == 2
     assert "not empty" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

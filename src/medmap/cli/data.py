@@ -161,7 +161,7 @@ def _unlabelled(data: Dataset, labels: Path | None) -> str:
 def convert(
     dataset: Annotated[Path, typer.Argument(help="A dataset in any known layout.")],
     dest: Annotated[Path, typer.Argument(help="The folder to write.")],
-    to: Annotated[str, typer.Option("--layout", help="nnunet, msd, coco or bids.")],
+    to: Annotated[str, typer.Option("--layout", help="nnunet, msd, coco, bids, voc, yolo or luna16.")],
     link: Annotated[bool, typer.Option("--link", help="Hard links instead of copies, where possible.")] = False,
     json: Json = False,
     quiet: Quiet = False,

@@ -70,6 +70,9 @@ LAYOUTS: tuple[Layout, ...] = (
 )
 
 
+_OTHER_NAMES = {"luna16": "luna"}
+
+
 def open_dataset(path: str | Path, *, layout: str = "auto", task: TaskName | None = None) -> Dataset:
     """A dataset in any known layout, opened in place; 100,000 cases open in seconds and no pixel is read.
 
@@ -110,7 +113,7 @@ def _chosen(path: Path, layout: str) -> Layout:
         expected, remedy = _expected(path)
         raise LayoutError(f"{path} is in no known layout", got=_found(path), expected=expected, remedy=remedy)
     for row in LAYOUTS:
-        if row.name == layout:
+        if row.name == _OTHER_NAMES.get(layout, layout):
             return row
     raise UsageError("unknown layout", got=repr(layout), expected=", ".join(["auto", *(r.name for r in LAYOUTS)]))
 

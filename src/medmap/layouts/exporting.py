@@ -1,4 +1,4 @@
-"""A dataset in another layout: nnU-Net raw, Decathlon, COCO or BIDS, whole or not at all.
+"""A dataset in another layout, whole or not at all: nnU-Net raw, Decathlon, BIDS; COCO, Pascal VOC, YOLO, LUNA16.
 
 What a layout cannot hold is refused, or, where it can be kept beside the layout's own files (``kept.py``), said in a
 warning for whoever hands the export to another program.
@@ -17,8 +17,11 @@ from medmap.layouts.door import open_dataset
 from medmap.layouts.placing import Placing, whole_folder
 from medmap.layouts.to_bids import write_bids
 from medmap.layouts.to_coco import write_coco
+from medmap.layouts.to_luna import write_luna
 from medmap.layouts.to_msd import write_msd
 from medmap.layouts.to_nnunet import handed_over, write_nnunet
+from medmap.layouts.to_voc import write_voc
+from medmap.layouts.to_yolo import write_yolo
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,9 @@ EXPORTS: tuple[Export, ...] = (
     Export("msd", "segment", write_msd),
     Export("coco", "detect", write_coco),
     Export("bids", "segment", write_bids),
+    Export("voc", "detect", write_voc),
+    Export("yolo", "detect", write_yolo),
+    Export("luna16", "detect", write_luna),
 )
 
 
@@ -55,11 +61,11 @@ def convert_dataset(dataset: Dataset, dest: str | Path, layout: str, *, link: bo
     Args:
         dataset: What to write.
         dest: A folder that does not exist yet, or is empty.
-        layout: nnunet, msd, coco or bids.
+        layout: nnunet, msd, coco, bids, voc, yolo or luna16.
         link: Hard links instead of copies, where the file system allows; then an edited export edits the source.
 
     Returns:
-        The export, opened again: as many cases, the same truth, splits and labels.
+        The export, opened again: as many cases, the same truth, splits and labels, but for what a warning says.
 
     Raises:
         UsageError: An unknown layout, or a destination that holds something or cannot be written; nothing is left.

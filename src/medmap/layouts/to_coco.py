@@ -6,15 +6,12 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from medmap.dataset import Case, Dataset
-from medmap.errors import DatasetError
-from medmap.layouts.boxes import picture_shapes
+from medmap.dataset import Dataset
 from medmap.layouts.coco import bbox_of_corners
 from medmap.layouts.kept import KEPT_TABLE, kept_block, kept_table
-from medmap.layouts.placing import Placing, safe_name
-from medmap.read.door import suffix_of
+from medmap.layouts.placing import Placing
+from medmap.layouts.to_pictures import partly_annotated_note, place_picture, sizes_of_pictures
 
-PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 UNSPLIT = "all"
 
 
@@ -26,14 +23,8 @@ def write_coco(dataset: Dataset, placing: Placing) -> list[str]:
     Raises:
         DatasetError: Volumes, several inputs, a case without its picture.
     """
-    if len(dataset.inputs) != 1:
-        raise DatasetError("COCO holds one picture a case", got=", ".join(dataset.inputs), remedy="choose one input")
-    (name,) = dataset.inputs
-    lost = [case.id for case in dataset if case.inputs.get(name) is None]
-    if lost:
-        raise DatasetError("a case without its picture cannot be in COCO", case=lost[0])
-    shapes = _shapes(dataset, name)
-    files = [_place(case, name, placing) for case in dataset]
+    name, shapes = sizes_of_pictures(dataset, "COCO")
+    files = [place_picture(case, name, placing, "images") for case in dataset]
     parts: dict[tuple[str, bool], list[int]] = {}
     for n, case in enumerate(dataset):
         looked_at = case.truth.boxes is not None
@@ -43,34 +34,7 @@ def write_coco(dataset: Dataset, placing: Placing) -> list[str]:
         kind = "instances" if looked_at else "image_info"
         placing.text(f"annotations/{kind}_{split}.json", json.dumps(content, ensure_ascii=False) + "\n")
     placing.text(KEPT_TABLE, kept_table(dataset))
-    partial = [case.id for case in dataset if case.truth.known is not None]
-    if partial:
-        return [f"{len(partial)} cases are annotated for some classes only, which other programs do not see"]
-    return []
-
-
-def _shapes(dataset: Dataset, name: str) -> list[tuple[int, ...]]:
-    refs = [ref for case in dataset if (ref := case.inputs[name]) is not None]
-    shapes = picture_shapes((dataset.resolve(ref), ref.member) for ref in refs)
-    for case, shape in zip(dataset, shapes, strict=True):
-        if len(shape) != 2:
-            raise DatasetError("COCO holds pictures, not volumes", got=shape, case=case.id)
-    return shapes
-
-
-def _place(case: Case, name: str, placing: Placing) -> str:
-    """The picture's file name below ``images``."""
-    ref = case.inputs[name]
-    if ref is None:
-        raise DatasetError("a case without its picture cannot be in COCO", case=case.id)
-    ending = suffix_of(ref.path)
-    if ref.member is None and ending in PICTURES:
-        file = f"{safe_name(case.id, case.id)}{ending}"
-        placing.same(ref, f"images/{file}")
-    else:
-        file = f"{safe_name(case.id, case.id)}.png"
-        placing.image(placing.read(ref), f"images/{file}")
-    return file
+    return partly_annotated_note(dataset)
 
 
 def _content(

@@ -5,7 +5,9 @@ its annotation guidelines). A difficult object is neither found nor missed, as i
 
 ::
 
-    Annotations/a.xml    JPEGImages/a.jpg    ImageSets/Main/train.txt val.txt test.txt
+    Annotations/a.xml    JPEGImages/a.jpg    ImageSets/Main/train.txt val.txt test.txt    labels.txt
+
+``labels.txt``, where there is one, gives the order of the classes, and those of which there is no object.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from medmap.results import Label
 
 ANNOTATIONS = "Annotations"
 IMAGES = ("JPEGImages", "images", "PNGImages")
+CLASSES = "labels.txt"
 SETS = ("ImageSets/Main", "ImageSets")
 _MAX_XML_BYTES = 16 * 2**20
 
@@ -79,7 +82,8 @@ def recognise_voc(path: Path) -> bool:
 def open_voc(path: Path, task: TaskName | None = None) -> Dataset:
     """A VOC folder as a dataset; reads the XML files, and headers of pictures whose size they do not state.
 
-    Pictures without an XML file were not looked at. Classes are in the order in which people count.
+    Pictures without an XML file were not looked at. Classes are in the order of ``labels.txt``, else in the order in
+    which people count.
 
     Raises:
         LayoutError: No such folder, or XML that cannot be understood.
@@ -101,7 +105,7 @@ def open_voc(path: Path, task: TaskName | None = None) -> Dataset:
         raise DatasetError(f"{xml} has annotations of {len(lost)} pictures that do not exist", got=", ".join(lost[:3]))
     unsized = [s for s, page in pages.items() if page.shape is None and page.objects]
     shapes = dict(zip(unsized, picture_shapes((path / pictures[s], None) for s in unsized), strict=True))
-    names = sorted({o.name for page in pages.values() for o in page.objects}, key=natural_key)
+    names = _classes(path / CLASSES, {o.name for page in pages.values() for o in page.objects})
     if not names:
         raise LayoutError(f"{xml} names no object")
     splits = _splits(path, set(pictures))
@@ -122,6 +126,14 @@ def open_voc(path: Path, task: TaskName | None = None) -> Dataset:
         patients_known=False,
     )
     return with_kept_table(dataset, path)
+
+
+def _classes(path: Path, used: set[str]) -> list[str]:
+    """The listed classes where the list holds all that are used and none twice; else those that are used."""
+    listed = [line.strip() for line in read_text(path).splitlines() if line.strip()] if path.is_file() else []
+    if used <= set(listed) and len(set(listed)) == len(listed):
+        return listed
+    return sorted(used, key=natural_key)
 
 
 def _truth(page: _Page, shape: Sequence[int], names: list[str], stem: str, fitting: Fitting) -> Truth:

@@ -20,7 +20,7 @@ from medmap.errors import BoxError, DatasetError, LayoutError, MedmapError
 from medmap.layouts.boxes import Corners, Fitting, corners_of_edges, picture_shapes, refused
 from medmap.layouts.folders import is_image_name
 from medmap.layouts.foreign import Foreign, inside, parsed, require_files, require_task
-from medmap.layouts.kept import with_kept_table
+from medmap.layouts.kept import with_kept_block, with_kept_table
 from medmap.layouts.naming import natural_key, unique_ids
 from medmap.results import Label
 
@@ -37,6 +37,7 @@ class _Described(Foreign):
     nc: int | None = None
     licence: str | None = None
     license: str | None = None
+    medmap: Any = None
 
 
 def corners_of_line(x: float, y: float, width: float, height: float, shape: Sequence[int]) -> Corners:
@@ -114,7 +115,7 @@ def open_yolo(path: Path, task: TaskName | None = None) -> Dataset:
         licence=said.licence or said.license,
         patients_known=False,
     )
-    return with_kept_table(dataset, file.parent)
+    return with_kept_table(with_kept_block(dataset, said.medmap, where), file.parent)
 
 
 def _names(said: _Described, where: str) -> list[str]:
