@@ -198,9 +198,9 @@ def evaluate(
     if json:
         screen.document(report.as_json())
         return
-    for row in report.rows:
-        if row.group == "all" and row.average is None and row.stage in (None, "calibrated"):
-            screen.line(_row(row))
+    rows = [r for r in report.rows if r.group == "all" and r.average is None and r.stage in (None, "calibrated")]
+    for row in rows:
+        screen.line(_row(row, max(18, *(len(r.name) for r in rows))))
     screen.result(f"report: {output / 'report.html'}")
 
 
@@ -214,11 +214,11 @@ def _pairs(words: list[str] | None) -> Any:
     return {theirs: ours or None for theirs, _, ours in (word.partition("=") for word in words)}
 
 
-def _row(row: Any) -> str:
+def _row(row: Any, width: int) -> str:
     if row.value is None:
-        return f"{row.name:18} –      ({row.reason})"
+        return f"{row.name:{width}} –      ({row.reason})"
     interval = "" if row.low is None else f"  ({row.low:.3f} to {row.high:.3f}, {row.method})"
-    return f"{row.name:18} {row.value:.3f}{interval}"
+    return f"{row.name:{width}} {row.value:.3f}{interval}"
 
 
 def compare(

@@ -107,7 +107,7 @@ def ratio_row(name: str, values: Floats, draws: Floats, table: DetectionTable, n
         name: The metric.
         values: (classes,) NaN for a class that is nowhere to be found.
         draws: (replicates, classes).
-        table: Says how many patients there are.
+        table: Says how many patients have a finding.
         n: Findings that it rests on.
     """
     there = np.isfinite(values)
@@ -118,7 +118,8 @@ def ratio_row(name: str, values: Floats, draws: Floats, table: DetectionTable, n
     total = np.where(known, draws[:, there], 0).sum(axis=1)
     count = known.sum(axis=1)
     means = np.where(count > 0, total / np.maximum(count, 1), np.nan)
-    fallback = bounded_mean_fallback(value, table.who.count)
+    with_finding = len(np.unique(table.who.codes[table.true.cases[table.findings]]))
+    fallback = bounded_mean_fallback(value, with_finding)
     row = bounded_estimate(name, value, means, n, Bootstrap(max(100, len(means))), fallback)
     missing = [label for label, yes in zip(table.labels, there, strict=True) if not yes] if len(values) > 1 else []
     return row.with_(reason=f"without {', '.join(missing)}: {NOTHING}") if missing else row

@@ -13,7 +13,7 @@ from medmap.metrics.intervals import Bootstrap
 
 RECALLS = np.linspace(0, 1, 101)
 _TINY = np.spacing(1)
-_CHUNK_CELLS = 4_000_000  # weighed boxes held at once
+_CHUNK_CELLS = 400_000  # weighed boxes held at once: they stay near the processor
 
 
 class RankedBoxes:

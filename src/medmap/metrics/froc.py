@@ -235,7 +235,7 @@ class RankedFindings:
             rates: False alarms a case.
         """
         found = np.full((len(weights), len(rates)), np.nan)
-        step = max(1, 4_000_000 // max(self.cells, 1))
+        step = max(1, 400_000 // max(self.cells, 1))
         for start in range(0, len(weights), step):
             drawn = weights[start : start + step]
             there = drawn @ self._findings > 0
