@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,27 +16,35 @@ from judged_boxes import CELLS, NODULES, answers, dataset, grid, scene
 from judged_masks import judged
 from sklearn.metrics import roc_auc_score
 
-from medmap.dataset import Truth
+from medmap.dataset import Dataset, Truth
 from medmap.errors import DataError, DatasetError, ReadError, UsageError
 from medmap.evaluate import (
     DetectionRules,
     DetectionTable,
     MetricsFile,
+    Options,
     compare,
     compare_detections,
     detection_rows,
     detection_table,
     detections_text,
+    evaluate,
     in_terms_of,
+    judge,
     read_detections,
     report_from_boxes,
     size_ranges,
     write_detections,
     write_structures,
 )
+from medmap.geometry import Geometry
+from medmap.layouts.boxes import Fitting
+from medmap.layouts.luna import corners_of_ball
 from medmap.metrics import Bootstrap, BoxList, HitRule
+from medmap.metrics.boxes import box_diameters
 from medmap.metrics.froc import ALARM, HIT, UNSEEN
-from medmap.results import Boxes, Label
+from medmap.predict import FailedCase
+from medmap.results import Boxes, Label, Prediction
 
 FEW = Bootstrap(200)
 QUICK = DetectionRules(bootstrap=FEW)
@@ -240,15 +249,17 @@ def test_compare_from_the_files_alone(tmp_path: Path) -> None:
         report_from_boxes(data, answers(data, skill=skill), split="test", rules=QUICK).save(tmp_path / name)
     found = compare(tmp_path / "good", tmp_path / "poor")
     at = {(row.name, row.group): row for row in found.rows}
-    assert {name for name, _ in at} == {"ap50", "ap50_95", "froc_cpm"}
-    for row in at.values():
-        assert row.low > 0
+    assert {name for name, _ in at} == {"ap50", "ap50_95", "froc_cpm", "sensitivity", "false_positives_per_image"}
+    for (name, _), row in at.items():
+        better = -1 if name == "false_positives_per_image" else 1
+        assert row.low * better > 0
+        assert row.high * better > 0
         assert row.p < 0.05
     back = compare(tmp_path / "poor", tmp_path / "good")
     assert [row.difference for row in back.rows] == pytest.approx([-row.difference for row in found.rows])
     same = compare(tmp_path / "good", tmp_path / "good")
     assert all(row.p == 1 and row.difference == 0 for row in same.rows)
-    for name in ("ap50", "froc_cpm"):
+    for name in ("ap50", "froc_cpm", "sensitivity", "false_positives_per_image"):
         own = read_detections(tmp_path / "good")
         expected = next(row for row in detection_rows(own, FEW) if row.name == name)
         assert at[name, "all"].a == pytest.approx(expected.value)
@@ -359,3 +370,66 @@ def test_hits_are_in_millimetres(volumes: DetectionTable) -> None:
     np.testing.assert_allclose(volumes.found.centres[volumes.found.cases == 0], found.centres_mm())
     assert scene(0, False)[2].geometry == found.geometry
     assert case.id == "c0"
+
+
+def test_a_bundles_boxes_are_judged_as_they_come(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Unannotated cases are not even predicted, one that fails is counted, and both are said."""
+    data = dataset(8)
+    data = data.with_cases([replace(case, truth=Truth()) if case.id in ("c1", "c2") else case for case in data])
+    bundle = SimpleNamespace(
+        labels=NODULES,
+        spec=SimpleNamespace(
+            task="detect",
+            inputs={"image": SimpleNamespace(modality="CT")},
+            kind=None,
+            run={},
+            provenance={},
+            members=(),
+        ),
+        decision=None,
+        digest="sha256:" + "ab" * 32,
+        path=tmp_path / "run" / "bundle",
+    )
+    bundle.path.mkdir(parents=True)
+
+    def predicted(bundles: object, asked: Dataset, **how: object) -> Iterator[Prediction | FailedCase]:
+        for case, found in answers(asked):
+            if case.id == "c4":
+                yield FailedCase("c4", "the file is truncated")
+            else:
+                yield Prediction(case.id, {"boxes": found})
+
+    monkeypatch.setattr(judge, "predict_cases", predicted)
+    monkeypatch.setattr(judge, "content_hash", lambda whole, case: "")
+    report = evaluate([bundle], data, "test")
+    assert set(report.detections.cases) == {"c0", "c3", "c5", "c6", "c7"}
+    assert report.flow == (("supplied", 8), ("without a truth", 2), ("unreadable or refused", 1), ("evaluated", 5))
+    told = " ".join(report.warnings)
+    assert "2 cases that nobody has looked at are left out" in told
+    assert "1 of 6 cases could not be evaluated" in told
+    assert report.looks == 1
+    with pytest.raises(UsageError, match="boxes are neither recalibrated"):
+        evaluate([bundle], data, "test", options=Options(aggregate_by="patient"))
+
+
+@settings(deadline=None)
+@given(
+    st.floats(0.4, 1.2),
+    st.floats(0.6, 5),
+    st.floats(3, 20),
+    st.tuples(st.floats(0.2, 0.8), st.floats(0.2, 0.8), st.floats(0, 1)),
+    st.floats(0, 3),
+)
+def test_a_balls_box_gives_back_its_diameter(
+    wide: float, thick: float, diameter: float, place: tuple[float, float, float], turn: float
+) -> None:
+    """Also in slices thicker than the ball, and where the ball reaches beyond the first or the last slice."""
+    shape = (120, 110, 40)
+    affine = np.diag([wide, wide, thick, 1.0])
+    rotation = np.eye(4)
+    rotation[:2, :2] = [[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]
+    geometry = Geometry(shape, rotation @ affine)
+    centre = np.array(place) * (np.array(shape) - 1)
+    corners = Fitting("ball").fit(corners_of_ball(geometry, geometry.to_world(centre)[0], diameter), shape, "ball")
+    edges = (np.array(corners[3:]) - corners[:3] + 1) * geometry.spacing_mm
+    assert box_diameters(edges[None])[0] == pytest.approx(diameter, rel=1e-6)

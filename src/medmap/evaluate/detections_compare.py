@@ -14,7 +14,7 @@ from medmap.errors import DataError
 from medmap.evaluate.compare import ComparisonReport
 from medmap.evaluate.detections import DetectionTable
 from medmap.evaluate.detections_csv import read_detections
-from medmap.evaluate.detections_rows import DRAWS, counts_of, each_group, froc_draws, ranked_classes
+from medmap.evaluate.detections_rows import DRAWS, counts_of, each_group, froc_draws, point_draws, ranked_classes
 from medmap.metrics import Bootstrap, Comparison, average_precisions, match_boxes
 from medmap.metrics.boxes import COCO_IOU
 from medmap.metrics.means import tested_difference
@@ -25,9 +25,10 @@ Floats = NDArray[np.float64]
 def compare_detections(
     a: DetectionTable, b: DetectionTable, name_a: str = "a", name_b: str = "b", bootstrap: Bootstrap | None = None
 ) -> ComparisonReport:
-    """The differences a − b of AP50, AP50:95, CPM and the operating points, on the cases that both have judged.
+    """The differences a − b of AP50, AP50:95 and CPM, on the cases that both have judged.
 
-    Patients are drawn again, the same for both. Both are held against the truth by the first one's rule of hits.
+    Sensitivity and false alarms an image are compared too, each detector at its own operating point. Patients are drawn
+    again, the same for both. Both are held against the truth by the first one's rule of hits.
 
     Args:
         a: The boxes of one.
@@ -52,7 +53,7 @@ def compare_detections(
     one, two = a.at([rows_a[case] for case in both]), b.at([rows_b[case] for case in both])
     _same_truth(one, two)
     draws = bootstrap or DRAWS
-    rows = [*_precisions(one, two, draws), *_curves(one, two, draws)]
+    rows = [*_precisions(one, two, draws), *_curves(one, two, draws), *_points(one, two, draws)]
     only_a, only_b = len(a) - len(both), len(b) - len(both)
     told = _told(only_a, only_b, one, two)
     return ComparisonReport(name_a, name_b, len(both), len(set(one.patients)), only_a, only_b, tuple(rows), tuple(told))
@@ -131,6 +132,21 @@ def _curves(a: DetectionTable, b: DetectionTable, draws: Bootstrap) -> list[Comp
         each = [_mean(values[:, classes].mean(axis=0)) for values, _ in found]
         replicates = [_means(drawn[:, :, classes].mean(axis=1)) for _, drawn in found]
         rows.append(_compared("froc_cpm", group, (each, replicates), n, draws))
+    return rows
+
+
+def _points(a: DetectionTable, b: DetectionTable, draws: Bootstrap) -> list[Comparison]:
+    found = [point_draws(table, draws) for table in (a, b)]
+    rows = []
+    for group, classes in each_group(a):
+        n = int(counts_of(a)[classes].sum())
+        each = [_mean(values["sensitivity"][classes]) for values, _ in found]
+        replicates = [_means(drawn["sensitivity"][:, classes]) for _, drawn in found]
+        rows.append(_compared("sensitivity", group, (each, replicates), n, draws))
+        name = "false_positives_per_image"
+        each = [float(np.nansum(values[name][classes])) for values, _ in found]
+        replicates = [np.nansum(drawn[name][:, classes], axis=1) for _, drawn in found]
+        rows.append(_compared(name, group, (each, replicates), int(a.seen[:, classes].any(axis=1).sum()), draws))
     return rows
 
 

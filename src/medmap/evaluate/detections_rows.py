@@ -276,28 +276,49 @@ def _rates(sums: Floats) -> dict[str, Floats]:
         }
 
 
+def point_draws(table: DetectionTable, bootstrap: Bootstrap) -> tuple[dict[str, Floats], dict[str, Floats]]:
+    """Sensitivity, predictive value, F1 and false alarms an image of what is called.
+
+    Returns:
+        Name → (classes,), and name → (replicates, classes); NaN where there is nothing to divide by.
+    """
+    stacked = _stacked(table)
+    sums = bootstrap.affordable(stacked.size).sums(stacked.reshape(len(stacked), -1))
+    return _rates(stacked.sum(axis=0)), _rates(sums.reshape(-1, *stacked.shape[1:]))
+
+
+def _stacked(table: DetectionTable) -> Floats:
+    """(patients, 4, classes): found, findings, alarms, cases."""
+    counts = PointCounts.of(table)
+    return np.stack([counts.found, counts.findings, counts.alarms, counts.cases], axis=1)
+
+
 def point_rows(table: DetectionTable, bootstrap: Bootstrap) -> list[Estimate]:
     """``sensitivity``, ``ppv``, ``f1`` and ``false_positives_per_image`` of the boxes that are called."""
-    counts = PointCounts.of(table)
-    width = len(table.labels)
-    stacked = np.stack([counts.found, counts.findings, counts.alarms, counts.cases], axis=1)  # (patients, 4, classes)
-    draws = bootstrap.affordable(stacked.size)
-    sums = draws.sums(stacked.reshape(len(stacked), -1)).reshape(-1, 4, width).astype(np.float64)
-    values, drawn = _rates(stacked.sum(axis=0)), _rates(sums)
+    stacked, (values, drawn) = _stacked(table), point_draws(table, bootstrap)
     rows = []
     for group, classes in each_group(table):
         cut = table.thresholds[classes[0]] if table.thresholds and len(classes) == 1 else None
         for name in ("sensitivity", "ppv", "f1"):
             n = _resting_on(name, stacked[:, :, classes])
             row = ratio_row(name, values[name][classes], drawn[name][:, classes], table, n)
-            rows.append(_proportion(table, classes[0], row) if len(classes) == 1 else row)
-            rows[-1] = rows[-1].with_(group=group, threshold=cut)
-        rows.append(_alarms(table, stacked, sums, classes, draws).with_(group=group, threshold=cut))
-    if width > 1:
-        pooled, pooled_draws = _rates(stacked.sum(axis=(0, 2))[:, None]), _rates(sums.sum(axis=2)[:, :, None])
-        for name in ("sensitivity", "ppv", "f1"):
-            row = ratio_row(name, pooled[name], pooled_draws[name], table, _resting_on(name, stacked))
-            rows.append(row.with_(average="micro"))
+            row = _proportion(table, classes[0], row) if len(classes) == 1 else row
+            rows.append(row.with_(group=group, threshold=cut))
+        name = "false_positives_per_image"
+        alarms = _alarms(table, classes, values[name][classes], drawn[name][:, classes])
+        rows.append(alarms.with_(group=group, threshold=cut))
+    return rows + (_pooled(table, stacked, bootstrap) if len(table.labels) > 1 else [])
+
+
+def _pooled(table: DetectionTable, stacked: Floats, bootstrap: Bootstrap) -> list[Estimate]:
+    """The findings of all classes taken together."""
+    whole = stacked.sum(axis=2, keepdims=True)
+    sums = bootstrap.affordable(whole.size).sums(whole[:, :, 0])[:, :, None]
+    values, drawn = _rates(whole.sum(axis=0)), _rates(sums)
+    rows = []
+    for name in ("sensitivity", "ppv", "f1"):
+        row = ratio_row(name, values[name], drawn[name], table, _resting_on(name, stacked))
+        rows.append(row.with_(average="micro"))
     return rows
 
 
@@ -321,21 +342,18 @@ def _proportion(table: DetectionTable, label: int, row: Estimate) -> Estimate:
     return proportion("ppv", yes, table.who.at(cases), "nothing is called")
 
 
-def _alarms(table: DetectionTable, stacked: Floats, sums: Floats, classes: list[int], draws: Bootstrap) -> Estimate:
+def _alarms(table: DetectionTable, classes: list[int], each: Floats, drawn: Floats) -> Estimate:
     """False alarms an image: of several classes their sum."""
     name = "false_positives_per_image"
     cases = int(table.seen[:, classes].any(axis=1).sum())
     if not cases:
         return undefined(name, 0, "no image was looked at")
-    with np.errstate(divide="ignore", invalid="ignore"):
-        each = stacked.sum(axis=0)[2, classes] / stacked.sum(axis=0)[3, classes]
-        drawn = (sums[:, 2, classes] / sums[:, 3, classes]).sum(axis=1)
-    value = float(np.nansum(each))
-    if value > 0 and replicate_interval(value, drawn) is None:
+    value, sums = float(np.nansum(each)), np.nansum(drawn, axis=1)
+    if value > 0 and replicate_interval(value, sums) is None:
         return Estimate(name, value, None, None, cases, None, reason=NOT_MOVED)
     # Poisson's exact upper limit of none (Garwood 1936), with patients as what was counted
     fallback = ((0.0, NONE_SEEN / table.who.count), "Poisson over patients (none called)")
-    return bounded_estimate(name, value, drawn, cases, draws, fallback)
+    return bounded_estimate(name, value, sums, cases, Bootstrap(max(100, len(sums))), fallback)
 
 
 def size_rows(table: DetectionTable, part: SizeRange, bootstrap: Bootstrap) -> list[Estimate]:
