@@ -407,3 +407,35 @@ def test_the_blood_smears_have_two_boxes_of_one_pixel(shared_data: Path) -> None
     some = data.with_cases([c for c in data if c.id in {*tiny, "BloodImage_00001", "BloodImage_00002"}])
     (found,) = (issue for issue in check(some) if issue.code == "tiny_box")
     assert found.cases == tuple(tiny)
+
+
+# -- in pictures --------------------------------------------------------------------------------------------------
+
+
+def test_boxes_are_drawn_where_they_lie_on_a_smaller_picture() -> None:
+    from medmap.check.box_pictures import box_labels, boxed
+    from medmap.dataset import Case, Truth
+    from medmap.write.planes import COLOURS
+
+    boxes = (((20.0, 40.0, 59.0, 79.0), 1), ((90.0, 0.0, 120.0, 9.0), 0))  # the second reaches beyond
+    case = Case("a", "a", {}, Truth(True, boxes=boxes))
+    drawn = boxed(np.full((50, 80), 7, np.uint8), case, (100, 160))
+    where = np.argwhere((drawn == COLOURS[1]).all(axis=2))
+    assert (*where.min(0), *where.max(0)) == (10, 20, 29, 39)
+    assert (drawn[11:29, 21:39] == 7).all()  # only the outline
+    assert len(np.argwhere((drawn == COLOURS[0]).all(axis=2))) > 0
+    assert (boxed(np.full((50, 80, 3), 7, np.uint8), case, (100, 160)) == drawn).all()
+    volume = Case("b", "b", {}, Truth(True, boxes=(((1.0, 2.0, 3.0, 4.0, 5.0, 9.0), 0),)))
+    labels = box_labels(volume, (6, 7, 8))
+    where = np.argwhere(labels == 1)
+    assert (*where.min(0), *where.max(0)) == (1, 2, 3, 4, 5, 7)
+    assert box_labels(case, (6, 7, 8)) is None
+
+
+def test_the_report_names_the_classes_of_the_boxes(tmp_path: Path) -> None:
+    root = planted(tmp_path / "d", {3: with_box([31, 31, 31, 31])})
+    assert medmap(["check", str(root), "--report", str(tmp_path / "r.html"), "--quiet"]) == 0
+    page = (tmp_path / "r.html").read_text()
+    assert "tiny_box" in page
+    assert '</span>RBC</li><li><span class="swatch"' in page
+    assert "</span>WBC</li>" in page

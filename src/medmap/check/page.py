@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medmap.check.box_pictures import box_labels, boxed
 from medmap.check.issue import Issue, worst_first
 from medmap.check.leaks import label_text
 from medmap.check.table import class_summary
@@ -99,14 +100,17 @@ class _Album:
             if labels is not None:
                 self.outlined[case.id] = frozenset(int(value) for value in np.unique(labels) if value > 0)
             return data_uri(three_planes(image, labels))
+        if case.truth.boxes:
+            self.outlined[case.id] = frozenset(label + 1 for _, label in case.truth.boxes)
+            return data_uri(boxed(displayed(image), case, image.geometry.shape))
         return data_uri(displayed(image))
 
     def _labels(self, case: Case, image: Image) -> NDArray[Any] | None:
-        """The first observer's labels on the image's grid, as training lays them; None where they cannot lie there."""
+        """The first observer's labels on the image's grid, as training lays them, or the boxes; None without any."""
         from medmap.read import read_ref
 
         if not case.truth.masks:
-            return None
+            return box_labels(case, image.geometry.shape)
         try:
             mask = read_ref(self.dataset, case.truth.masks[0])
             if mask.geometry.shape != image.geometry.shape or mask.geometry.has_size != image.geometry.has_size:
@@ -334,7 +338,8 @@ def _figure(dataset: Dataset, case: Case, album: _Album, extra: str = "", with_l
 def _legend(dataset: Dataset, figures: Sequence[_Figure]) -> _Legend:
     """Which structure has which colour in some pictures; the colours come again after the last one."""
     values = sorted(frozenset[int]().union(*(figure.outlined for figure in figures)))
-    names = {dataset.ignore: "ignored"} | {v: name for v, name in enumerate(dataset.label_names) if v}
+    first = 1 if dataset.task == "detect" else 0  # boxes have no background: their class 0 is drawn as 1
+    names = {dataset.ignore: "ignored"} | {v: name for v, name in enumerate(dataset.label_names, first) if v}
     entries = [
         ("#{:02x}{:02x}{:02x}".format(*COLOURS[(value - 1) % len(COLOURS)]), names.get(value, f"value {value}"))
         for value in values[:STRUCTURES_LISTED]
