@@ -16,8 +16,11 @@ from medmap.decision import (
     Decision,
     Target,
     apply_temperature,
+    box_chances,
     calibrated,
     decide,
+    fit_box_calibration,
+    fit_box_threshold,
     fit_temperature,
     fit_thresholds,
     parse_target,
@@ -502,3 +505,31 @@ TWO = [[0.4, 0.6], [0.7, 0.3]]
 def test_refusals(call, error, sentence) -> None:
     with pytest.raises(error, match=sentence):
         call()
+
+
+def test_scores_of_boxes_become_probabilities() -> None:
+    rng = np.random.default_rng(4)
+    chance = rng.beta(0.6, 1.2, 6000)
+    real = rng.random(6000) < chance
+    timid = special.expit(special.logit(np.clip(chance, 1e-4, 1 - 1e-4)) / 3 - 1)
+    found = fit_box_calibration(timid[:3000], real[:3000])
+    assert found.reason is None
+    better = box_chances(timid[3000:], found.temperature, found.shift)
+    for low in np.arange(0, 1, 0.2):
+        inside = (better >= low) & (better < low + 0.2)
+        assert abs(better[inside].mean() - real[3000:][inside].mean()) < 0.05
+    assert (np.diff(better[np.argsort(timid[3000:])]) >= 0).all()
+
+
+def test_scores_of_boxes_stay_where_little_is_known() -> None:
+    assert "too few" in (fit_box_calibration([0.9] * 9 + [0.1] * 40, [True] * 9 + [False] * 40).reason or "")
+    upside_down = fit_box_calibration(np.linspace(0.1, 0.9, 60), np.arange(60) < 30)
+    assert upside_down[:2] == (1.0, 0.0)
+    assert "not findings more often" in (upside_down.reason or "")
+
+
+def test_the_operating_point_of_boxes_has_room_below_it() -> None:
+    assert fit_box_threshold([], [0.3], 2) == 0.5
+    assert fit_box_threshold([0.9, 0.8], [], 2) == pytest.approx(0.4)
+    assert fit_box_threshold([0.9, 0.8], [0.2], 2) == pytest.approx(0.5)
+    assert fit_box_threshold([0.9, 0.3], [0.8, 0.7, 0.6, 0.5], 2) == pytest.approx(0.85)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medmap.dataset import Case, Ref
+from medmap.decision import Decision
+from medmap.geometry import Geometry
 from medmap.metrics import box_iou
-from medmap.tasks.detect import Detect, DetectSection, Found
+from medmap.tasks.detect import Detect, DetectSection, Found, decided
 
 if TYPE_CHECKING:
     from medmap.bundle.stored import Bundle
@@ -26,11 +27,11 @@ class BoxLikeness:
 
     Args:
         task: What makes boxes of numbers.
-        thresholds: (classes,) score from which a box is reported.
+        decision: Says which boxes are reported.
     """
 
-    def __init__(self, task: Detect, thresholds: Sequence[float] | NDArray[np.float64]) -> None:
-        self._task, self._thresholds = task, np.asarray(thresholds, dtype=np.float64)
+    def __init__(self, task: Detect, decision: Decision) -> None:
+        self._task, self._decision = task, decision
         self._same, self._reported = 0, 0
         self._pairs: list[tuple[Found, Found, NDArray[np.float32]]] = []
 
@@ -41,21 +42,24 @@ class BoxLikeness:
 
         section = DetectSection.model_validate(bundle.spec.run.get("task", {"kind": "detect"}))
         task = Detect(section, bundle.labels, NetworkSpec(**bundle.spec.members[0].network))
-        return cls(task, bundle.decision.thresholds or (REPORTED,) * task.outputs)
+        decision = bundle.decision
+        return cls(task, decision if decision.thresholds else decision.with_(thresholds=(REPORTED,) * task.outputs))
 
     def again(self) -> BoxLikeness:
         """The same question, with nothing gathered yet."""
-        return BoxLikeness(self._task, self._thresholds)
+        return BoxLikeness(self._task, self._decision)
 
     def add(self, expected: NDArray[Any], found: NDArray[Any], truth: Any | None) -> None:
         """Gather the (N, members, places, numbers) of both, and the boxes in each input where they are known."""
         for number, both in enumerate(zip(expected, found, strict=True)):
             theirs, ours = (self._task.of_patch(numbers) for numbers in both)
-            reported = theirs.scores >= self._thresholds[theirs.labels]
-            shared = box_iou(theirs.corners[reported], ours.corners)
-            shared = np.where(theirs.labels[reported][:, None] == ours.labels[None], shared, 0)
+            grid = Geometry.without_size(self._task.patch)
+            boxes = decided(self._task.boxes(theirs, grid), self._decision)
+            reported = boxes.taken(boxes.called)
+            shared = box_iou(reported.corners, ours.corners)
+            shared = np.where(reported.label_ids[:, None] == ours.labels[None], shared, 0)
             self._same += int((shared.max(1, initial=0) >= SAME).sum())
-            self._reported += int(reported.sum())
+            self._reported += len(reported.scores)
             if truth is not None:
                 self._pairs.append((theirs, ours, truth[number]))
 

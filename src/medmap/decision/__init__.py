@@ -6,6 +6,7 @@ predictions, and ``fit_rule`` on the parts of masks, is written into a ``Decisio
 """
 
 from medmap.decision.answer import Decided, calibrated, decide
+from medmap.decision.boxes import BoxCalibration, box_chances, fit_box_calibration, fit_box_threshold
 from medmap.decision.calibration import Calibration, fit_calibration
 from medmap.decision.components import ComponentRule, Parts, fit_rule, kept_parts, parts_of
 from medmap.decision.expected import ExpectedDice, fit_expected_dice
@@ -15,6 +16,7 @@ from medmap.decision.thresholds import Thresholds, fit_thresholds
 from medmap.decision.value import Decision, Target, parse_target
 
 __all__ = [
+    "BoxCalibration",
     "Calibration",
     "ComponentRule",
     "Decided",
@@ -26,8 +28,11 @@ __all__ = [
     "Temperature",
     "Thresholds",
     "apply_temperature",
+    "box_chances",
     "calibrated",
     "decide",
+    "fit_box_calibration",
+    "fit_box_threshold",
     "fit_calibration",
     "fit_expected_dice",
     "fit_rule",

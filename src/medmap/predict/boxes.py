@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
 
 from medmap import augment
 from medmap.bundle import Bundle
@@ -14,7 +13,7 @@ from medmap.image import Image
 from medmap.predict.accept import FailedCase, images_of, refuse_unlike, unlike
 from medmap.prepare import Prepared, Recipe
 from medmap.results import Prediction
-from medmap.tasks.detect import Detect, DetectSection, Found
+from medmap.tasks.detect import Detect, DetectSection, Found, decided
 
 Ready = tuple[dict[str, Image], list[Prepared]]
 
@@ -87,11 +86,9 @@ class Predictor:
         decision = self.bundles[0].decision
         told = unlike(image, decision.accepts.get(name, {}))
         warnings = (*image.source.warnings, *([told] if told else []))
-        boxes = self.tasks[0].boxes(together, image.geometry)
+        boxes = decided(self.tasks[0].boxes(together, image.geometry), decision)
         digest = "+".join(bundle.digest for bundle in self.bundles)
-        return Prediction(
-            case, {"boxes": replace(boxes, thresholds=decision.thresholds)}, {name: image.geometry}, digest, warnings
-        )
+        return Prediction(case, {"boxes": boxes}, {name: image.geometry}, digest, warnings)
 
 
 def answered(

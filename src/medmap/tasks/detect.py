@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from medmap.config import Section
+from medmap.decision import Decision, box_chances
 from medmap.errors import DatasetError
 from medmap.geometry import Geometry
 from medmap.metrics.average_precision import average_precisions
@@ -372,10 +373,10 @@ class Detect:
 
         Args:
             logits: The network's answer.
-            options: ``geometry``: the grid; without it one without a size.
+            options: ``geometry``: the grid; without it one without a size. ``decision``: calibrates and calls.
         """
         geometry = options.get("geometry") or Geometry.without_size(self.patch)
-        return self.boxes(self.of_patch(logits), geometry)
+        return decided(self.boxes(self.of_patch(logits), geometry), options.get("decision"))
 
     def of_patch(self, numbers: NDArray[np.float32]) -> Found:
         """The boxes of one window that is the whole image, from (places, numbers) or (members, places, numbers)."""
@@ -383,13 +384,33 @@ class Detect:
         one = self.fused([self._suppressed(self.of_window(row)) for row in rows])
         return self._inside(one, self.patch)
 
-    def boxes(self, one: Found, geometry: Geometry, thresholds: tuple[float, ...] = ()) -> Boxes:
-        """Boxes on a grid as a result."""
-        return Boxes(one.corners, one.labels, one.scores, self.labels, geometry, thresholds=thresholds)
+    def boxes(self, one: Found, geometry: Geometry) -> Boxes:
+        """Boxes on a grid as a result, their scores as the network gives them."""
+        return Boxes(one.corners, one.labels, one.scores, self.labels, geometry)
 
     def supports(self, dimensions: int, channels: int) -> str | None:
         """Pictures and volumes of any channel count."""
         return None if dimensions in (2, 3) else f"images of {dimensions} dimensions"
+
+
+def decided(boxes: Boxes, decision: Decision | None) -> Boxes:
+    """Boxes with scores that are probabilities, and with the operating point, as far as a decision has them.
+
+    Args:
+        boxes: With scores as networks give them.
+        decision: ``temperature`` and ``prior_shift`` of each class, ``thresholds``.
+    """
+    if decision is None:
+        return boxes
+    warm, shift = decision.temperature, decision.prior_shift
+    if shift is None:
+        return replace(boxes, thresholds=decision.thresholds)
+    each = np.broadcast_to(np.asarray(warm, dtype=np.float64), (len(boxes.labels),))
+    scores = box_chances(boxes.scores, each[boxes.label_ids], np.asarray(shift)[boxes.label_ids])
+    order = np.argsort(-scores, kind="stable")
+    fitted = bool(((each != 1) | (np.asarray(shift) != 0)).all())
+    better = replace(boxes, scores=scores, calibrated=fitted, thresholds=decision.thresholds)
+    return better.taken(order)
 
 
 def _zones(starts: Sequence[int], side: int) -> dict[int, tuple[float, float]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,16 +14,17 @@ from numpy.typing import NDArray
 from medmap import augment
 from medmap.config import write_atomically
 from medmap.dataset import Case, Dataset
-from medmap.decision import Decision
+from medmap.decision import Decision, box_chances, fit_box_calibration, fit_box_threshold
 from medmap.evaluate import Circumstances, Failure, Report
 from medmap.evaluate.detected import report_from_boxes
 from medmap.evaluate.detections import DetectionTable, detection_table
 from medmap.feed import PatchStore, Progress, build_box_store
 from medmap.fit import FitState, forwarding
-from medmap.metrics.froc import ALARM
+from medmap.metrics.froc import ALARM, HIT
 from medmap.plan import Run
 from medmap.prepare import Recipe
 from medmap.results import Boxes
+from medmap.tasks.detect import decided
 from medmap.train.events import Event
 from medmap.train.members import Member
 from medmap.train.parts import Concluded, accepted, flow_of
@@ -85,33 +85,43 @@ def concluded(work: Work, done: Sequence[Trained]) -> Concluded:
     if not first:
         return Concluded(decision, ("no validation case: nothing was judged, no operating point is fitted",), None)
     found = {row: _boxes(work, row, member) for row, member in sorted(first.items())}
-    pairs = [(work.store.cases[row], boxes) for row, boxes in found.items()]
-    thresholds = operating_points(detection_table(work.dataset.with_cases([case for case, _ in pairs]), pairs))
-    decision = decision.with_(thresholds=thresholds, target="f1")
-    for label, threshold in zip(work.task.labels, thresholds, strict=True):
+    decision, notes = fit_decision(decision, _table(work, found))
+    for label, threshold in zip(work.task.labels, decision.thresholds, strict=True):
         work.listen(Event("line", f"{label.name}: called from a score of {threshold:.2f} on (largest F1, {how})"))
-    return Concluded(decision, (), _report(work, first, found, thresholds))
+    report = _report(work, first, {row: decided(boxes, decision) for row, boxes in found.items()})
+    return Concluded(decision, tuple(notes), report)
 
 
-def operating_points(table: DetectionTable) -> tuple[float, ...]:
-    """For each class the score from which boxes are called: where F1 over all judged cases is largest.
+def _table(work: Work, found: dict[int, Boxes]) -> DetectionTable:
+    pairs = [(work.store.cases[row], boxes) for row, boxes in found.items()]
+    return detection_table(work.dataset.with_cases([case for case, _ in pairs]), pairs)
 
-    A class without a finding that a box hit has 0.5.
+
+def fit_decision(decision: Decision, table: DetectionTable) -> tuple[Decision, list[str]]:
+    """What scores mean and from where boxes are called, for each class, from boxes of cases not learned from.
+
+    Returns:
+        The decision with ``temperature``, ``prior_shift`` and ``thresholds``, and what could not be fitted, in words.
     """
-    found = []
-    for label in range(len(table.labels)):
+    fitted, thresholds, notes = [], [], []
+    for label, name in enumerate(table.labels):
+        mine = table.found.labels == label
+        hit, alarm = ((table.hits.outcomes == outcome) & mine for outcome in (HIT, ALARM))
+        counted = hit | alarm
+        one = fit_box_calibration(table.found.scores[counted], hit[counted])
+        notes += [f"{name} is not calibrated: {one.reason}"] if one.reason else []
+        fitted.append(one)
         wanted = table.findings & (table.true.labels == label)
         by = table.hits.by[wanted]
-        hits = np.sort(table.found.scores[by[by >= 0]])[::-1]
-        alarms = (table.hits.outcomes == ALARM) & (table.found.labels == label)
-        wrong = np.sort(table.found.scores[alarms])
-        if not len(hits):
-            found.append(0.5)
-            continue
-        right = np.arange(1, len(hits) + 1)
-        above = len(wrong) - np.searchsorted(wrong, hits, side="left")
-        found.append(float(hits[int(np.argmax(2 * right / (right + above + wanted.sum())))]))
-    return tuple(found)
+        scores = box_chances(table.found.scores, one.temperature, one.shift)
+        thresholds.append(fit_box_threshold(scores[by[by >= 0]], scores[alarm], int(wanted.sum())))
+    changes = {
+        "temperature": tuple(one.temperature for one in fitted),
+        "prior_shift": tuple(one.shift for one in fitted),
+        "thresholds": tuple(thresholds),
+        "target": "f1",
+    }
+    return decision.with_(**changes), notes
 
 
 def _boxes(work: Work, row: int, member: Member) -> Boxes:
@@ -120,13 +130,13 @@ def _boxes(work: Work, row: int, member: Member) -> Boxes:
     return Boxes(corners, labels, scores, work.task.labels, work.store.prepared[row].trace.source)
 
 
-def _report(work: Work, first: dict[int, Member], found: dict[int, Boxes], thresholds: tuple[float, ...]) -> Report:
+def _report(work: Work, first: dict[int, Member], found: dict[int, Boxes]) -> Report:
     cases = {row: work.store.cases[row] for row in found}
     folds = {case.id: fold for row, case in cases.items() if (fold := first[row].fold) is not None}
 
     def boxes() -> Iterator[tuple[Case, Boxes]]:
         for row, case in cases.items():
-            yield case, replace(found[row], thresholds=thresholds)
+            yield case, found[row]
 
     failed = tuple(Failure(case, reason) for case, reason in work.store.failed.items())
     circumstances = Circumstances(
