@@ -433,3 +433,24 @@ def test_a_balls_box_gives_back_its_diameter(
     corners = Fitting("ball").fit(corners_of_ball(geometry, geometry.to_world(centre)[0], diameter), shape, "ball")
     edges = (np.array(corners[3:]) - corners[:3] + 1) * geometry.spacing_mm
     assert box_diameters(edges[None])[0] == pytest.approx(diameter, rel=1e-6)
+
+
+def test_nearly_all_found_is_not_reported_as_certain() -> None:
+    """Ten patients, every finding found, a false alarm above one of them: draws would give 0.99 to 1."""
+    box = [0.0, 0.0, 9.0, 9.0]
+    cases = np.arange(10)
+    alarm = np.array([[50.0, 50.0, 59.0, 59.0]])
+    table = DetectionTable(
+        cases=tuple(f"c{n}" for n in cases),
+        patients=tuple(f"p{n}" for n in cases),
+        labels=("cell",),
+        found=BoxList([*cases, 0], np.concatenate([[box] * 10, alarm]), [0] * 11, [*np.linspace(0.5, 0.9, 10), 0.51]),
+        called=[True] * 11,
+        true=BoxList(cases, [box] * 10, [0] * 10),
+        rule=HitRule("iou", 0.5),
+    )
+    for row in detection_rows(table, FEW):
+        if row.name in ("ap50", "froc_cpm", "sensitivity_at_fppi_1"):
+            assert row.value > 0.98
+            assert row.low < 0.75
+            assert row.value <= row.high <= 1

@@ -29,6 +29,7 @@ LADDER = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0)  # ends of size ranges 
 COCO_EDGES = (32.0, 96.0)  # px, where there are no millimetres
 MOST_EDGES = 3
 NOTHING = "nothing to find"
+AT_THE_EDGE = 0.5  # patients' worth of a share from 0 or 1, below which draws of patients hardly move it
 NONE_SEEN = 3.6889  # upper 97.5 % limit of a count of which none was seen
 IN_GROUPS = ("ap50", "froc_cpm", "sensitivity")
 
@@ -103,6 +104,9 @@ def detection_rows(
 def ratio_row(name: str, values: Floats, draws: Floats, table: DetectionTable, n: int) -> Estimate:
     """A mean over classes with its bootstrap interval; undefined where no class has a value.
 
+    Within half a patient of 0 or 1, where the bootstrap calls nearly certain what it has hardly seen, Wilson's interval
+    over the patients with a finding stands in.
+
     Args:
         name: The metric.
         values: (classes,) NaN for a class that is nowhere to be found.
@@ -118,9 +122,13 @@ def ratio_row(name: str, values: Floats, draws: Floats, table: DetectionTable, n
     total = np.where(known, draws[:, there], 0).sum(axis=1)
     count = known.sum(axis=1)
     means = np.where(count > 0, total / np.maximum(count, 1), np.nan)
-    with_finding = len(np.unique(table.who.codes[table.true.cases[table.findings]]))
-    fallback = bounded_mean_fallback(value, with_finding)
-    row = bounded_estimate(name, value, means, n, Bootstrap(max(100, len(means))), fallback)
+    worth = len(np.unique(table.who.codes[table.true.cases[table.findings]]))
+    (low, high), _ = bounded_mean_fallback(value, worth)
+    if min(value, 1 - value) * worth < AT_THE_EDGE:  # what draws give there is nearly no interval at all
+        row = Estimate(name, value, min(low, value), max(high, value), n, "Wilson over patients with a finding")
+    else:
+        drawn = Bootstrap(max(100, len(means)))
+        row = bounded_estimate(name, value, means, n, drawn, ((low, high), "Wilson over patients with a finding"))
     missing = [label for label, yes in zip(table.labels, there, strict=True) if not yes] if len(values) > 1 else []
     return row.with_(reason=f"without {', '.join(missing)}: {NOTHING}") if missing else row
 
