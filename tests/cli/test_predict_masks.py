@@ -19,10 +19,11 @@ from medmap.cli import run as medmap
 from medmap.cli.resumed import OWN
 from medmap.errors import UsageError
 from medmap.geometry import Crop, Flip, Geometry, Pad, Permute, Resample, Trace
+from medmap.image import Image
 from medmap.layouts import open_dataset
 from medmap.predict import MaskView, predict, predict_masks
 from medmap.predict.masks import Predictor
-from medmap.predict.within import box_of, box_on_prepared
+from medmap.predict.within import box_of, box_on_prepared, foreground_of
 from medmap.read import read
 from medmap.results import Label, Mask, Picture
 from medmap.train import train
@@ -87,6 +88,52 @@ def test_a_margin_is_in_millimetres_and_ends_at_the_image() -> None:
     both[1, 2, 0], both[3, 4, 1] = True, True
     named = {1: Label("a"), 2: Label("b")}
     assert box_of(Mask(both, Geometry.without_size((4, 5)), named)) == ((1, 4), (2, 5))
+
+
+@given(low=st.tuples(*[st.integers(0, 5)] * 3), size=st.tuples(*[st.integers(1, 6)] * 3), hounsfield=st.booleans())
+def test_the_background_around_a_body_is_left_out(
+    low: tuple[int, ...], size: tuple[int, ...], hounsfield: bool
+) -> None:
+    shape = (11, 13, 12)
+    rng = np.random.default_rng(0)
+    body = tuple(slice(a, a + n) for a, n in zip(low, size, strict=True))
+    array = rng.normal(-1000, 40, shape) if hounsfield else np.zeros(shape)
+    array[body] = rng.uniform(1, 60, size)
+    grid = Geometry.from_spacing(shape, (0.7, 1.3, 2.9))
+    found = foreground_of(Image(array.astype(np.float32), grid, "HU" if hounsfield else "arbitrary"))
+    assert found == tuple((a, a + n) for a, n in zip(low, size, strict=True))
+    two = np.stack([np.zeros(shape, np.float32), array.astype(np.float32) - array.min()], axis=-1)
+    if not hounsfield:
+        assert foreground_of(Image(two, grid, channels=("t1", "t2"))) == found
+
+
+def test_without_background_everything_is_looked_at() -> None:
+    rng = np.random.default_rng(0)
+    grid = Geometry.from_spacing((6, 7, 8), (1.0, 1.0, 1.0))
+    for values, quantity in ((rng.normal(40, 5, grid.shape), "HU"), (np.full(grid.shape, -1000.0), "HU")):
+        assert foreground_of(Image(values.astype(np.float32), grid, quantity)) is None  # type: ignore[arg-type]
+    assert foreground_of(Image(np.zeros(grid.shape, np.float32), grid)) is None
+    assert foreground_of(Image(np.zeros((4, 5), np.float32), Geometry.without_size((4, 5)))) is None
+
+
+def test_a_body_in_air_is_outlined_as_without_the_air(trained: Path, nested: Path) -> None:
+    bundle, image = Bundle.load(trained), read(nested / "images/12.nii.gz")
+    grid = Geometry.from_spacing(tuple(n + 40 for n in image.array.shape), image.spacing_mm)
+    wide = np.full(grid.shape, float(image.array.min()), np.float32)
+    wide[(slice(20, -20),) * 3] = image.array
+    seen = []
+    with Predictor([bundle]) as predictor:
+        asked = predictor.scores
+        predictor.scores = lambda batch: (seen.append(len(batch)), asked(batch))[1]  # type: ignore[method-assign]
+        images, prepared = predictor.prepared({"image": Image(wide, grid)})
+        mask = predictor.answer("a", (images, prepared)).outputs["mask"]
+        inside = sum(seen)
+        seen.clear()
+        pixels = prepared.tensors["image"]
+        predictor.task.seen(predictor.scores, pixels, prepared.trace)
+    assert inside < sum(seen), "windows of air alone are not looked at"
+    assert isinstance(mask, Mask)
+    assert mask.array.any()
 
 
 # -- coarse to fine ---------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from medmap.errors import BundleError, DataError, UsageError
 from medmap.geometry import Trace
 from medmap.image import Image
 from medmap.predict.accept import FailedCase, images_of, refuse_unlike, unlike
-from medmap.predict.within import box_of, box_on_prepared
+from medmap.predict.within import AROUND_BODY_MM, box_of, box_on_prepared, foreground_of
 from medmap.prepare import Prepared, Recipe
 from medmap.results import Mask, Output, Picture, Prediction
 from medmap.runtime import Box, peak_rss_bytes, plan_memory, rss_bytes
@@ -161,10 +161,11 @@ class Predictor:
         return Looking(windows, inside, doubt)
 
     def _inside(self, images: dict[str, Image], trace: Trace) -> tuple[Box | None, str | None]:
-        """Where the coarse bundles have found something, and what there is to say of it."""
-        if self._coarse is None:
-            return None, None
+        """Where to look: within what the coarse bundles found, else where there is no background; and a warning."""
         (image,) = images.values()
+        if self._coarse is None:
+            body = foreground_of(image)
+            return None if body is None else box_on_prepared(body, trace, AROUND_BODY_MM), None
         given = {next(iter(self.view.within[0].spec.inputs)): image}
         coarse = self._coarse.answer("", self._coarse.prepared(given)).outputs["mask"]
         ends = box_of(coarse) if isinstance(coarse, Mask) else None

@@ -1,4 +1,4 @@
-"""Coarse to fine: the box of what a coarse mask found, with a margin, on the grid that a finer network sees."""
+"""Where to look in a volume: the box of a coarse mask or of what is not background, on the grid a network sees."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from medmap.geometry import Trace
+from medmap.image import Image
 from medmap.results import Mask
 from medmap.runtime import Box
 
 Ends = tuple[tuple[int, int], ...]
+AIR_HU = -500.0  # half way from air to water: noise does not carry air so far, and a body's surface lies beyond
+AROUND_BODY_MM = 15.0  # of air that a network still sees around a body
 
 
 def box_of(mask: Mask) -> Ends | None:
@@ -25,6 +28,36 @@ def box_of(mask: Mask) -> Ends | None:
             return None
         ends.append((int(used[0]), int(used[-1]) + 1))
     return tuple(ends)
+
+
+def foreground_of(image: Image) -> Ends | None:
+    """The part of a volume that is not background: outside of it nothing is to be found.
+
+    Of Hounsfield units what is above −500 HU (a body, and what it lies on; the air inside it is within its box), else
+    what differs from the image's smallest value (a skull-stripped or padded image). A structure that stands free in
+    air beyond the body's box would be lost.
+
+    Args:
+        image: Three spatial axes; of several channels any counts.
+
+    Returns:
+        (first, after last) voxel along each axis; None for a picture, or where everything or nothing is background.
+    """
+    if image.ndim != 3:
+        return None
+    array = np.asarray(image.array)
+    limit = AIR_HU if image.quantity == "HU" else float(np.nanmin(array))
+    used = [np.zeros(side, dtype=bool) for side in array.shape[:3]]
+    for number, plane in enumerate(array):  # a plane at a time: no mask of the whole volume stands in memory
+        there = plane > limit
+        there = there.reshape(*there.shape[:2], -1).any(2)
+        used[0][number] = there.any()
+        used[1] |= there.any(1)
+        used[2] |= there.any(0)
+    if not used[0].any():
+        return None
+    ends = tuple((int(np.argmax(axis)), len(axis) - int(np.argmax(axis[::-1]))) for axis in used)
+    return None if all(end == (0, side) for end, side in zip(ends, array.shape, strict=False)) else ends
 
 
 def box_on_prepared(ends: Ends, trace: Trace, margin_mm: float) -> Box | None:
