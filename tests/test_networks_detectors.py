@@ -10,6 +10,7 @@ import torch
 
 from medmap.errors import ConfigError
 from medmap.networks import NetworkSpec, SizeError, build, load_weights, places_per_map, priors
+from medmap.networks.two_stage import PROPOSED, First
 from medmap.runtime import export_onnx, measure_parity, open_engine
 
 STEPS = {2: ((2, 2), (2, 2), (2, 2)), 3: ((1, 2, 2), (2, 2, 2), (2, 2, 2))}
@@ -83,6 +84,7 @@ def test_an_encoder_of_timm_and_one_of_a_segmenter_start_a_detector() -> None:
         ({"finest": 7}, ConfigError, "beyond the encoder"),
         ({"name": "retinanet", "anchors": (((8.0, 8.0),),)}, ConfigError, "each map of the pyramid has its anchors"),
         ({"name": "retinanet", "anchors": (((8.0, -8.0),),) * 3}, ConfigError, "anchors is out of range"),
+        ({"name": "faster_rcnn", "strides": ((2, 1), (2, 2), (2, 2))}, ConfigError, "reduced alike along both axes"),
         ({"input_shape": (30, 48)}, SizeError, "multiples of 8 × 8"),
     ],
 )
@@ -90,3 +92,42 @@ def test_detectors_that_cannot_be_are_refused(change: dict[str, object], error: 
     given = {"name": "fcos", "input_shape": SHAPE[2], "width": 0.25, "strides": STEPS[2], "finest": 1, **change}
     with pytest.raises(error, match=sentence):
         build(NetworkSpec(dimensions=2, in_channels=1, outputs=3, boxes=True, **given), seed=0)  # type: ignore[arg-type]
+
+
+def test_two_stages_answer_alike_packed_and_whole() -> None:
+    spec = spec_of("faster_rcnn", 2)
+    net = build(spec, seed=0).eval()
+    images = torch.randn(2, 1, *SHAPE[2])
+    with torch.inference_mode():
+        answer = net(images)
+        packed = First(net)(images)
+        heads, maps = net.unpacked(packed)
+        boxes, sure = net.proposed(heads)
+        again = net.together(net.second(net.regions(maps, boxes)), boxes, sure)
+    torch.testing.assert_close(answer, again)
+    assert answer.shape == (2, PROPOSED, 3 + 4)
+    edges = answer[..., 3:]
+    assert (edges[..., :2] >= 0).all()
+    assert (edges[..., 2:] <= torch.tensor(SHAPE[2])).all()
+    assert (edges[..., 2:] - edges[..., :2] >= 1 - 1e-5).all()
+    assert (answer[..., :3][~sure] == -20).all()
+
+
+def test_a_region_is_cut_where_its_box_lies() -> None:
+    """Each map holds its own row or column number: a region's values say where it was cut."""
+    spec = spec_of("faster_rcnn", 2)
+    net = build(spec, seed=0).eval()
+    channels = net.pyramid.channels
+    maps = []
+    for step in net.steps:
+        rows, columns = SHAPE[2][0] // step[0], SHAPE[2][1] // step[1]
+        place = torch.zeros(1, channels, rows, columns)
+        place[0, 0] = (torch.arange(rows)[:, None] + 0.5) * step[0]
+        place[0, 1] = (torch.arange(columns)[None] + 0.5) * step[1]
+        maps.append(place)
+    box = torch.tensor([[[6.0, 10.0, 20.0, 38.0]]])
+    region = net.regions(maps, box)[0]
+    assert region[0].mean().item() == pytest.approx(13.0, abs=1.1)  # within half a step of its map
+    assert region[1].mean().item() == pytest.approx(24.0, abs=1.1)
+    assert (region[0].diff(dim=0) > 0).all()
+    assert (region[1].diff(dim=1) > 0).all()

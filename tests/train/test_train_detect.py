@@ -12,7 +12,7 @@ import pytest
 from medmap.augment import OFF
 from medmap.bundle import Bundle, verify
 from medmap.cli import run as medmap
-from medmap.errors import DatasetError
+from medmap.errors import BundleError, DatasetError
 from medmap.evaluate import evaluate
 from medmap.fit import FitSection
 from medmap.geometry import Geometry
@@ -63,7 +63,7 @@ def write_discs(folder: Path, count: int = 24, ndim: int = 2) -> Path:
 def small_run(name: str = "fcos", ndim: int = 2, **fit: object) -> Run:
     shape = (32, 32) if ndim == 2 else (32, 32, 16)
     spacing = SPACING if ndim == 2 else (*SPACING, 2.0)
-    anchors = (((11.0,) * ndim, (13.0,) * ndim),) * 3 if name == "retinanet" else ()
+    anchors = () if name == "fcos" else (((11.0,) * ndim, (13.0,) * ndim),) * 3
     return Run(
         task=DetectSection(patches=6),
         prepare=PrepareSection(shape=shape, grid="spacing", spacing_mm=spacing, intensity="zscore"),
@@ -151,6 +151,27 @@ def test_retinanet_in_three_dimensions_learns(tmp_path: Path) -> None:
     bundle = train(run, data, tmp_path / "run", listener=lambda event: None)
     report = evaluate(bundle, data, "test")
     assert report.row("ap50").value > 0.5
+
+
+def test_two_stages_learn_and_are_exported_as_two_graphs(discs: Path, tmp_path: Path) -> None:
+    data = open_dataset(discs)
+    run = small_run("faster_rcnn", epochs=12)
+    bundle = train(run, data, tmp_path / "run", listener=lambda event: None)
+    assert (bundle.path / "second.onnx").exists()
+    for engine in ("onnx", "openvino"):
+        assert bundle.spec.engines[engine]["passed"] is True
+        assert bundle.spec.engines[engine]["boxes_matched"] >= 0.99
+    assert all(row.passed for row in verify(bundle))
+    assert evaluate(bundle, data, "test").row("ap50").value > 0.7
+    image = discs / "images/23.nii.gz"
+    there, here = (predict(bundle, image, engine=engine).outputs["boxes"] for engine in ("torch", "onnx"))
+    assert isinstance(there, Boxes)
+    assert isinstance(here, Boxes)
+    assert there.called.any()
+    assert box_iou(there.corners[there.called], here.corners).max(1).min() > 0.99
+    (bundle.path / "second.onnx").unlink()
+    with pytest.raises(BundleError, match=r"second\.onnx"):
+        Bundle.load(bundle.path)
 
 
 def test_the_plan_of_a_detection(discs: Path) -> None:

@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medmap.bundle.files import SUMS
+from medmap.bundle.graphs import INT8, ONNX, SECOND, open_graphs, write_graphs
 from medmap.bundle.spec import BundleSpec
-from medmap.bundle.stored import INT8, ONNX, PARITY, Bundle, member_module, shared_recipe
+from medmap.bundle.stored import PARITY, Bundle, member_module, shared_recipe
 from medmap.bundle.weights import WEIGHTS
 from medmap.errors import BundleError, UsageError
 from medmap.runtime import (
@@ -28,7 +29,6 @@ from medmap.runtime import (
     Precision,
     compare_engines,
     cpu_facts,
-    export_onnx,
     open_engine,
     quantized,
 )
@@ -36,6 +36,8 @@ from medmap.runtime.parity import ENSEMBLE_AXIS, TOLERANCE, Likeness
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+    from medmap.bundle.ensemble import Ensemble
 
 Floats = NDArray[np.float32]
 Format = Literal["onnx", "openvino"]
@@ -166,17 +168,17 @@ def export(
     network = bundle.ensemble()
     with tempfile.TemporaryDirectory(prefix="medmap-export-") as folder:
         path = Path(folder) / ONNX
-        export_onnx(network, inputs, path)
+        write_graphs(cast("Ensemble", network), inputs, path.parent)
         if scales is not None:
             for name, data in zip(INT8, quantized(path, scales), strict=True):
                 (path.parent / name).write_bytes(data)
         made = {file.name: file.read_bytes() for file in sorted(path.parent.iterdir())}
         comparisons = _Comparisons(bundle)
-        found = _measure(network, path, _trials(formats, int8), inputs, truths, comparisons)
+        found = _measure(network, path.parent, _trials(formats, int8), inputs, truths, comparisons)
     states = [bundle.state_dict(index) for index in range(len(bundle.spec.members))]
     older = {key: parity for key, parity in bundle.spec.engines.items() if not key.endswith(":int8")}
     engines = {**older, **{_key(parity): parity.as_json() for parity in found}}
-    own = {"spec.json", WEIGHTS, "CARD.md", PARITY, ONNX, *INT8, SUMS}
+    own = {"spec.json", WEIGHTS, "CARD.md", PARITY, ONNX, SECOND, *INT8, SUMS}
     files = {name: (bundle.path / name).read_bytes() for name in bundle.hashes if name not in own}
     spec = bundle.spec.model_copy(update={"engines": engines})
     return Bundle.write(
@@ -194,9 +196,9 @@ class _Comparisons:
     """How a bundle's engines are compared: by what its task makes of the numbers."""
 
     def __init__(self, bundle: Bundle) -> None:
-        self._spec = bundle.spec
+        self.spec = bundle.spec
         self._likeness: Likeness | None = None
-        if self._spec.task == "detect":
+        if self.spec.task == "detect":
             from medmap.bundle.boxes import BoxLikeness
 
             self._likeness = BoxLikeness.of(bundle)
@@ -205,7 +207,7 @@ class _Comparisons:
         """A comparison with nothing gathered yet."""
         if self._likeness is None:
             # of overlapping regions, or several findings, each output stands for itself
-            exclusive = self._spec.kind != "multilabel"
+            exclusive = self.spec.kind != "multilabel"
             return Comparison(engine, class_axis=ENSEMBLE_AXIS, exclusive=exclusive)
         return Comparison(engine, class_axis=LAST_OF_BOXES, likeness=self._likeness.again())
 
@@ -223,7 +225,7 @@ def _trials(formats: Sequence[Format], int8: bool) -> list[tuple[EngineKind, Pre
 
 def _measure(
     network: nn.Module,
-    model: Path,
+    folder: Path,
     trials: Sequence[tuple[EngineKind, Precision]],
     inputs: Floats,
     truths: Sequence[Any] | NDArray[Any] | None,
@@ -235,7 +237,7 @@ def _measure(
     failed: list[Parity] = []
     for name, precision in trials:
         try:
-            engines.append(open_engine(name, model_path=_file(model, precision), precision=precision, device="cpu"))
+            engines.append(open_graphs(name, folder, compared.spec, precision=precision))
             comparisons.append(compared.of(engines[-1]))
         except BundleError as error:
             failed.append(_unable(name, precision, len(inputs), error))
@@ -246,10 +248,6 @@ def _measure(
         for engine in engines:
             engine.close()
     return [*found, *failed]
-
-
-def _file(model: Path, precision: Precision) -> Path:
-    return model.with_name(INT8[0]) if precision == "int8" else model
 
 
 def _unable(name: str, precision: Precision, cases: int, error: BundleError) -> Parity:
@@ -281,9 +279,8 @@ def verify(bundle: Bundle) -> list[Parity]:
     for key in bundle.spec.engines:
         name, _, low = key.partition(":")  # the spec admits no other names
         precision = cast("Precision", low or "float32")
-        path = _file(bundle.path / ONNX, precision)
         try:
-            engine = open_engine(cast("EngineKind", name), model_path=path, precision=precision, device="cpu")
+            engine = open_graphs(cast("EngineKind", name), bundle.path, bundle.spec, precision=precision)
         except BundleError as error:
             rows.append(_unable(name, precision, len(inputs), error))
             continue

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medmap.bundle.files import SUMS, read_small, standing, verify_folder, write_folder
+from medmap.bundle.graphs import INT8, ONNX, SECOND, open_graphs
 from medmap.bundle.spec import MAX_SPEC_BYTES, BundleSpec, MemberSpec, parse_spec
 from medmap.bundle.weights import WEIGHTS, check_weights, pack_weights, read_weights, require_fit
 from medmap.errors import BundleError, ConfigError, MedmapError, MedmapWarning
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from medmap.decision import Decision
     from medmap.runtime import Engine, EngineKind, Precision
 
-ONNX = "model.onnx"
-INT8 = ("model.int8.xml", "model.int8.bin")
 PARITY = "parity.npz"
 _RESERVED = frozenset({"spec.json", WEIGHTS, "CARD.md", PARITY, SUMS})
 
@@ -69,10 +68,11 @@ class Bundle:
         hashes, digest = verify_folder(folder)
         spec = parse_spec(read_small(folder / "spec.json", MAX_SPEC_BYTES), str(folder / "spec.json"))
         check_weights(folder / WEIGHTS, len(spec.members))
-        if ONNX in hashes:
-            from medmap.runtime import read_onnx
+        for name in (ONNX, SECOND):
+            if name in hashes:
+                from medmap.runtime import read_onnx
 
-            read_onnx(folder / ONNX)
+                read_onnx(folder / name)
         bundle = cls(folder, spec, digest, hashes)
         if spec.decision:
             _ = bundle.decision
@@ -225,9 +225,8 @@ class Bundle:
                     f"{self.path} was not shown to give the same answer on {name} in {candidate}",
                     remedy="take torch in float32, or export the bundle and look at its parity",
                 )
-            path = self.path / (INT8[0] if candidate == "int8" else ONNX)
-            engine = open_engine(
-                cast("EngineKind", name), model_path=path, threads=threads, device=device, precision=candidate
+            engine = open_graphs(
+                cast("EngineKind", name), self.path, self.spec, threads=threads, device=device, precision=candidate
             )
             if (kind != "auto" and precision != "auto") or self._answers(engine, name, candidate):
                 return engine

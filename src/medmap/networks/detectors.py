@@ -7,7 +7,8 @@
   2017, https://arxiv.org/abs/1708.02002; Feature Pyramid Networks: https://arxiv.org/abs/1612.03144).
 
 Both work in 2-D and 3-D, over medmap's own encoder (that of its U-Nets, whose weights fit) or one of timm's, and answer
-with one tensor of fixed shape, which every engine can run; boxes are made of it outside the graph.
+with one tensor of fixed shape, which every engine can run; boxes are made of it outside the graph. ``faster_rcnn``
+(`medmap.networks.two_stage`) puts a second stage behind the same encoder and pyramid, for pictures.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from medmap.networks.own import scaled
 from medmap.networks.spec import NetworkSpec, SizeError, shape_text
 from medmap.networks.unet import encoder_stages, initialise, multiple_of, stage_widths, unet_strides
 
-HEADS = ("fcos", "retinanet")
+HEADS = ("fcos", "retinanet", "faster_rcnn")
 PYRAMID_WIDTH = 96  # channels of every map of the pyramid, times ``width``
 EARLY = 2  # the finest map from which on the first stage of the encoder reduces the image
 TOWER = 2  # convolutions of a head before its last one
@@ -141,6 +142,7 @@ class Pyramid(nn.Module):
     def __init__(self, dimensions: int, widths: Sequence[int], channels: int) -> None:
         super().__init__()
         convolution = CONVOLUTION[dimensions]
+        self.channels = channels
         self.lateral = nn.ModuleList(convolution(width, channels, 1) for width in widths)
         self.smooth = nn.ModuleList(_Tower(dimensions, channels, depth=1) for _ in widths)
 
@@ -229,7 +231,11 @@ def build_detector(spec: NetworkSpec) -> nn.Module:
     Raises:
         ConfigError: An unknown head or encoder, anchors that do not fit the maps, a volume for an encoder of pictures.
     """
-    _, name = split_detector(spec.name)
+    head, name = split_detector(spec.name)
+    if head == "faster_rcnn" and spec.dimensions != 2:
+        raise ConfigError(
+            "faster_rcnn takes pictures, not volumes", got="3 dimensions", remedy="take fcos or retinanet"
+        )
     encoder, widths = _encoder(name, spec)
     counts = {len(shapes) for shapes in anchors_of(spec)}
     if len(counts) > 1:
@@ -237,8 +243,11 @@ def build_detector(spec: NetworkSpec) -> nn.Module:
     channels = max(GROUPS, scaled(PYRAMID_WIDTH, spec.width))
     pyramid = Pyramid(spec.dimensions, widths[spec.finest :], channels)
     levels = len(widths) - spec.finest
-    heads = Heads(spec.dimensions, channels, spec.outputs, counts.pop(), levels)
+    two = head == "faster_rcnn"
+    heads = Heads(spec.dimensions, channels, 1 if two else spec.outputs, counts.pop(), levels)
     net = Detector(encoder, spec.finest, pyramid, heads)
+    if two:
+        net = _two_stage(net, spec, channels)
     for part in (pyramid, heads) if name.startswith("timm:") else (net,):
         initialise(part)
     nn.init.normal_(heads.classes.weight, std=0.01)
@@ -248,6 +257,19 @@ def build_detector(spec: NetworkSpec) -> nn.Module:
                 value.fill_(-math.log((1 - RARE) / RARE))
     nn.init.normal_(heads.sides.weight, std=0.01)
     return net
+
+
+def _two_stage(net: Detector, spec: NetworkSpec, channels: int) -> Detector:
+    from medmap.networks.two_stage import TwoStage, second_of
+
+    if any(len(set(step)) > 1 for step in map_steps(spec)):
+        raise ConfigError(
+            "faster_rcnn has maps that are reduced alike along both axes",
+            got=f"network.strides = {spec.strides or unet_strides(spec.input_shape)}",
+            remedy="set network.strides, for example to [[2, 2], [2, 2], [2, 2], [2, 2]], or prepare.shape to a square",
+        )
+    parts = (net.pyramid, net.heads, second_of(spec, channels))
+    return TwoStage(net.encoder, spec.finest, parts, torch.from_numpy(priors(spec)), map_steps(spec), spec.input_shape)
 
 
 def _encoder(name: str, spec: NetworkSpec) -> tuple[nn.Module, list[int]]:

@@ -189,7 +189,7 @@ def _network(
         "network.name": "one box for each place, without anchors: the fewest choices for few and small boxes",
         "network.finest": f"small boxes span {small:.0f} voxels: looked for every {rules.times(steps[finest])} voxels",
     }
-    if name.startswith("retinanet") and "+timm:" not in name:
+    if name.startswith(("retinanet", "faster_rcnn")) and "+timm:" not in name:
         anchors = anchors_for(boxes, prepare, tuple(steps[finest:]))
         reasons["network.anchors"] = f"{ANCHORS} a place and map, from the sides of the training boxes"
     network = NetworkSection(

@@ -266,7 +266,7 @@ def narrower(network: NetworkSection, arranged: Arrangement) -> NetworkSection |
     """Half the width, when the time allows neither the folds nor the epochs at this one; None when it does."""
     starved = arranged.epochs < GOOD_EPOCHS // 2 or (arranged.folds and arranged.members < arranged.folds)
     if (
-        network.name not in ("small_resnet", "unet", "residual_unet", "fcos", "retinanet")
+        network.name not in ("small_resnet", "unet", "residual_unet", "fcos", "retinanet", "faster_rcnn")
         or not starved
         or network.width <= 0.25
     ):

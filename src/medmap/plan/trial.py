@@ -26,7 +26,7 @@ PATIENCE_S = 8.0
 KEPT_MAPS = 12
 # Another way must win by this much over plain float32 to be worth its rounding.
 WORTHWHILE = 0.9
-OF_ANY_WIDTH = ("small_resnet", "unet", "residual_unet", "fcos", "retinanet")
+OF_ANY_WIDTH = ("small_resnet", "unet", "residual_unet", "fcos", "retinanet", "faster_rcnn")
 
 
 @dataclass(frozen=True)

@@ -107,6 +107,11 @@ class Likeness(Protocol):
         """Fields of ``Parity``."""
         ...
 
+    @property
+    def decides(self) -> bool:
+        """Whether it tells in float32, too, as the numbers cannot: they may stand in another order."""
+        ...
+
     def passed(self) -> bool | None:
         """Whether fewer bits lose nothing that matters; None where the numbers themselves must tell."""
         ...
@@ -119,6 +124,8 @@ class MaskLikeness:
         class_axis: As in ``Comparison``.
         exclusive: As in ``Comparison``.
     """
+
+    decides = False
 
     def __init__(self, class_axis: int, exclusive: bool) -> None:
         self._axis, self._exclusive = class_axis, exclusive
@@ -247,7 +254,7 @@ class Comparison:
         agreement = 1 - turned / positions if positions and self._finite else 0.0
         passed = self._finite and self._max <= self._tolerance * scale and agreement >= MIN_AGREEMENT
         alike = self._likeness if self._finite else None
-        if self._engine.precision != "float32" and alike is not None:
+        if alike is not None and (self._engine.precision != "float32" or alike.decides):
             told = alike.passed()
             passed = passed if told is None else told
         found = Parity(

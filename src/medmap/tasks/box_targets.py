@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
+REAL = 0.5  # IoU from which a proposal is the truth that it overlaps
+REAL_SHARE = 0.4  # of the proposals that the second stage learns from, at most
 CANDIDATES = 9  # places a map that a truth's statistics are taken over: Zhang et al. 2020
 LARGEST_STRETCH = math.log(1000 / 16)  # of a prior's side, as Faster R-CNN has it
 
@@ -119,3 +121,49 @@ def assigned(truths: torch.Tensor, priors: torch.Tensor, places: tuple[int, ...]
         claims[bare, closest] = 2.0  # nothing else takes a truth's only place
     best, which = claims.max(0)
     return torch.where(best > 0, which, result)
+
+
+def sampled(
+    found: torch.Tensor, truths: torch.Tensor, spared: torch.Tensor, count: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Proposals that a second stage learns from, drawn anew each time.
+
+    A proposal is real from an IoU of 0.5 with a truth on (Ren et al. 2015); one whose centre lies in a spared box and
+    that is not real says nothing.
+
+    Args:
+        found: (n, 2·ndim) proposed edges, n at least 1 or no box at all.
+        truths: (m, 2·ndim + 1 + classes), as `medmap.tasks.detect.Detect` says.
+        spared: Likewise, those that are neither to be found nor wrong.
+        count: How many are taken; missing ones are empty and weigh nothing.
+
+    Returns:
+        (count, 2·ndim) edges, (count, 2·ndim + 1 + classes) the truth of each, zeros for none, and (count, classes)
+        weights.
+    """
+    import torch
+
+    ndim = found.shape[1] // 2
+    width, classes = truths.shape[1], truths.shape[1] - 2 * ndim - 1
+    boxes, goals, weights = (
+        found.new_zeros((count, 2 * ndim)),
+        found.new_zeros((count, width)),
+        found.new_zeros((count, classes)),
+    )
+    boxes[:, ndim:] = 1
+    if not len(found):
+        return boxes, goals, weights
+    shared = overlap(found, truths[:, : 2 * ndim]) if len(truths) else found.new_zeros((len(found), 1))
+    best, which = shared.max(1)
+    real = best >= REAL
+    middle = (found[:, None, :ndim] + found[:, None, ndim:]) / 2
+    silent = ((middle > spared[None, :, :ndim]) & (middle < spared[None, :, ndim : 2 * ndim])).all(-1).any(1) & ~real
+    yes = real.nonzero()[:, 0]
+    no = (~real & ~silent).nonzero()[:, 0]
+    yes = yes[torch.randperm(len(yes))[: int(count * REAL_SHARE)]]
+    no = no[torch.randperm(len(no))[: count - len(yes)]]
+    taken = torch.cat([yes, no])
+    boxes[: len(taken)] = found[taken]
+    goals[: len(yes)] = truths[which[yes]] if len(yes) else goals[:0]
+    weights[: len(taken)] = 1
+    return boxes, goals, weights

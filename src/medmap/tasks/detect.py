@@ -21,7 +21,7 @@ from medmap.metrics.boxes import BoxList, match_boxes
 from medmap.metrics.inputs import Patients
 from medmap.results import Boxes, Label
 from medmap.runtime import Windows, each_window, fused, suppressed
-from medmap.tasks.box_targets import assigned, decoded, generalised_overlap
+from medmap.tasks.box_targets import assigned, decoded, generalised_overlap, sampled
 from medmap.tasks.protocol import Batch, Examples, Forward, Selection, Tensors
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ MOST_OF_A_WINDOW = 300  # boxes of a window that are looked at, the surest ones
 SEEN = 0.5  # part of a box that a patch must hold to be learned from; what holds less teaches nothing there
 GLIMPSED = 0.1  # part below which it is not there at all
 WINDOWS_AT_ONCE = 4
+SECOND_OF_AN_IMAGE = 48  # proposals of an image that the second stage learns from
+SECOND_WEIGHT = 2.0
 
 
 class DetectSection(Section):
@@ -129,6 +131,11 @@ class Detect:
         return not self.spec.name.startswith("fcos")
 
     @property
+    def _two_stage(self) -> bool:
+        """Whether places only propose, and the answer is boxes already."""
+        return self.spec.name.startswith("faster_rcnn")
+
+    @property
     def _each(self) -> int:
         return max(1, len(self.spec.anchors[0])) if self._anchored and self.spec.anchors else 1
 
@@ -200,21 +207,71 @@ class Detect:
 
     def loss(self, net: torch.nn.Module, batch: Batch) -> torch.Tensor:
         """Classes of every place, and boxes of the places that answer for a truth, a place at a time."""
+        if not self._two_stage:
+            return self._of_places(net(batch.images).float(), batch, self.outputs)
+        two: Any = net
+        maps = two.maps(batch.images)
+        answers = two.heads(maps).float()
+        return self._of_places(answers, batch, 1) + self._of_proposals(two, maps, answers, batch)
+
+    def _of_places(self, numbers: torch.Tensor, batch: Batch, classes: int) -> torch.Tensor:
+        """The loss of a dense answer; of one class where places only propose."""
         import torch
 
-        numbers = net(batch.images).float()
+        n = self._ndim
         places = torch.from_numpy(self._priors).to(numbers.device)
-        boxes = decoded(numbers[..., self.outputs :], places, self._anchored)
+        boxes = decoded(numbers[..., classes:], places, self._anchored)
         total, count = numbers.new_zeros(()), 0
-        for row, (truth, case) in enumerate(zip(batch.truth, batch.cases, strict=True)):
-            logits, told = numbers[row, :, : self.outputs], boxes[row]
-            loss, positives = self._of_image(logits, told, truth.float(), places, case)
+        for row, (truth, case) in enumerate(zip(batch.truth.float(), batch.cases, strict=True)):
+            there = (
+                truth
+                if classes == self.outputs
+                else torch.cat([truth[:, : 2 * n + 1], truth[:, 2 * n : 2 * n + 1].abs()], 1)
+            )
+            known = self.known.get(case) if classes == self.outputs else None
+            loss, positives = self._of_image(numbers[row, :, :classes], boxes[row], there, places, known)
             total, count = total + loss, count + positives
         mean: torch.Tensor = total / max(1, count)
         return mean
 
+    def _of_proposals(self, net: Any, maps: Any, answers: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """The loss of the second stage: what each of some proposals is, and where its box really lies."""
+        import torch
+        from torch.nn import functional
+
+        n, width = self._ndim, 2 * self._ndim + 1
+        boxes, sure = net.proposed(answers)
+        chosen, goals, weights = [], [], []
+        for row, (truth, case) in enumerate(zip(batch.truth.float(), batch.cases, strict=True)):
+            there, spared = truth[truth[:, 2 * n] > 0], truth[truth[:, 2 * n] < 0]
+            found = torch.cat([there[:, : 2 * n], boxes[row][sure[row]]])
+            one, goal, weight = sampled(found, there, spared, SECOND_OF_AN_IMAGE)
+            if case in self.known:
+                weight[:, [c for c in range(self.outputs) if c not in self.known[case]]] = 0
+            chosen.append(one)
+            goals.append(goal)
+            weights.append(weight)
+        goal, weight, rois = torch.cat(goals), torch.cat(weights), torch.stack(chosen)
+        numbers = net.second(net.regions(maps, rois)).float()
+        plain = functional.binary_cross_entropy_with_logits(
+            numbers[:, : self.outputs], goal[:, width:], reduction="none"
+        )
+        real = goal[:, width:].any(1)
+        loss = (plain * weight).sum() / max(1, int((weight[:, 0] > 0).sum()))
+        if real.any():
+            edges = net.moved(rois.reshape(-1, 4)[real], numbers[real, self.outputs :])
+            _, generalised = generalised_overlap(edges, goal[real, : 2 * n])
+            loss = loss + self.section.box * (1 - generalised).sum() / max(1, len(real))
+        total: torch.Tensor = loss * SECOND_WEIGHT
+        return total
+
     def _of_image(
-        self, logits: torch.Tensor, told: torch.Tensor, truth: torch.Tensor, places: torch.Tensor, case: str
+        self,
+        logits: torch.Tensor,
+        told: torch.Tensor,
+        truth: torch.Tensor,
+        places: torch.Tensor,
+        known: tuple[int, ...] | None,
     ) -> tuple[torch.Tensor, int]:
         """The summed loss of one image, and how many places answer for something."""
         import torch
@@ -237,8 +294,8 @@ class Detect:
             centres = places[:, None, :n]
             inside = ((centres > spared[None, :, :n]) & (centres < spared[None, :, n : 2 * n])).all(-1).any(1)
             weight[inside & (which < 0)] = 0
-        if case in self.known:
-            weight[:, [c for c in range(self.outputs) if c not in self.known[case]]] = 0
+        if known is not None:
+            weight[:, [c for c in range(self.outputs) if c not in known]] = 0
         return loss + (self._of_classes(logits, target) * weight).sum(), len(mine)
 
     def _of_classes(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -323,7 +380,9 @@ class Detect:
         best = np.argsort(-value, kind="stable")[:MOST_OF_A_WINDOW]
         places, labels, value = places[best], labels[best], value[best]
         told = torch.from_numpy(np.ascontiguousarray(numbers[places, self.outputs :]))
-        edges = decoded(told, torch.from_numpy(self._priors[places]), self._anchored).numpy().astype(np.float64)
+        if not self._two_stage:
+            told = decoded(told, torch.from_numpy(self._priors[places]), self._anchored)
+        edges = told.numpy().astype(np.float64)
         middle = (edges[:, :n] + edges[:, n:]) / 2 - 0.5
         half = np.maximum(edges[:, n:] - edges[:, :n] - 1, 0) / 2  # below one voxel a box becomes that voxel
         return Found(np.concatenate([middle - half, middle + half], axis=1), value, labels)
