@@ -147,7 +147,7 @@ def main() -> None:
     shape = tuple(n // 4 for n in SHAPE) if arguments.small else SHAPE
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        patch, epochs = (32, 4) if arguments.small else (64, 12)
+        patch, epochs = (32, 4) if arguments.small else (48, 6)
         run = trained(folder, arguments.spacing_mm, patch, epochs)
         image, mask = volume(shape, SPACING_MM, 3 if arguments.small else 12, 99)
         ct = saved(folder, "ct.nii.gz" if arguments.packed else "ct.nii", image, SPACING_MM, "HU")

@@ -60,3 +60,21 @@ def test_a_download_of_unknown_length_shows_nothing(
         tell(5, None)
         tell(5, 10)
     assert capsys.readouterr().err.startswith("fetching: 50 %")
+
+
+def test_the_time_left_is_of_what_is_counted_now(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(show, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(show, "LINE_EVERY_S", 0.5)
+    clock = [100.0]
+    monkeypatch.setattr(show.time, "monotonic", lambda: clock[0])
+    with Screen() as screen:
+        for done in (10, 20, 40):
+            clock[0] += 1
+            screen.progress("network 1, epoch 1", done, 100)
+        for done in (1, 2, 3):  # another count of the same network
+            clock[0] += 1
+            screen.progress("network 1, its cases", done, 33)
+    told = capsys.readouterr().err.splitlines()
+    assert told[-1] == "network 1, its cases: 9 %, about 30 s left"

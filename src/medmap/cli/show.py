@@ -90,7 +90,8 @@ class Screen:
     def progress(self, text: str, done: float, total: float) -> None:
         """How far a stage is; shown after two seconds, as a bar on a terminal and as plain lines elsewhere."""
         now = time.monotonic()
-        stage = text.split(",", maxsplit=1)[0].split(" ", maxsplit=1)[0]
+        # another total is another stage: "network 1, epoch 3" counts steps, "network 1, its cases" cases
+        stage = f"{text.split(',', maxsplit=1)[0].split(' ', maxsplit=1)[0]} {total}"
         if stage != self._stage:
             self._stage, self._stage_begin, self._stage_done = stage, now, done
         if self.quiet or now - self._begin < PATIENCE_S:

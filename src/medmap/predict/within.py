@@ -34,8 +34,8 @@ def foreground_of(image: Image) -> Ends | None:
     """The part of a volume that is not background: outside of it nothing is to be found.
 
     Of Hounsfield units what is above −500 HU (a body, and what it lies on; the air inside it is within its box), else
-    what differs from the image's smallest value (a skull-stripped or padded image). A structure that stands free in
-    air beyond the body's box would be lost.
+    what differs from the corners, where all eight are alike (a skull-stripped or padded image). A structure that stands
+    free in air beyond the body's box would be lost.
 
     Args:
         image: Three spatial axes; of several channels any counts.
@@ -46,10 +46,13 @@ def foreground_of(image: Image) -> Ends | None:
     if image.ndim != 3:
         return None
     array = np.asarray(image.array)
-    limit = AIR_HU if image.quantity == "HU" else float(np.nanmin(array))
+    corners = array[np.ix_(*((0, side - 1) for side in array.shape[:3]))].reshape(8, -1)
+    hounsfield = image.quantity == "HU"
+    if not hounsfield and not (corners == corners[0]).all():
+        return None
     used = [np.zeros(side, dtype=bool) for side in array.shape[:3]]
     for number, plane in enumerate(array):  # a plane at a time: no mask of the whole volume stands in memory
-        there = plane > limit
+        there = plane > AIR_HU if hounsfield else plane != corners[0].reshape(plane.shape[2:])
         there = there.reshape(*there.shape[:2], -1).any(2)
         used[0][number] = there.any()
         used[1] |= there.any(1)
