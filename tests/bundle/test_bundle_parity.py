@@ -6,6 +6,7 @@ import torch
 
 from bundle.conftest import images, make_spec, make_states, network
 from medmap.bundle import Bundle, MemberSpec, export, model_card, verify
+from medmap.bundle import graphs
 from medmap.bundle import parity as bundle_parity
 from medmap.bundle.parity import phantom_inputs, read_parity
 from medmap.errors import BundleError, UsageError
@@ -94,8 +95,8 @@ def test_an_engine_that_cannot_run_the_network_has_failed_and_says_why(plain, tm
             raise BundleError("OpenVINO cannot run this")
         return original(*_args, **kwargs)
 
-    original = bundle_parity.open_engine
-    monkeypatch.setattr(bundle_parity, "open_engine", refuse)
+    original = graphs.open_engine
+    monkeypatch.setattr(graphs, "open_engine", refuse)
     copy = Bundle.load(shutil.copytree(plain.path, tmp_path / "bundle"))
     exported = export(copy, ("openvino",), images(), make_card=lambda spec: model_card(spec, []))
     assert exported.spec.engines["openvino"]["passed"] is False

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from medmap.bundle import parity
+from medmap.bundle import graphs
 from medmap.cli import run as medmap
 from medmap.errors import BundleError
 from medmap.runtime import open_engine
@@ -23,7 +23,7 @@ def no_onnx(monkeypatch: pytest.MonkeyPatch) -> None:
             raise BundleError("ONNX Runtime knows no such layer")
         return open_engine(kind, **words)
 
-    monkeypatch.setattr(parity, "open_engine", refusing)
+    monkeypatch.setattr(graphs, "open_engine", refusing)
 
 
 @pytest.mark.usefixtures("no_onnx")
