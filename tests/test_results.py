@@ -151,7 +151,7 @@ def test_boxes_as_json() -> None:
     boxes = Boxes(np.array([[0, 1, 2, 3]]), np.array([0]), np.array([0.5]), (CAT,), flat)
     (row,) = json.loads(json.dumps(boxes.as_json()))["boxes"]
     expected = {"index": [0, 1, 2, 3], "centre_mm": [0.5, 4, 0], "size_mm": [1.5, 6], "label": "cat", "score": 0.5}
-    assert row == {**expected, "code": "SCT:1", "called": True}
+    assert row == {**expected, "code": "SCT:1", "called": True, "first_slice": None, "last_slice": None}
     unsized = Boxes(np.array([[0, 1, 2, 3]]), np.array([0]), np.array([0.5]), (CAT,), Geometry.without_size((5, 7)))
     (row,) = unsized.as_json()["boxes"]
     assert row["centre_mm"] is None
@@ -160,6 +160,24 @@ def test_boxes_as_json() -> None:
         unsized.centres_mm()
     with pytest.raises(GeometryError, match="needs millimetres"):
         unsized.sizes_mm()
+
+
+@given(st.lists(st.tuples(st.integers(0, 20), st.integers(0, 6)), min_size=1, max_size=8))
+def test_the_slices_of_boxes_are_those_of_their_voxels(spans: list[tuple[int, int]]) -> None:
+    grid = Geometry.from_spacing((5, 7, 30), (0.7, 1.3, 2.9))
+    rows = [[0, 1, first, 3, 4, first + more] for first, more in spans]
+    boxes = Boxes(np.array(rows), np.zeros(len(rows)), np.full(len(rows), 0.5), (CAT,), grid)
+    assert boxes.slices().tolist() == [[first, first + more] for first, more in spans]
+    told = boxes.as_json()["boxes"]
+    assert [[row["first_slice"], row["last_slice"]] for row in told] == boxes.slices().tolist()
+    assert boxes.slices(0).tolist() == [[0, 3]] * len(rows)
+
+
+@pytest.mark.parametrize(("low", "high", "expected"), [(4.3, 4.4, [4, 4]), (4.5, 4.5, [5, 5]), (3.6, 5.2, [4, 5])])
+def test_a_box_between_voxels_has_a_slice(low: float, high: float, expected: list[int]) -> None:
+    grid = Geometry.from_spacing((5, 7, 30), (0.7, 1.3, 2.9))
+    boxes = Boxes(np.array([[0, 0, low, 1, 1, high]]), np.array([0]), np.array([0.5]), (CAT,), grid)
+    assert boxes.slices().tolist() == [expected]
 
 
 def test_boxes_below_their_class_s_threshold_are_kept_and_not_called() -> None:

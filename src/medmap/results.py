@@ -178,9 +178,23 @@ class Boxes:
         n = self.geometry.ndim
         return np.asarray((self.corners[:, n:] - self.corners[:, :n] + 1) * np.array(self.geometry.spacing_mm))
 
+    def slices(self, axis: int = 2) -> NDArray[np.int64]:
+        """(boxes, 2) the first and the last slice along an index axis that each box reaches into.
+
+        By the centres of its corner voxels: a box of one voxel at 4 lies in slice 4 alone.
+
+        Args:
+            axis: Which index axis runs across the slices.
+        """
+        n = self.geometry.ndim
+        first = np.floor(self.corners[:, axis] + 0.5)
+        last = np.maximum(first, np.ceil(self.corners[:, n + axis] - 0.5))
+        return np.stack([first, last], axis=1).astype(np.int64)
+
     def as_json(self) -> dict[str, Any]:
-        """Plain values for a file; millimetres only where the image has them."""
+        """Plain values for a file; millimetres only where the image has them, slices (the third axis) of volumes."""
         sized = self.geometry.has_size
+        slices = self.slices().tolist() if self.geometry.ndim == 3 else [(None, None)] * len(self.scores)
         centres = self.centres_mm().tolist() if sized else [None] * len(self.scores)
         sizes = self.sizes_mm().tolist() if sized else [None] * len(self.scores)
         rows = [
@@ -192,9 +206,11 @@ class Boxes:
                 "code": self.labels[int(i)].code,
                 "score": float(score),
                 "called": bool(called),
+                "first_slice": first,
+                "last_slice": last,
             }
-            for corners, centre, size, i, score, called in zip(
-                self.corners, centres, sizes, self.label_ids, self.scores, self.called, strict=True
+            for corners, centre, size, i, score, called, (first, last) in zip(
+                self.corners, centres, sizes, self.label_ids, self.scores, self.called, slices, strict=True
             )
         ]
         thresholds = {label.name: t for label, t in zip(self.labels, self.thresholds, strict=False)}

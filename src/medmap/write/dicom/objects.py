@@ -10,7 +10,7 @@ from typing import Any
 
 from medmap.errors import UsageError
 from medmap.image import Image
-from medmap.results import Mask, Picture, Prediction
+from medmap.results import Boxes, Mask, Picture, Prediction
 from medmap.write.dicom.capture import captures
 from medmap.write.dicom.presentation import presentation_state
 from medmap.write.dicom.report import measurement_report
@@ -21,13 +21,13 @@ from medmap.write.dicom.structures import structure_set
 
 
 def binary(value: Any, origin: Origin, about: About) -> Sequence[Any]:
-    """One binary segmentation of a mask."""
-    return [segmentation(the_mask(value), origin, about, "BINARY")]
+    """One binary segmentation of a mask, or of called boxes."""
+    return [segmentation(the_regions(value), origin, about, "BINARY")]
 
 
 def labelmap(value: Any, origin: Origin, about: About) -> Sequence[Any]:
-    """One label-map segmentation of a mask."""
-    return [segmentation(the_mask(value), origin, about, "LABELMAP")]
+    """One label-map segmentation of a mask, or of called boxes that do not overlap."""
+    return [segmentation(the_regions(value), origin, about, "LABELMAP")]
 
 
 def fractional(value: Any, origin: Origin, about: About) -> Sequence[Any]:
@@ -69,6 +69,21 @@ def enhanced(value: Any, origin: Origin, about: About) -> Sequence[Any]:
 def pictures(value: Any, origin: Origin, about: About) -> Sequence[Any]:
     """Secondary captures with a mask's outlines."""
     return captures(the_mask(value), origin, about)
+
+
+def the_regions(value: Any) -> Mask | Boxes:
+    """The boxes, where an answer is boxes and no mask; else its mask.
+
+    Raises:
+        UsageError: Neither, or several.
+    """
+    if isinstance(value, Boxes):
+        return value
+    if isinstance(value, Prediction) and not any(isinstance(o, Mask) for o in value.outputs.values()):
+        found = [o for o in value.outputs.values() if isinstance(o, Boxes)]
+        if len(found) == 1:
+            return found[0]
+    return the_mask(value)
 
 
 def the_mask(value: Any) -> Mask:

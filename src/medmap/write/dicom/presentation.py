@@ -40,7 +40,7 @@ class _Drawing:
 
 
 def presentation_state(value: Prediction | Mask | Boxes, origin: Origin, about: About) -> Any:
-    """A presentation state (a pydicom data set, not yet written) with masks as outlines and boxes as rectangles.
+    """A presentation state (a pydicom data set, not yet written) with masks as outlines, called boxes as rectangles.
 
     Each annotation refers to the slice it lies on, found by position; every label has a layer and a colour.
 
@@ -65,7 +65,7 @@ def presentation_state(value: Prediction | Mask | Boxes, origin: Origin, about: 
         raise UsageError("a presentation state shows masks and boxes", got=got)
     drawings = [drawing for output in shown for drawing in _drawings(output, origin)]
     if not drawings:
-        raise DataError("there is nothing to draw: no voxel is marked and no box was found")
+        raise DataError("there is nothing to draw: no voxel is marked and no box is called")
     layers = _layers(drawing.label for drawing in drawings)
     device = equipment(about)
     try:
@@ -150,26 +150,23 @@ def _closed(line: Floats) -> Floats:
     return closed
 
 
-def _rectangles(boxes: Boxes, laid: list[Laid], origin: Origin) -> Iterator[_Drawing]:
-    n = boxes.geometry.ndim
+def _rectangles(given: Boxes, laid: list[Laid], origin: Origin) -> Iterator[_Drawing]:
+    boxes = given.taken(given.called)
+    n, across = boxes.geometry.ndim, laid[0].axes[2]
+    reach = boxes.slices(across) if n == 3 else np.zeros((len(boxes.scores), 2), np.int64)
     for i, label_id in enumerate(boxes.label_ids.tolist()):
         label = boxes.labels[label_id]
         low, high = boxes.corners[i, :n], boxes.corners[i, n:]
-        found = [one for one in laid if n == 2 or _covers(low[one.axes[2]], high[one.axes[2]], one.slice)]
+        found = [one for one in laid if reach[i, 0] <= one.slice <= reach[i, 1]]
         if not found:
             raise GeometryError(
                 f"box {i + 1} ({label.name}) lies on no slice of the source", got=boxes.corners[i].tolist()
             )
         for one in found:
-            yield _Drawing(one, label, (_rectangle(low, high, one, origin),), f"{label.name} {boxes.scores[i]:.2f}")
+            yield _Drawing(one, label, (rectangle(low, high, one, origin),), f"{label.name} {boxes.scores[i]:.2f}")
 
 
-def _covers(low: float, high: float, slice_: int) -> bool:
-    """Whether a box, by the centres of its corner voxels, reaches into a slice."""
-    return bool(np.floor(low + 0.5) <= slice_ <= np.ceil(high - 0.5))
-
-
-def _rectangle(low: Floats, high: Floats, one: Laid, origin: Origin) -> Floats:
+def rectangle(low: Floats, high: Floats, one: Laid, origin: Origin) -> Floats:
     """(5, 2): the outer edges of a box's voxels on a frame, as columns and rows, cut at the picture's edges."""
     edges = []
     for axis, sign, start, size in zip(one.axes[:2], one.signs, one.start, origin.size, strict=True):

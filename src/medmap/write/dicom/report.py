@@ -1,8 +1,8 @@
 """Measurement reports out: DICOM SR of template TID 1500 from masks, boxes and scores, through highdicom.
 
-A structure becomes a volumetric region (TID 1411), a box a planar (TID 1410) or volumetric one, a class a group of
-measurements and evaluations (TID 1501). Every concept is coded, every number has a UCUM unit. Coordinates in a report
-are 32-bit numbers (PS3.5, FL): places are exact to some 10⁻⁵ mm.
+A structure becomes a volumetric region (TID 1411), a called box a planar (TID 1410) or volumetric one, a class a group
+of measurements and evaluations (TID 1501), as does a class that was looked for and not found. Every concept is coded,
+every number has a UCUM unit. Coordinates in a report are 32-bit numbers (PS3.5, FL): places are exact to some 10⁻⁵ mm.
 """
 
 from __future__ import annotations
@@ -19,15 +19,18 @@ from medmap.errors import DataError, GeometryError, UsageError
 from medmap.geometry import Floats
 from medmap.image import Image
 from medmap.results import Boxes, Label, Mask, Prediction, Scores
+from medmap.write.dicom.boxed import box_polygons, findings, not_found
 from medmap.write.dicom.codes import PRIVATE, category_of, coded, laterality
 from medmap.write.dicom.made import series_of
 from medmap.write.dicom.measures import Measure, of_box, of_region
 from medmap.write.dicom.outlines import keyholed, outlined
+from medmap.write.dicom.presentation import rectangle
 from medmap.write.dicom.seg import tracking_uid
 from medmap.write.dicom.slice import uid
 from medmap.write.dicom.source import (
     MANUFACTURER,
     About,
+    Laid,
     Origin,
     cut_frames,
     equipment,
@@ -60,6 +63,7 @@ CALIBRATED = ("CALIBRATED", PRIVATE, "Calibrated on cases not learned from")
 NOT_CALIBRATED = ("NOT_CALIBRATED", PRIVATE, "Not calibrated")
 PREDICTED = ("PREDICTED_VALUE", PRIVATE, "Predicted value")
 NO_UNIT = ("1", "UCUM", "no units")
+PERCENT = ("%", "UCUM", "Percent")
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,20 +189,20 @@ def _procedure(origin: Origin) -> Any:
     return _concept(PROCEDURES.get(str(origin.first.get("Modality") or ""), ANY_PROCEDURE))
 
 
-def _algorithm(about: About) -> Any:
+def _algorithm(about: About, more: Sequence[str] = ()) -> Any:
     import highdicom as hd
 
+    parameters = [*([f"bundle {about.bundle}"] if about.bundle else []), *more]
     return hd.sr.AlgorithmIdentification(
-        name=about.algorithm or MANUFACTURER, version=version_of(about),
-        parameters=[f"bundle {about.bundle}"] if about.bundle else None,
-    )  # fmt: skip
+        name=about.algorithm or MANUFACTURER, version=version_of(about), parameters=parameters or None
+    )
 
 
 def _groups(name: str, output: Any, made: _Made) -> Iterator[Any]:
     if isinstance(output, Mask):
         yield from _structures(output, made)
     elif isinstance(output, Boxes):
-        yield from _boxes(name, output, made)
+        yield from _boxes(output, made)
     elif isinstance(output, Scores):
         yield from _classes(name, output, made)
 
@@ -304,8 +308,6 @@ def _segment(label: Label, made: _Made) -> dict[str, Any]:
 
 def _drawn(region: Any, mask: Mask, made: _Made) -> list[Any]:
     """The outlines as closed lines on the source's images; 0.5, 0.5 is the centre of the first pixel (PS3.3 C.18.6)."""
-    import highdicom as hd
-
     laid = laid_on(mask.geometry, made.origin)
     if not laid:
         raise GeometryError(
@@ -315,64 +317,78 @@ def _drawn(region: Any, mask: Mask, made: _Made) -> list[Any]:
     frames = cut_frames(region, mask.geometry, laid, made.origin.size)
     regions = []
     for one, frame in zip(laid, frames, strict=True):
-        image = made.origin.images[one.plane.image]
-        several = int(image.get("NumberOfFrames") or 1) > 1
         for area in outlined(frame):
             line = keyholed(area)[:, ::-1] + 0.5
-            source = hd.sr.SourceImageForRegion(
-                str(image.SOPClassUID), str(image.SOPInstanceUID), [one.plane.frame + 1] if several else None
-            )
-            closed = np.concatenate((line, line[:1]))
-            regions.append(hd.sr.ImageRegion(hd.sr.GraphicTypeValues.POLYLINE, closed, source))
+            regions.append(_image_region(np.concatenate((line, line[:1])), one, made))
     return regions
 
 
-def box_polygons(boxes: Boxes, which: int) -> list[Floats]:
-    """A box as closed rectangles in LPS millimetres, one on each of its slices, along the outer edges of its voxels.
+def _image_region(closed: Floats, one: Laid, made: _Made) -> Any:
+    """A closed line of columns and rows on one frame of the source."""
+    import highdicom as hd
 
-    The slices are those of the third axis, from the low corner to the high one; a box within one slice has one.
+    image = made.origin.images[one.plane.image]
+    several = int(image.get("NumberOfFrames") or 1) > 1
+    source = hd.sr.SourceImageForRegion(
+        str(image.SOPClassUID), str(image.SOPInstanceUID), [one.plane.frame + 1] if several else None
+    )
+    return hd.sr.ImageRegion(hd.sr.GraphicTypeValues.POLYLINE, closed, source)
+
+
+def _boxes(boxes: Boxes, made: _Made) -> Iterator[Any]:
+    import highdicom as hd
+
+    algorithm = _algorithm(made.about, _operating_point(boxes))
+    for finding in findings(boxes, made.series, made.about):
+        measures = of_box(boxes, finding.row) if boxes.geometry.has_size else []
+        named = {
+            **_named(finding.label, made),
+            "algorithm_id": algorithm,
+            "tracking_identifier": hd.sr.TrackingIdentifier(finding.tracking_uid, finding.name),
+            "measurements": _numbers([*measures, Measure(CERTAINTY, finding.score * 100, PERCENT)]),
+            "qualitative_evaluations": [_calibration(boxes.calibrated)],
+        }
+        where = _place(boxes, finding.row, made)
+        if "referenced_region" in where:
+            yield hd.sr.PlanarROIMeasurementsAndQualitativeEvaluations(**named, **where)
+        else:
+            yield hd.sr.VolumetricROIMeasurementsAndQualitativeEvaluations(**named, **where)
+    for label in not_found(boxes):
+        yield hd.sr.MeasurementsAndQualitativeEvaluations(
+            **{**_named(label, made), "algorithm_id": algorithm},
+            qualitative_evaluations=[hd.sr.QualitativeEvaluation(_concept(PRESENCE), _concept(ABSENT))],
+        )
+
+
+def _operating_point(boxes: Boxes) -> list[str]:
+    return [
+        f"{label.name}: reported from a score of {t:.4g} on"
+        for label, t in zip(boxes.labels, boxes.thresholds, strict=False)
+    ]
+
+
+def _place(boxes: Boxes, row: int, made: _Made) -> dict[str, Any]:
+    """Where a box lies: in the patient, else (a radiograph) on the picture itself.
+
+    Raises:
+        GeometryError: Neither.
     """
-    n = boxes.geometry.ndim
-    low, high = boxes.corners[which, :n], boxes.corners[which, n:]
-    (r0, c0), (r1, c1) = low[:2] - 0.5, high[:2] + 0.5
-    rectangle = np.array([(r0, c0), (r0, c1), (r1, c1), (r1, c0), (r0, c0)])
-    if n == 2:
-        return [boxes.geometry.to_world(rectangle)]
-    between = [float(k) for k in range(int(np.floor(low[2])) + 1, int(np.ceil(high[2])))]
-    heights = dict.fromkeys((float(low[2]), *between, float(high[2])))
-    return [boxes.geometry.to_world(np.insert(rectangle, 2, height, axis=1)) for height in heights]
-
-
-def _boxes(name: str, boxes: Boxes, made: _Made) -> Iterator[Any]:
     import highdicom as hd
 
     frame = made.origin.frame_of_reference
-    if boxes.geometry.kind != "patient" or frame is None:
-        raise GeometryError("a box in a report has a place in the patient", got=f"{boxes.geometry.kind} grid")
     require_same_frame(boxes.geometry, made.origin)
-    for i, label_id in enumerate(boxes.label_ids.tolist()):
-        label = boxes.labels[label_id]
-        polygons = box_polygons(boxes, i)
-        named = {
-            **_named(label, made),
-            "tracking_identifier": hd.sr.TrackingIdentifier(
-                uid("tracking", made.series, made.about.bundle, name, i, boxes.corners[i].tolist()),
-                f"{label.name} {i + 1}",
-            ),
-            "measurements": _numbers(
-                [*of_box(boxes, i), Measure(CERTAINTY, boxes.scores[i] * 100, ("%", "UCUM", "Percent"))]
-            ),
-            "qualitative_evaluations": [_calibration(boxes.calibrated)],
-        }
+    if boxes.geometry.kind == "patient" and frame is not None:
+        polygons = box_polygons(boxes, row)
+        kind = hd.sr.GraphicTypeValues3D.POLYGON
         if len(polygons) == 1:
-            region = hd.sr.ImageRegion3D(hd.sr.GraphicTypeValues3D.POLYGON, polygons[0], frame)
-            yield hd.sr.PlanarROIMeasurementsAndQualitativeEvaluations(**named, referenced_region=region)
-        else:
-            surface = hd.sr.VolumeSurface(
-                hd.sr.GraphicTypeValues3D.POLYGON, polygons, frame,
-                source_series=hd.sr.SourceSeriesForSegmentation(made.series),
-            )  # fmt: skip
-            yield hd.sr.VolumetricROIMeasurementsAndQualitativeEvaluations(**named, referenced_volume_surface=surface)
+            return {"referenced_region": hd.sr.ImageRegion3D(kind, polygons[0], frame)}
+        series = hd.sr.SourceSeriesForSegmentation(made.series)
+        return {"referenced_volume_surface": hd.sr.VolumeSurface(kind, polygons, frame, source_series=series)}
+    laid = laid_on(boxes.geometry, made.origin) if boxes.geometry.ndim == 2 else []
+    if not laid:
+        raise GeometryError("a box in a report has a place in the patient", got=f"{boxes.geometry.kind} grid")
+    line = rectangle(boxes.corners[row, :2], boxes.corners[row, 2:], laid[0], made.origin)
+    return {"referenced_region": _image_region(line, laid[0], made)}
 
 
 def _classes(name: str, scores: Scores, made: _Made) -> Iterator[Any]:

@@ -1,4 +1,4 @@
-"""Masks and probabilities as DICOM Segmentation objects (PS3.3 A.51, A.101), through highdicom.
+"""Masks, boxes and probabilities as DICOM Segmentation objects (PS3.3 A.51, A.101), through highdicom.
 
 Binary: one bit a pixel, segments may overlap. Fractional: a probability in steps of 1/255. Label map: one number a
 pixel. Frames without a marked pixel are left out of the file; a structure that was looked for and not found keeps its
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from copy import copy
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from medmap.errors import DataError, GeometryError
 from medmap.geometry import Geometry
 from medmap.image import Image
-from medmap.results import Label, Mask
+from medmap.results import Boxes, Label, Mask
+from medmap.write.dicom.boxed import box_regions, findings
 from medmap.write.dicom.codes import category_of, coded, laterality
 from medmap.write.dicom.slice import decimal, uid
 from medmap.write.dicom.source import (
@@ -43,13 +44,14 @@ COLOURS = (
 )  # fmt: skip
 
 
-def segmentation(value: Mask | Image, origin: Origin, about: About, kind: Kind = "BINARY") -> Any:
+def segmentation(value: Mask | Boxes | Image, origin: Origin, about: About, kind: Kind = "BINARY") -> Any:
     """A segmentation object (a pydicom data set, not yet written).
 
-    Segments are numbered from 1 in the order of the mask's values; a label map keeps the values themselves.
+    Segments are numbered from 1 in the order of the mask's values; a label map keeps the values themselves. Of boxes
+    each that is called is a segment, filled.
 
     Args:
-        value: A mask; for FRACTIONAL also an image of probabilities in 0…1, a channel each structure.
+        value: A mask, or boxes; for FRACTIONAL also an image of probabilities in 0…1, a channel each structure.
         origin: The series it was made from.
         about: Title, algorithm, codes of channels.
         kind: How pixels are stored.
@@ -62,12 +64,17 @@ def segmentation(value: Mask | Image, origin: Origin, about: About, kind: Kind =
     Example:
         >>> segmentation(mask, origin_of("series/"), About())    # doctest: +SKIP
     """
+    series = str(origin.first.SeriesInstanceUID)
+    boxed = findings(value, series, about) if isinstance(value, Boxes) else []
+    value = box_regions(value) if isinstance(value, Boxes) else value
     array, labels = _planned(value, about, kind)
+    tracked = {n: _Tracked(label.name, tracking_uid(series, about, label)) for n, label in labels.items()}
+    tracked |= {n: _Tracked(f.name, f.tracking_uid, f"Box, score {f.score:.3f}") for n, f in enumerate(boxed, 1)}
     laid = laid_on(value.geometry, origin)
     numbers = {n: n if kind == "LABELMAP" else i for i, n in enumerate(labels, 1)}
     array = _renumbered(array, numbers) if array.ndim == value.geometry.ndim else array
     found = _present(array, value.geometry.ndim, numbers)
-    segments = [_segment(numbers[n], label, origin, about, n in found) for n, label in labels.items()]
+    segments = [_segment(numbers[n], label, tracked[n], about, n in found) for n, label in labels.items()]
     where = _on_source(array, value.geometry, laid, origin) if laid else _on_own_grid(array, value.geometry, origin)
     grid = value.geometry
     distance = grid.spacing_mm[laid[0].axes[2] if laid else 2] if grid.ndim == 3 and grid.kind == "patient" else None
@@ -139,26 +146,33 @@ def _present(array: NDArray[Any], ndim: int, numbers: Mapping[int, int]) -> set[
     return {value for value, number in numbers.items() if number in there}
 
 
-def _segment(number: int, label: Label, origin: Origin, about: About, found: bool) -> Any:
+class _Tracked(NamedTuple):
+    """What a segment is called, known by, and described as."""
+
+    name: str
+    uid: str
+    description: str = ""
+
+
+def _segment(number: int, label: Label, tracked: _Tracked, about: About, found: bool) -> Any:
     import highdicom as hd
 
     concept, side = coded(label), laterality(label)
-    source = str(origin.first.SeriesInstanceUID)
     segment = hd.seg.SegmentDescription(
         segment_number=number,
-        segment_label=label.name[:64],
+        segment_label=tracked.name[:64],
         segmented_property_category=category_of(label),
         segmented_property_type=concept,
         algorithm_type=MAKERS[about.made_by],
         algorithm_identification=None if about.made_by == "person" else identification(about),
-        tracking_id=label.name[:64],
-        tracking_uid=tracking_uid(source, about, label),
+        tracking_id=tracked.name[:64],
+        tracking_uid=tracked.uid,
         display_color=hd.color.CIELabColor.from_rgb(*COLOURS[(number - 1) % len(COLOURS)]),
     )
     if side is not None:
         segment.SegmentedPropertyTypeCodeSequence[0].SegmentedPropertyTypeModifierCodeSequence = [side]
-    if not found:
-        segment.SegmentDescription = NOT_FOUND
+    if tracked.description or not found:
+        segment.SegmentDescription = tracked.description if found else NOT_FOUND
     return segment
 
 
