@@ -297,6 +297,8 @@ class Prediction:
         bundle: Hash of the bundle(s) that said so.
         warnings: What a reader must know, in sentences.
         expected_dice: Of a mask, the Dice to expect with a truth that nobody has drawn; None where it is not foretold.
+        probable_dice: Of a mask, the Dice that its probabilities alone say: cases in the order of it are in the order
+            of doubt, but the number was fitted to no truth; None where no structure is there.
     """
 
     case: str
@@ -305,11 +307,13 @@ class Prediction:
     bundle: str = ""
     warnings: tuple[str, ...] = ()
     expected_dice: float | None = None
+    probable_dice: float | None = None
 
     @property
     def uncertainty(self) -> float | None:
-        """0 sure to 1: one less the expected Dice; None where nothing is foretold."""
-        return None if self.expected_dice is None else 1 - self.expected_dice
+        """0 sure to 1: one less the expected Dice, or the probable one where none is foretold; None without either."""
+        dice = self.probable_dice if self.expected_dice is None else self.expected_dice
+        return None if dice is None else 1 - dice
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "outputs", MappingProxyType(dict(self.outputs)))
@@ -324,4 +328,5 @@ class Prediction:
             "geometry": {name: g.as_json() for name, g in self.source.items()},
             "warnings": list(self.warnings),
             **({} if self.expected_dice is None else {"expected_dice": round(self.expected_dice, 4)}),
+            **({} if self.probable_dice is None else {"probable_dice": round(self.probable_dice, 4)}),
         }

@@ -296,6 +296,7 @@ def test_surfaces_overlays_and_a_work_list(trained: Path, nested: Path, tmp_path
     order = [float(one["uncertainty"]) for one in listed if one["uncertainty"]]
     assert order == sorted(order, reverse=True)
     dice = {row["case"]: row.get("expected_dice") for row in cases}
+    assert all(0 < row["probable_dice"] <= 1 for row in cases)
     assert all(
         float(one["expected_dice"]) == pytest.approx(dice[one["case"]], abs=1e-3)
         for one in listed

@@ -35,3 +35,14 @@ def test_the_least_sure_come_first_and_empty_masks_before_them() -> None:
 def test_there_is_no_list_of_one_case_or_without_any_certainty() -> None:
     assert worklist([row("a", 0.9)]) is None
     assert worklist([row("a", None), row("b", None)]) is None
+
+
+def test_without_a_foretold_dice_the_probabilities_give_the_order() -> None:
+    rows = [row("a", None, 1.0), row("b", None, 1.0), row("c", None)]
+    rows[0]["probable_dice"], rows[1]["probable_dice"] = 0.95, 0.6
+    found = read(worklist(rows))
+    assert [one["case"] for one in found] == ["c", "b", "a"]
+    assert [one["uncertainty"] for one in found] == ["", "0.4", "0.05"]
+    assert {one["expected_dice"] for one in found} == {""}, "it was fitted to no truth"
+    rows[0]["expected_dice"] = 0.7
+    assert [one["expected_dice"] for one in read(worklist(rows))] == ["", "", "0.7"]

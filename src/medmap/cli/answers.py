@@ -140,8 +140,8 @@ def _answered(
             continue
         row["files"], row["unwritten"] = _other_files(answer, data, case, output / names[case.id], how)
         row |= _told(answer, row["unwritten"])
-        if answer.expected_dice is not None:
-            row["expected_dice"] = round(answer.expected_dice, 4)
+        foretold = {"expected_dice": answer.expected_dice, "probable_dice": answer.probable_dice}
+        row |= {name: round(dice, 4) for name, dice in foretold.items() if dice is not None}
         add_measurements(row["outputs"], answer, data, case)
         if "json" in how.formats:  # last: it says that the case is finished
             row["files"] = [names[case.id], *row["files"]]

@@ -19,8 +19,9 @@ OWN = re.compile(
     r"|index\.json|(scores|structures|worklist)\.csv)(\.[0-9a-f]{16})?"
     r"|\.[0-9a-f]{16}(\.[a-z0-9.]+)?"
 )
-KEPT = ("input", "files", "unwritten", "warnings", "expected_dice")  # of a row, in the JSON of its case
-_ORDER = ("case", "input", "files", "unwritten", "outputs", "warnings", "error", "expected_dice")
+FORETOLD = ("expected_dice", "probable_dice")
+KEPT = ("input", "files", "unwritten", "warnings", *FORETOLD)  # of a row, in the JSON of its case
+_ORDER = ("case", "input", "files", "unwritten", "outputs", "warnings", "error", *FORETOLD)
 Row = dict[str, Any]
 
 

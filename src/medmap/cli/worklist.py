@@ -16,8 +16,8 @@ def worklist(rows: Sequence[Mapping[str, Any]]) -> str | None:
 
     Args:
         rows: Of the index: ``case``, ``input``, ``files``, ``outputs``, ``warnings``, ``error`` and, of masks whose
-            Dice is foretold, ``expected_dice``. Cases whose mask is empty have none: they come first, for nothing was
-            found to be sure of.
+            Dice is foretold, ``expected_dice``; where a bundle foretells none, ``probable_dice`` gives the order.
+            Cases whose mask is empty have neither: they come first, for nothing was found to be sure of.
 
     Example:
         >>> row = {"error": None, "outputs": {}}
@@ -26,9 +26,11 @@ def worklist(rows: Sequence[Mapping[str, Any]]) -> str | None:
         1,b,0.3,0.7,,,,,
     """
     answered = [row for row in rows if not row["error"]]
-    if len(answered) < 2 or all(row.get("expected_dice") is None for row in answered):
+    known = any(row.get("expected_dice") is not None for row in answered)
+    by = "expected_dice" if known else "probable_dice"
+    if len(answered) < 2 or all(row.get(by) is None for row in answered):
         return None
-    order = sorted(answered, key=lambda row: -1.0 if row.get("expected_dice") is None else row["expected_dice"])
+    order = sorted(answered, key=lambda row: -1.0 if row.get(by) is None else row[by])
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
@@ -36,8 +38,8 @@ def worklist(rows: Sequence[Mapping[str, Any]]) -> str | None:
         found = [one for output in row["outputs"].values() for one in output.get("structures", ())]
         there = [one for one in found if one.get("voxels")]
         volumes = [one["volume_ml"] for one in there if one.get("volume_ml") is not None]
-        dice = row.get("expected_dice")
-        sure = ("", "") if dice is None else (f"{1 - dice:.4g}", f"{dice:.4g}")
+        dice = row.get(by)
+        sure = ("", "") if dice is None else (f"{1 - dice:.4g}", f"{dice:.4g}" if known else "")
         volume = f"{sum(volumes):.6g}" if volumes else ""
         names = ";".join(str(one["label"]) for one in there)
         told = [" | ".join(row.get(key) or ()) for key in ("files", "warnings")]

@@ -193,7 +193,7 @@ class Predictor:
         digest = "+".join(bundle.digest for bundle in (*self.bundles, *self.view.within))
         said = seen.expected_dice
         expected = None if self._expected is None or said is None else self._expected.of(said)
-        return Prediction(case, outputs, {name: grid}, digest, warnings, expected)
+        return Prediction(case, outputs, {name: grid}, digest, warnings, expected, said)
 
 
 def _mirrored(bundles: Sequence[Bundle]) -> tuple[int, ...]:
