@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
@@ -100,8 +101,12 @@ def test_the_background_around_a_body_is_left_out(
     array = rng.normal(-1000, 40, shape) if hounsfield else np.zeros(shape)
     array[body] = rng.uniform(1, 60, size) * (1 if hounsfield else rng.choice((-1, 1), size))
     grid = Geometry.from_spacing(shape, (0.7, 1.3, 2.9))
-    found = foreground_of(Image(array.astype(np.float32), grid, "HU" if hounsfield else "arbitrary"))
+    image = Image(array.astype(np.float32), grid, "HU" if hounsfield else "arbitrary")
+    found = foreground_of(image)
     assert found == tuple((a, a + n) for a, n in zip(low, size, strict=True))
+    if hounsfield:  # as NIfTI keeps it: no unit
+        assert foreground_of(replace(image, quantity="unknown"), "CT") == found
+        assert foreground_of(replace(image, quantity="unknown"), "MR") is None
     two = np.stack([np.full(shape, 7, np.float32), array.astype(np.float32)], axis=-1)
     if not hounsfield:
         assert foreground_of(Image(two, grid, channels=("t1", "t2"))) == found

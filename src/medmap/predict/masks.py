@@ -109,6 +109,7 @@ class Predictor:
         rules = first.decision.component_rules
         self._rules = {numbers[name]: rule for name, rule in rules.items() if name in numbers}
         self._expected = ExpectedDice.from_json(first.decision.expected_dice)
+        self._modality = next(iter(first.spec.inputs.values())).modality
         self._mirror = _mirrored(bundles) if self.view.mirror else ()
         self._coarse: Predictor | None = None
         if self.view.within:
@@ -164,7 +165,7 @@ class Predictor:
         """Where to look: within what the coarse bundles found, else where there is no background; and a warning."""
         (image,) = images.values()
         if self._coarse is None:
-            body = foreground_of(image)
+            body = foreground_of(image, self._modality)
             return None if body is None else box_on_prepared(body, trace, AROUND_BODY_MM), None
         given = {next(iter(self.view.within[0].spec.inputs)): image}
         coarse = self._coarse.answer("", self._coarse.prepared(given)).outputs["mask"]

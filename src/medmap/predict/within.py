@@ -30,7 +30,7 @@ def box_of(mask: Mask) -> Ends | None:
     return tuple(ends)
 
 
-def foreground_of(image: Image) -> Ends | None:
+def foreground_of(image: Image, modality: str | None = None) -> Ends | None:
     """The part of a volume that is not background: outside of it nothing is to be found.
 
     Of Hounsfield units what is above −500 HU (a body, and what it lies on; the air inside it is within its box), else
@@ -39,6 +39,8 @@ def foreground_of(image: Image) -> Ends | None:
 
     Args:
         image: Three spatial axes; of several channels any counts.
+        modality: What the bundle is for: the numbers of a CT whose file names no unit are taken for Hounsfield units
+            (where they are not, nothing is below −500 and everything is looked at).
 
     Returns:
         (first, after last) voxel along each axis; None for a picture, or where everything or nothing is background.
@@ -47,7 +49,7 @@ def foreground_of(image: Image) -> Ends | None:
         return None
     array = np.asarray(image.array)
     corners = array[np.ix_(*((0, side - 1) for side in array.shape[:3]))].reshape(8, -1)
-    hounsfield = image.quantity == "HU"
+    hounsfield = image.quantity == "HU" or (modality == "CT" and image.quantity == "unknown")
     if not hounsfield and not (corners == corners[0]).all():
         return None
     used = [np.zeros(side, dtype=bool) for side in array.shape[:3]]
