@@ -196,3 +196,12 @@ def test_a_dataset_without_a_box_is_refused(discs: Path, tmp_path: Path) -> None
     empty = data.with_cases([case for case in data if not case.truth.boxes])
     with pytest.raises(DatasetError, match="has a box"):
         train(small_run(), empty, tmp_path / "run", listener=lambda event: None)
+
+
+def test_the_command_exports_with_boxes_as_the_measure(trained: Path, discs: Path, tmp_path: Path) -> None:
+    words = ["export", str(trained), "-o", str(tmp_path / "made"), "--to", "openvino", "--dataset", str(discs)]
+    assert medmap([*words, "--json"]) == 0
+    parity = Bundle.load(tmp_path / "made").spec.engines["openvino"]
+    assert parity["cases"] == 16
+    assert parity["boxes_matched"] >= 0.99
+    assert abs(parity["ap50_drop"]) <= 0.002

@@ -27,7 +27,7 @@ from medmap.tasks.detect import DetectSection
 PATCH_VOXELS = {"cpu": {2: 320 * 320, 3: 56**3}, "cuda": {2: 800 * 800, 3: 128**3}}
 # The smaller boxes (the lower quarter of the smallest class) keep so many voxels along each side.
 SMALLEST_SIDE = {2: 18.0, 3: 6.0}
-PLACES_A_SIDE = 2.0  # places of the finest map that a small box spans, at least
+PLACES_A_SIDE = 1.2  # places of the finest map that a small box spans along each axis, at least
 WHOLE_IMAGE = 2.0  # a picture of up to so many patches is looked at as a whole
 SAMPLED = 60
 GOOD_STEPS = 6000
@@ -134,8 +134,8 @@ def _augment(facts: Fingerprint, pool: Dataset) -> tuple[Any, dict[str, str]]:
 
 def _grid(
     facts: Fingerprint, where: str, boxes: BoxSizes
-) -> tuple[PrepareSection, tuple[tuple[int, ...], ...], float, dict[str, str]]:
-    """The grid, how the network reduces it, and how many voxels a small box spans there along its shortest side."""
+) -> tuple[PrepareSection, tuple[tuple[int, ...], ...], NDArray[np.float64], dict[str, str]]:
+    """The grid, how the network reduces it, and how many voxels a small box spans there along each axis."""
     n = facts.dimensions
     budget = PATCH_VOXELS[where][n]
     turn = n == 3 and facts.patient_space
@@ -150,7 +150,7 @@ def _grid(
         section = PrepareSection(
             shape=patch, grid="spacing", spacing_mm=tuple(round(float(s), 4) for s in spacing), **common
         )
-        small = float((small_mm / spacing).min())
+        small = small_mm / spacing
         shown = " × ".join(f"{s:.3g}" for s in spacing)
         reasons = {"prepare.spacing_mm": f"the smaller boxes are {told} {unit}: looked at in {shown} mm"}
         reasons["prepare.shape"] = f"patches of {rules.times(patch)} voxels"
@@ -161,17 +161,17 @@ def _grid(
         whole = tuple(max(32, math.ceil(side / 32) * 32) for side in shape)
         reasons = {"prepare.shape": f"the smaller boxes are {told} pixels: the whole picture at {scale:.2f}"}
         section = PrepareSection(shape=whole, grid="whole", **common)
-        return section, unet_strides(whole), float(small_mm.min()) * scale, reasons
+        return section, unet_strides(whole), small_mm * scale, reasons
     patch, strides = halved(np.array(facts.shape, dtype=np.float64), np.ones(n), budget)
     reasons = {"prepare.shape": f"the smaller boxes are {told} pixels: patches of {rules.times(patch)}"}
-    return PrepareSection(shape=patch, grid="native", **common), strides, float(small_mm.min()), reasons
+    return PrepareSection(shape=patch, grid="native", **common), strides, small_mm, reasons
 
 
 def _network(
     words: dict[str, Any],
     prepare: PrepareSection,
     strides: tuple[tuple[int, ...], ...],
-    small: float,
+    small: NDArray[np.float64],
     boxes: BoxSizes,
     where: str,
 ) -> tuple[NetworkSection, dict[str, str]]:
@@ -179,15 +179,16 @@ def _network(
     steps = [(1,) * len(prepare.shape)]
     for step in strides:
         steps.append(tuple(have * by for have, by in zip(steps[-1], step, strict=True)))
-    fitting = [depth for depth, step in enumerate(steps) if max(step) * PLACES_A_SIDE <= max(small, PLACES_A_SIDE)]
+    fitting = [depth for depth, step in enumerate(steps) if (np.array(step) * PLACES_A_SIDE <= small).all()]
     finest = min(max(fitting, default=0), max(0, len(steps) - 2))
     asked = words.get("network") or {}
     name = str(asked.get("name", "fcos"))
     anchors: tuple[tuple[tuple[float, ...], ...], ...] = ()
     finest = int(asked.get("finest", finest))
+    spanned = " × ".join(f"{side:.3g}" for side in small)
     reasons = {
         "network.name": "one box for each place, without anchors: the fewest choices for few and small boxes",
-        "network.finest": f"small boxes span {small:.0f} voxels: looked for every {rules.times(steps[finest])} voxels",
+        "network.finest": f"small boxes span {spanned} voxels: looked for every {rules.times(steps[finest])} voxels",
     }
     if name.startswith(("retinanet", "faster_rcnn")) and "+timm:" not in name:
         anchors = anchors_for(boxes, prepare, tuple(steps[finest:]))
