@@ -65,7 +65,7 @@ class BoxLikeness:
                 self._pairs.append((theirs, ours, truth[number]))
 
     def result(self) -> dict[str, Any]:
-        """``boxes_matched`` and ``ap50_drop``."""
+        """``boxes_matched`` and ``ap50_drop`` (of volumes the drop of AP10)."""
         matched = self._same / self._reported if self._reported else None
         drop = None
         if any((truth[:, 2 * self._task.spec.dimensions] > 0).any() for _, _, truth in self._pairs):

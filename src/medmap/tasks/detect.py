@@ -35,6 +35,7 @@ MOST_OF_A_WINDOW = 300  # boxes of a window that are looked at, the surest ones
 SEEN = 0.5  # part of a box that a patch must hold to be learned from; what holds less teaches nothing there
 GLIMPSED = 0.1  # part below which it is not there at all
 WINDOWS_AT_ONCE = 4
+RIGHT = {2: 0.5, 3: 0.1}  # IoU from which a box is right while epochs and engines are compared
 SECOND_OF_AN_IMAGE = 48  # proposals of an image that the second stage learns from
 SECOND_WEIGHT = 2.0
 
@@ -418,14 +419,15 @@ class Detect:
         return found
 
     def score(self, answers: list[tuple[Found, NDArray[np.float32]]], cases: Sequence[Case]) -> Selection:
-        """What "best by validation" goes by: AP50, mean over the classes."""
+        """What "best by validation" goes by: AP50 in pictures, AP10 in volumes (as nnDetection), mean over classes."""
         found = _listed([one for one, _ in answers], self._ndim)
         true = _true_boxes([truth for _, truth in answers], self._ndim)
         patients = Patients.of([case.patient for case in cases], len(cases))
-        values = average_precisions(match_boxes(found, true, (0.5,)), self.outputs, patients).values[0]
+        least = RIGHT[self._ndim]
+        values = average_precisions(match_boxes(found, true, (least,)), self.outputs, patients).values[0]
         known = values[np.isfinite(values)]
         value = float(known.mean()) if len(known) else 0.0
-        return Selection("ap50", value, value)
+        return Selection(f"ap{100 * least:.0f}", value, value)
 
     def decode(self, logits: NDArray[np.float32], **options: Any) -> Boxes:
         """One window's boxes from (places, numbers) or (members, places, numbers).
