@@ -191,7 +191,7 @@ def to_channels(image: Image, channels: int) -> Floats:
     Raises:
         DataError: Channels that do not fit, or no finite value at all.
     """
-    array = np.moveaxis(image.channels_first(), 0, -1).astype(np.float32)
+    array = np.moveaxis(image.channels_first(), 0, -1).astype(np.float32, copy=False)  # a view where nothing changes
     finite = np.isfinite(array)
     if not finite.all():
         if not finite.any():

@@ -1,6 +1,8 @@
 """What the machine says about itself, on Linux and elsewhere."""
 
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -54,3 +56,12 @@ def test_peak_memory_is_in_bytes():
     peak = peak_rss_bytes()
     assert peak is not None
     assert 10 * 2**20 < peak < 2**40
+
+
+def test_what_the_parent_held_is_not_the_childs(tmp_path, monkeypatch):
+    held = bytearray(os.urandom(2**20) * 300)  # written to, so resident
+    code = "from medmap.runtime import peak_rss_bytes; print(peak_rss_bytes())"
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
+    assert int(child.stdout) < 250 * 2**20 < len(held) < peak_rss_bytes()
+    monkeypatch.setattr(machine, "_STATUS", tmp_path / "absent")
+    assert peak_rss_bytes() >= len(held)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 _CPUINFO = Path("/proc/cpuinfo")
+_STATUS = Path("/proc/self/status")
 _CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
@@ -90,6 +91,11 @@ def rss_bytes() -> int:
 
 def peak_rss_bytes() -> int | None:
     """The most memory this process ever held, in bytes; None where the system does not tell (Windows)."""
+    try:  # Linux: getrusage would also count what the parent held when it started this process
+        status = _STATUS.read_text(encoding="ascii", errors="replace")
+        return 1024 * int(status.partition("VmHWM:")[2].split()[0])
+    except (OSError, ValueError, IndexError):
+        pass
     try:
         import resource
     except ImportError:
