@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from medmap.predict import predict
 from medmap.prepare import PrepareSection
 from medmap.results import Boxes
 from medmap.tasks.detect import DetectSection
-from medmap.train import train
+from medmap.train import detected, train
 from medmap.write import write
 
 SPACING = (0.8, 1.2)
@@ -205,3 +206,20 @@ def test_the_command_exports_with_boxes_as_the_measure(trained: Path, discs: Pat
     assert parity["cases"] == 16
     assert parity["boxes_matched"] >= 0.99
     assert abs(parity["ap50_drop"]) <= 0.002
+
+
+def test_boxes_hardly_meant_are_not_learned_silently(discs: Path) -> None:
+    data = open_dataset(discs)
+    first, second, *others = [case for case in data if case.truth.boxes]
+    corners, label = first.truth.boxes[0]
+    point = ((*corners[:2], *corners[:2]), label)
+    odd = [
+        replace(first, truth=replace(first.truth, boxes=((corners, label), (corners, label)))),
+        replace(second, truth=replace(second.truth, boxes=(point,))),
+    ]
+    assert detected.doubts(data) == ()
+    told = detected.doubts(data.with_cases([*odd, *others]))
+    assert [sentence.partition(": learned")[0] for sentence in told] == [
+        "1 box of a single voxel",
+        "1 box given more than once",
+    ]

@@ -130,6 +130,9 @@ def _prepare(run: Run, dataset: Dataset, output: Path, how: tuple[Clock, Listene
     warned = tuple(f"{issue.message.rstrip('.')}. {issue.effect}" for issue in leakage(dataset, hashes))
     for text in warned:
         listen(Event("leakage", text))
+    for text in craft.doubts(dataset.with_cases(pool.cases)):
+        listen(Event("warning", text))
+        warned = (*warned, text)
     for case, reason in store.failed.items():
         listen(Event("warning", f"left out: {reason}" if case in reason else f"left out: case {case}: {reason}"))
     task = make_task(run, dataset.with_cases(pool.cases))

@@ -33,6 +33,11 @@ def store(run: Run, dataset: Dataset, recipe: Recipe, folder: Path, progress: Pr
     return build_store(dataset, recipe, memory_bytes=run.memory_bytes, folder=folder, progress=progress)
 
 
+def doubts(dataset: Dataset) -> tuple[str, ...]:
+    """Nothing is said of truths beyond what `medmap check` says."""
+    return ()
+
+
 def learned(work: Work, member: Member, state: FitState) -> dict[str, torch.Tensor]:
     """``logits``: (len(judge), views, outputs) a member's numbers for the cases that judge it."""
     import torch

@@ -15,6 +15,7 @@ from medmap import augment
 from medmap.config import write_atomically
 from medmap.dataset import Case, Dataset
 from medmap.decision import Decision, box_chances, fit_box_calibration, fit_box_threshold
+from medmap.errors import counted
 from medmap.evaluate import Circumstances, Failure, Report
 from medmap.evaluate.detected import report_from_boxes
 from medmap.evaluate.detections import DetectionTable, detection_table
@@ -40,6 +41,23 @@ JUDGED = "judged"
 def store(run: Run, dataset: Dataset, recipe: Recipe, folder: Path, progress: Progress) -> PatchStore:
     """Every case with its boxes, prepared once; of the test cases training looks at the hashes alone."""
     return build_box_store(dataset, recipe, memory_bytes=run.memory_bytes, folder=folder, progress=progress)
+
+
+def doubts(dataset: Dataset) -> tuple[str, ...]:
+    """Boxes that are learned as they stand and hardly meant so, in a sentence; `medmap check` lists them."""
+    single, twice = [], []
+    for case in dataset:
+        boxes = [*(case.truth.boxes or ())]
+        sides = [
+            np.array(corners[len(corners) // 2 :]) - np.array(corners[: len(corners) // 2]) for corners, _ in boxes
+        ]
+        single += [case.id] * sum(bool((side <= 0).all()) for side in sides)
+        twice += [case.id] * (len(boxes) - len(set(boxes)))
+    told = []
+    for cases, what in ((single, "of a single voxel"), (twice, "given more than once")):
+        if cases:
+            told.append(f"{counted(len(cases), 'box', 'boxes')} {what}: learned as written (first in {cases[0]})")
+    return tuple(told)
 
 
 def learned(work: Work, member: Member, state: FitState) -> dict[str, torch.Tensor]:

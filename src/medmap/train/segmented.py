@@ -47,6 +47,11 @@ def store(run: Run, dataset: Dataset, recipe: Recipe, folder: Path, progress: Pr
     return build_patch_store(dataset, recipe, memory_bytes=run.memory_bytes, folder=folder, progress=progress)
 
 
+def doubts(dataset: Dataset) -> tuple[str, ...]:
+    """Nothing is said of truths beyond what `medmap check` says."""
+    return ()
+
+
 def learned(work: Work, member: Member, state: FitState) -> dict[str, torch.Tensor]:
     """Nothing to keep with the member: the mask of each case that judges it, on its own grid, becomes a file."""
     folder = work.output / JUDGED
