@@ -67,8 +67,9 @@ def test_a_report_holds_what_is_called_and_from_which_score_on(folder: Path, tmp
     assert [g.measured("Certainty of Finding") for g in report.groups] == pytest.approx([90, 75, 50])
     for group, row in zip(report.groups, (0, 1, 3), strict=True):
         index = GRID.to_index(np.concatenate([region.points for region in group.regions]))
-        assert np.abs(index.min(axis=0) - (np.array(ROWS[row][:3]) - (0.5, 0.5, 0))).max() < 1e-4
-        assert np.abs(index.max(axis=0) - (np.array(ROWS[row][3:]) + (0.5, 0.5, 0))).max() < 1e-4
+        low, high = np.array(ROWS[row]).reshape(2, 3)
+        assert np.abs(index.min(axis=0) - low + (0.5, 0.5, 0)).max() < 1e-4
+        assert np.abs(index.max(axis=0) - high - (0.5, 0.5, 0)).max() < 1e-4
         slices = {round(float(k)) for k in index[:, 2]}
         assert slices == set(range(int(ROWS[row][2]), int(ROWS[row][5]) + 1))
     said = " ".join(str(item.value) for item in pydicom.dcmread(path).iterall() if item.keyword == "TextValue")

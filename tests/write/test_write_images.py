@@ -291,7 +291,11 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     boxes = Boxes(np.zeros((0, 6)), np.zeros(0), np.zeros(0), (Label("a"),), oblique())
     only_boxes = Prediction("c", {"boxes": boxes})
     for value, name, what in [
-        (only_boxes, "a.csv", "only scores"),
+        (
+            Prediction("c", {"mask": Mask(np.zeros((5, 7, 11), np.uint8), oblique(), {})}),
+            "a.csv",
+            "only scores and boxes",
+        ),
         (only_boxes, "a.nii", "one mask or picture"),
         (phantom(), "a.json", "only results"),
         ("a string", "a.png", "no image"),

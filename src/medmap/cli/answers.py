@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medmap.cli import findings
 from medmap.cli.images import as_dataset
 from medmap.cli.measured import add_measurements, drawn, in_a_cell, surfaces
 from medmap.cli.resumed import KEPT, Row, earlier
@@ -26,10 +27,13 @@ if TYPE_CHECKING:
     from medmap.predict import MaskView
     from medmap.results import Prediction
 
-# format → ending of a case's file; csv is one table of all cases, mask is nifti or, of a picture without a size, png
+# format → ending of a case's file; csv, coco and luna16 are one file of all cases; mask is nifti or, of a picture
+# without a size, png
 FORMATS = {
     "json": ".json",
     "csv": "",
+    "coco": "",
+    "luna16": "",
     "mask": "",
     "png": ".png",
     "dicom-sr": ".sr.dcm",
@@ -48,8 +52,8 @@ class Request:
     """How to answer.
 
     Args:
-        formats: ``json`` (a file a case), ``csv`` (one table), and what ``medmap.write`` makes of an answer: a DICOM
-            report or object beside its source, a mask.
+        formats: ``json`` (a file a case), ``csv`` (one table), of boxes ``coco`` and ``luna16`` (one file each), and
+            what ``medmap.write`` makes of an answer: a DICOM report or object beside its source, a mask.
         engine, device: As in ``medmap.predict``.
         memory_bytes: Limits how many cases are answered together; None: medmap's own limit.
         resume: Go on in a folder that an earlier call of the same bundles left.
@@ -67,7 +71,7 @@ class Request:
 def write_answers(
     bundles: Sequence[Bundle], inputs: Sequence[Path], output: Path, how: Request, screen: Screen
 ) -> dict[str, Any]:
-    """Answer for every image and write a JSON a case, ``scores.csv`` and, last, ``index.json``.
+    """Answer for every image and write a JSON a case, tables of all cases and, last, ``index.json``.
 
     A row's ``error`` says why there is no answer; ``unwritten`` which formats of an answer there are not, and why.
 
@@ -77,12 +81,14 @@ def write_answers(
     """
     if unknown := sorted(set(how.formats) - FORMATS.keys()):
         raise UsageError("unknown format", got=", ".join(unknown), expected=", ".join(FORMATS))
+    findings.require_formats(how.formats, bundles[0])
     if how.resume and "json" not in how.formats:
         raise UsageError("--resume goes by the JSON of each case", got=",".join(how.formats), expected="--format json")
     digests = [bundle.digest for bundle in (*bundles, *(how.view.within if how.view else ()))]
     done = earlier(output, how.resume, digests)
     with tempfile.TemporaryDirectory(prefix="medmap-predict-") as room:
         data, shown = as_dataset(inputs, bundles[0], Path(room).resolve())
+        numbers = findings.coco_numbers(data, inputs, bundles[0]) if "coco" in how.formats else None
         output.mkdir(parents=True, exist_ok=True)
         try:
             rows = _answered(bundles, data, output, how, screen, shown=shown, done=done)
@@ -90,12 +96,11 @@ def write_answers(
             raise InterruptedRun("stopped by hand; every finished case is saved", remedy="--resume goes on") from stop
         finally:
             screen.close()
-    if "csv" in how.formats:
-        name, text = _table(rows, bundles[0].spec.task)
+    for name, text in _tables(rows, how.formats, bundles[0].spec.task, numbers).items():
         write_atomically(output / name, text)
-        if (order := worklist(rows)) is not None:
-            write_atomically(output / WORKLIST, order)
-    index = {"medmap_predictions": 1, "bundles": digests, "cases": rows}
+    index: dict[str, Any] = {"medmap_predictions": 1, "bundles": digests, "cases": rows}
+    if numbers is not None:
+        index["coco"] = {name: dict(of) for name, of in numbers._asdict().items()}
     write_atomically(output / "index.json", json.dumps(index, indent=1, ensure_ascii=False))
     return index
 
@@ -147,7 +152,7 @@ def _answered(
             row["files"] = [names[case.id], *row["files"]]
             document = {**answer.as_json(), "outputs": row["outputs"], **{key: row[key] for key in KEPT if key in row}}
             write_atomically(output / names[case.id], json.dumps(document, indent=1, ensure_ascii=False))
-        if not row["files"] and "csv" not in how.formats:
+        if not row["files"] and not {"csv", *findings.TABLES} & set(how.formats) - row["unwritten"].keys():
             row["error"] = "; ".join(_sentences(row["unwritten"])) or None
         rows[case.id] = row
     return [rows[case.id] for case in data]
@@ -163,8 +168,11 @@ def _other_files(
     stem = beside.name.removesuffix(".json")
     unwritten: dict[str, str] = {}
     written = uncertainty_of(answer, beside.with_name(stem), unwritten)
+    findings.add_misfits(answer, how.formats, unwritten)
     for wanted in how.formats:
-        if wanted in ("json", "csv") or ref is None:
+        if wanted in ("json", "csv", *findings.TABLES) or ref is None:
+            continue
+        if wanted == "dicom-gsps" and findings.nothing_called(answer):
             continue
         name = _mask_format(answer) if wanted == "mask" else wanted
         if name == "stl":
@@ -220,6 +228,16 @@ def _replaced(data: Dataset, case: Case, shown: Mapping[str, str]) -> list[tuple
 def _mask_format(answer: Prediction) -> str:
     """NIfTI keeps the place in the patient; a picture without a size stays a picture."""
     return "nifti" if all(grid.has_size for grid in answer.source.values()) else "png"
+
+
+def _tables(rows: Sequence[Row], formats: Sequence[str], task: str, numbers: findings.Numbers | None) -> dict[str, str]:
+    """File name → text of all tables that were asked for."""
+    if task == "detect":
+        return findings.tables(rows, formats, numbers)
+    if "csv" not in formats:
+        return {}
+    order = worklist(rows)
+    return dict([_table(rows, task)]) | ({} if order is None else {WORKLIST: order})
 
 
 def _table(rows: Sequence[Row], task: str) -> tuple[str, str]:

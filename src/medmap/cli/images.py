@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from medmap.bundle import Bundle
     from medmap.dataset import Dataset
 
+_DATASETS = (".npz", ".csv", ".yaml", ".yml", ".json")
 _NO_CASES = (".csv", ".json", ".yaml", ".yml", ".txt", ".md", ".html", ".xml", ".raw", ".zraw")
 
 
@@ -26,7 +27,7 @@ def as_dataset(inputs: Sequence[Path], bundle: Bundle, room: Path) -> tuple[Data
     from medmap.layouts import open_dataset
     from medmap.predict import dataset_of_images
 
-    if len(inputs) == 1 and (inputs[0].is_dir() or inputs[0].suffix.lower() in (".npz", ".csv", ".yaml", ".yml")):
+    if len(inputs) == 1 and (inputs[0].is_dir() or inputs[0].suffix.lower() in _DATASETS):
         try:
             return open_dataset(inputs[0]), {}
         except LayoutError:

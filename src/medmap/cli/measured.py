@@ -98,17 +98,19 @@ def surfaces(answer: Prediction, beside: Path, unwritten: dict[str, str]) -> lis
 
 
 def drawn(answer: Prediction, data: Dataset, case: Case, path: Path, unwritten: dict[str, str]) -> list[str]:
-    """Write the outlines of a mask on its image as PNG; its name, and into ``unwritten`` why there is none."""
-    from medmap.results import Mask
+    """Write a mask or boxes on their image as PNG; its name, and into ``unwritten`` why there is none."""
+    from medmap.results import Boxes, Mask
     from medmap.write import write
+    from medmap.write.box_overlays import box_overlay
     from medmap.write.overlays import overlay
 
-    mask = next((value for value in answer.outputs.values() if isinstance(value, Mask)), None)
+    shown = next((value for value in answer.outputs.values() if isinstance(value, Mask | Boxes)), None)
     image = _image_under(data, case)
     try:
-        if mask is None or image is None:
-            raise UsageError("an overlay shows a mask on its image", got=", ".join(answer.outputs) or "nothing")
-        write(overlay(mask, image), path, format="png", overwrite=True)
+        if shown is None or image is None:
+            raise UsageError("an overlay shows a mask or boxes on its image", got=", ".join(answer.outputs) or "none")
+        drawn = box_overlay(shown, image) if isinstance(shown, Boxes) else overlay(shown, image)
+        write(drawn, path, format="png", overwrite=True)
     except (DataError, UsageError) as error:  # the answer stands
         unwritten["overlay"] = str(error)
         return []

@@ -244,7 +244,9 @@ def predict(
     ],
     formats: Annotated[
         str | None,
-        typer.Option("--format", help="json, csv, mask, nifti, png, dicom-seg, dicom-sr … (default json,csv,mask)."),
+        typer.Option(
+            "--format", help="json, csv, mask, overlay, dicom-seg, dicom-sr, coco … (default json,csv[,mask])."
+        ),
     ] = None,
     engine: Engine = "auto",
     device: Device = "auto",

@@ -16,7 +16,7 @@ ANSWER = re.compile(r"[0-9]{6,}\.json")
 # What a call leaves, whole or (the names with a point) as it was killed while writing.
 OWN = re.compile(
     r"\.?([0-9]{6,}\.(json|((overlay|uncertainty)\.)?png|(uncertainty\.)?nii\.gz|obj|[a-z0-9-]+\.stl|(sr|seg|rtstruct|gsps)\.dcm)"
-    r"|index\.json|(scores|structures|worklist)\.csv)(\.[0-9a-f]{16})?"
+    r"|(index|coco)\.json|(scores|structures|boxes|luna16|worklist)\.csv)(\.[0-9a-f]{16})?"
     r"|\.[0-9a-f]{16}(\.[a-z0-9.]+)?"
 )
 FORETOLD = ("expected_dice", "probable_dice")

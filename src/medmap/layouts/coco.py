@@ -127,9 +127,7 @@ def open_coco(path: Path, task: TaskName | None = None) -> Dataset:
     files = _jsons(path)
     if not files:
         raise LayoutError(f"{path} holds no COCO file", expected="JSON with images, annotations and categories")
-    root = path if path.is_dir() else path.parent
-    if path.is_file() and path.parent.name == "annotations":
-        root = path.parent.parent
+    root = _root(path)
     said = [(file, parsed(_Described, json_object(file), str(file))) for file in files]
     labels, index = _categories(said)
     cases: list[Case] = []
@@ -149,7 +147,41 @@ def open_coco(path: Path, task: TaskName | None = None) -> Dataset:
         licence=first.licenses[0].name or None if first.licenses else None,
         patients_known=False,
     )
-    return with_kept_table(with_kept_block(dataset, first.info.medmap, str(files[0])), root)
+    return with_kept_table(with_kept_block(dataset, first.info.medmap, str(files[0])), root, part=path.is_file())
+
+
+def _root(path: Path) -> Path:
+    """What the paths of images are relative to."""
+    if path.is_dir():
+        return path
+    return path.parent.parent if path.parent.name == "annotations" else path.parent
+
+
+def coco_numbers(path: Path) -> tuple[dict[str, int], dict[str, int]]:
+    """How a dataset in this layout numbers what it holds: image file below its root → id, class → category id.
+
+    Results for COCO's own evaluation carry these numbers.
+
+    Args:
+        path: As ``open_coco`` takes it.
+
+    Raises:
+        DatasetError: Two of its files give one number to two images.
+    """
+    said = [(file, parsed(_Described, json_object(file), str(file))) for file in _jsons(path)]
+    labels, index = _categories(said)
+    root = _root(path)
+    images: dict[str, int] = {}
+    for file, one in said:
+        names = [inside(image.file_name, str(file)) for image in one.images]
+        prefix = _prefix(file, root, names, str(file))
+        images |= {prefix + name: image.id for name, image in zip(names, one.images, strict=True)}
+    if len(set(images.values())) < len(images):
+        raise DatasetError(
+            f"the files of {path} number different images alike", got=", ".join(file.name for file, _ in said),
+            remedy="answer for one of the files: each has numbers of its own",
+        )  # fmt: skip
+    return images, {labels[i].name: number for number, i in index.items()}
 
 
 def _categories(said: Sequence[tuple[Path, _Described]]) -> tuple[tuple[Label, ...], dict[int, int]]:

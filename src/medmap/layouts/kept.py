@@ -52,8 +52,13 @@ def kept_table(dataset: Dataset) -> str:
     return buffer.getvalue()
 
 
-def with_kept_table(dataset: Dataset, folder: Path) -> Dataset:
+def with_kept_table(dataset: Dataset, folder: Path, *, part: bool = False) -> Dataset:
     """The dataset with what ``medmap.csv`` in ``folder`` says; unchanged when there is none.
+
+    Args:
+        dataset: As the layout tells it.
+        folder: Where the table stands.
+        part: Whether the dataset is one of several files of the folder; rows of the others are left alone.
 
     Raises:
         DatasetError: Rows for cases that are not there, no ``case`` column, unknown splits or classes.
@@ -67,7 +72,7 @@ def with_kept_table(dataset: Dataset, folder: Path) -> Dataset:
     ids = table.column("case")
     have = {case.id for case in dataset}
     strangers = [i for i in ids if i not in have]
-    if strangers or len(set(ids)) != len(ids):
+    if (strangers and not part) or len(set(ids)) != len(ids):
         raise DatasetError(
             f"{path} names cases that are not in the dataset, or one twice", got=", ".join(strangers[:5]) or "one twice"
         )
@@ -76,7 +81,7 @@ def with_kept_table(dataset: Dataset, folder: Path) -> Dataset:
     words = vocabulary(dataset)
     cases = [_told(case, table, at.get(case.id), typed, words) for case in dataset]
     order = sorted(range(len(cases)), key=lambda n: at.get(cases[n].id, len(at)))
-    known = "patient" in table.header and len(at) == len(cases) and all(table.column("patient"))
+    known = "patient" in table.header and have <= at.keys() and all(table.column("patient"))
     return replace(dataset, cases=tuple(cases[n] for n in order), patients_known=known or dataset.patients_known)
 
 

@@ -21,6 +21,7 @@ from medmap.results import Boxes, Mask, Picture, Prediction, Scores
 from medmap.write.dicom import objects
 from medmap.write.dicom.files import save_objects
 from medmap.write.dicom.source import About, Origin, origin_of
+from medmap.write.findings import boxes_table, coco_results, luna16_submission, require_one_class
 from medmap.write.images import write_npy, write_png, write_tiff
 from medmap.write.meshes import write_obj, write_stl
 from medmap.write.volumes import write_metaimage, write_nifti, write_nrrd
@@ -35,6 +36,7 @@ class Format:
         suffixes: What such files are called; the first is the usual one.
         image: Writes an image, or None.
         result: Writes a prediction as text, or None.
+        table: Writes any number of predictions as one text, or None.
         mask: Writes a mask as something else than voxels, or None.
         dicom: Makes DICOM objects (pydicom data sets) of a value and the series it refers to, or None.
     """
@@ -43,6 +45,7 @@ class Format:
     suffixes: tuple[str, ...]
     image: Callable[[Image, Path], None] | None = None
     result: Callable[[Prediction], str] | None = None
+    table: Callable[[Sequence[Prediction]], str] | None = None
     mask: Callable[[Mask, Path], None] | None = None
     dicom: Callable[[Any, Origin, About], Sequence[Any]] | None = None
 
@@ -51,23 +54,50 @@ def _json(prediction: Prediction) -> str:
     return json.dumps(prediction.as_json(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _csv(prediction: Prediction) -> str:
-    """One row for each output of scores: case, output, decided classes, ``score_<label>`` …"""
-    outputs = {name: out for name, out in prediction.outputs.items() if isinstance(out, Scores)}
-    if not outputs:
+def _csv(predictions: Sequence[Prediction]) -> str:
+    """A row for each output of scores (case, output, decided classes, ``score_<label>`` …), or for each box."""
+    found = [(one.case, name, out) for one in predictions for name, out in one.outputs.items()]
+    if boxes := [(case, out) for case, _, out in found if isinstance(out, Boxes)]:
+        return boxes_table((case, out.as_json(), ()) for case, out in boxes)
+    scores = [(case, name, out) for case, name, out in found if isinstance(out, Scores)]
+    if not scores:
         raise UsageError(
-            "only scores are written as CSV",
-            got=", ".join(type(o).__name__ for o in prediction.outputs.values()) or "nothing",
+            "only scores and boxes are written as CSV",
+            got=", ".join(type(out).__name__ for _, _, out in found) or "nothing",
             remedy="choose json",
         )
-    labels = list(dict.fromkeys(label.name for out in outputs.values() for label in out.labels))
+    labels = list(dict.fromkeys(label.name for _, _, out in scores for label in out.labels))
     buffer = io.StringIO()
     rows = csv.writer(buffer, lineterminator="\n")
     rows.writerow(["case", "output", "decided", *(f"score_{label}" for label in labels)])
-    for name, out in outputs.items():
-        scores = {label.name: repr(float(v)) for label, v in zip(out.labels, out.values, strict=True)}
-        rows.writerow([prediction.case, name, ";".join(out.decided), *(scores.get(label, "") for label in labels)])
+    for case, name, out in scores:
+        values = {label.name: repr(float(v)) for label, v in zip(out.labels, out.values, strict=True)}
+        rows.writerow([case, name, ";".join(out.decided), *(values.get(label, "") for label in labels)])
     return buffer.getvalue()
+
+
+def _coco(predictions: Sequence[Prediction]) -> str:
+    """COCO results; ``image_id`` counts the predictions from 1, ``category_id`` the classes."""
+    boxes = [_boxes(one) for one in predictions]
+    categories = {label.name: number for number, label in enumerate(boxes[0].labels, 1)}
+    if any([label.name for label in one.labels] != list(categories) for one in boxes):
+        raise UsageError("the predictions have different classes", remedy="write those of one bundle")
+    return coco_results(((number, one.as_json()) for number, one in enumerate(boxes, 1)), categories)
+
+
+def _luna16(predictions: Sequence[Prediction]) -> str:
+    boxes = [(one.case, _boxes(one)) for one in predictions]
+    for _, one in boxes:
+        require_one_class([label.name for label in one.labels])
+    return luna16_submission((case, one.as_json()) for case, one in boxes)
+
+
+def _boxes(prediction: Prediction) -> Boxes:
+    found = [out for out in prediction.outputs.values() if isinstance(out, Boxes)]
+    if len(found) != 1:
+        got = ", ".join(type(out).__name__ for out in prediction.outputs.values()) or "nothing"
+        raise UsageError("this format is made of boxes", got=got, remedy="choose json")
+    return found[0]
 
 
 FORMATS: tuple[Format, ...] = (
@@ -78,7 +108,9 @@ FORMATS: tuple[Format, ...] = (
     Format("tiff", (".tiff", ".tif"), image=write_tiff),
     Format("npy", (".npy",), image=write_npy),
     Format("json", (".json",), result=_json),
-    Format("csv", (".csv",), result=_csv),
+    Format("csv", (".csv",), table=_csv),
+    Format("coco", (".json",), table=_coco),
+    Format("luna16", (".csv",), table=_luna16),
     Format("stl", (".stl",), mask=write_stl),
     Format("obj", (".obj",), mask=write_obj),
     Format("dicom-seg", (".dcm",), dicom=objects.binary),
@@ -94,7 +126,7 @@ FORMATS: tuple[Format, ...] = (
 
 
 def write(
-    value: Image | Prediction | Scores | Mask | Boxes | Picture,
+    value: Image | Prediction | Scores | Mask | Boxes | Picture | Sequence[Prediction],
     path: str | Path,
     format: str | None = None,
     *,
@@ -104,13 +136,14 @@ def write(
 ) -> Path:
     """Write an image or a prediction to one file, or to DICOM objects that refer to the series it was made from.
 
-    Of a prediction with a mask or a picture, image formats write that; ``json`` writes all of it, ``csv`` its scores.
+    Of a prediction with a mask or a picture, image formats write that; ``json`` writes all of it, ``csv`` its scores or
+    boxes, ``coco`` and ``luna16`` its boxes as those who judge read them.
 
     Args:
-        value: What to write.
+        value: What to write; of ``csv``, ``coco`` and ``luna16`` also several predictions, which become one file.
         path: The file; its suffix names the format when ``format`` does not. For DICOM also a folder: one object is
             named after its format in it, a series of images becomes a folder of its own that must not hold anything.
-        format: nifti, nrrd, mha, png, tiff, npy, json, csv; stl, obj (the surface of a mask); or
+        format: nifti, nrrd, mha, png, tiff, npy, json, csv, coco, luna16; stl, obj (the surface of a mask); or
             a DICOM object (``FORMATS``), which is always named.
         overwrite: Replace a file that is there (never a folder).
         source: For DICOM: the series that the value was made from, as an ``Image`` that was read, a ``Series``, a
@@ -143,8 +176,8 @@ def write(
     if source is not None or about is not None:
         raise UsageError("source and about belong to DICOM objects", got=row.name, remedy="leave them out")
     suffix = next((s for s in row.suffixes if path.name.lower().endswith(s)), row.suffixes[0])
-    if row.result is not None:
-        text = row.result(_prediction(value))
+    if row.result is not None or row.table is not None:
+        text = _text(row, value)
         with _aside(path, suffix, overwrite) as aside:
             aside.write_text(text, encoding="utf-8")
         return path
@@ -168,7 +201,7 @@ def _format(path: Path, name: str | None) -> Format:
             if row.name == name:
                 return row
         raise UsageError("unknown format", got=repr(name), expected=known)
-    for row in FORMATS:
+    for row in FORMATS:  # json before coco, csv before luna16: those are named
         if row.dicom is None and path.name.lower().endswith(row.suffixes):
             return row
     raise UsageError("the file's name does not say its format", got=path.name, expected=known, remedy="give the format")
@@ -191,6 +224,17 @@ def _dicom(row: Format, value: Any, path: Path, how: tuple[bool, Any, About | No
     fits = getattr(image, "geometry", None) or next(iter(getattr(value, "source", {}).values()), None)
     datasets = row.dicom(value, origin_of(source, fits), about)
     return save_objects(datasets, path, overwrite)
+
+
+def _text(row: Format, value: Any) -> str:
+    if row.table is not None:
+        several = list(value) if isinstance(value, list | tuple) else [value]
+        if not several:
+            raise UsageError("there is no prediction to write", got="none")
+        return row.table([_prediction(one) for one in several])
+    if row.result is None:
+        raise UsageError("this is no format of text", got=row.name)
+    return row.result(_prediction(value))
 
 
 def _prediction(value: Any) -> Prediction:

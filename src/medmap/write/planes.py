@@ -49,7 +49,7 @@ def three_planes(
             geometry = step.apply(geometry)
     volume = placed.channels_first()[0]
     centre = _centre(outlined, volume.shape)
-    low, high = window or _window(volume)
+    low, high = window or intensity_window(volume)
     extent = spacing * volume.shape
     per_pixel = max(extent[1], extent[2]) / height
     pieces = []
@@ -97,7 +97,8 @@ def _centre(masks: list[NDArray[Any]], shape: tuple[int, ...]) -> list[int]:
     return [int(np.argmax(count)) for count in cover]
 
 
-def _window(volume: NDArray[Any]) -> tuple[float, float]:
+def intensity_window(volume: NDArray[Any]) -> tuple[float, float]:
+    """The values that become black and white: the 0.5th and the 99.5th percentile of what is finite."""
     flat = volume.reshape(-1)[:: max(1, volume.size // 200_000)].astype(np.float64)
     flat = flat[np.isfinite(flat)]
     if not flat.size:
