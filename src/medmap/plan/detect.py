@@ -24,7 +24,7 @@ from medmap.runtime import available_cores
 from medmap.tasks.detect import DetectSection
 
 # Voxels of a patch, by number of axes: what a step on two cores can bear, and what a GPU can.
-PATCH_VOXELS = {"cpu": {2: 320 * 320, 3: 56**3}, "cuda": {2: 800 * 800, 3: 128**3}}
+PATCH_VOXELS = {"cpu": {2: 320 * 320, 3: 48**3}, "cuda": {2: 800 * 800, 3: 128**3}}
 # The smaller boxes (the lower quarter of the smallest class) keep so many voxels along each side.
 SMALLEST_SIDE = {2: 18.0, 3: 6.0}
 PLACES_A_SIDE = 1.2  # places of the finest map that a small box spans along each axis, at least
@@ -118,7 +118,7 @@ def first_draft(pool: Dataset, facts: Fingerprint, recipe_name: str, words: dict
     reasons |= {**why_augment, **why_network}
     reasons["task.patches"] = f"{counted(facts.training, 'case')}, {patches} a case and epoch: epochs of many steps"
     reasons["fit.batch_size"] = f"{counted(batch, 'patch', 'patches')} of {rules.times(prepare.shape)} a step"
-    task = DetectSection(patches=patches)
+    task = DetectSection(patches=patches, views=facts.dimensions == 2)
     update = {"augment": augmentation, "network": network, "fit": fit, "task": task, "reasons": reasons}
     return run.model_copy(update=update)
 
@@ -126,10 +126,19 @@ def first_draft(pool: Dataset, facts: Fingerprint, recipe_name: str, words: dict
 def _augment(facts: Fingerprint, pool: Dataset) -> tuple[Any, dict[str, str]]:
     section, reasons = rules.augment_section(facts, pool)
     update: dict[str, Any] = {"scale": 0.25, "shift": 0.1, "gamma": 0.2, "noise": 0.1, "cutout": 0.0, "mixup": 0.0}
+    if facts.dimensions == 3 and not section.flip_axes and not _sided(pool):
+        update["flip_axes"] = (0, 1, 2)
+        reasons["augment.flip_axes"] = "a finding is one on either side: volumes are mirrored for learning alone"
     if facts.dimensions == 2 and facts.training < MOSAIC_BELOW:
         update["mosaic"] = 0.3
         reasons["augment.mosaic"] = "few pictures: some are put together of parts of several"
     return section.model_copy(update=update), reasons
+
+
+def _sided(pool: Dataset) -> bool:
+    """Whether a class is named for a side, or is another's mirror image."""
+    words = {word for name in pool.label_names for word in name.lower().replace("_", " ").replace("-", " ").split()}
+    return bool(pool.mirror_pairs) or not words.isdisjoint({"left", "right"})
 
 
 def _grid(

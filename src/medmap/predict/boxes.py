@@ -33,7 +33,7 @@ class Predictor:
         bundles: What answers; each with its own preparation, boxes of all of them are fused on the image's grid.
         engine: ``auto`` (the fastest that passed parity at export), ``torch``, ``onnx`` or ``openvino``.
         device: ``cpu``, ``cuda`` or ``auto``.
-        test_time_flips: Answer for the mirrored views that training allowed, too; None: as many as are allowed.
+        test_time_flips: Answer for the mirrored views that training allowed, too; None: as the bundle's run says.
 
     Raises:
         UsageError: A bundle whose members prepare images differently.
@@ -54,7 +54,8 @@ class Predictor:
         self.tasks = [task_of(bundle) for bundle in bundles]
         self._engines = [b.engine(engine, device=device, precision="auto") for b in bundles]  # type: ignore[arg-type]
         flips = tuple(bundles[0].spec.run.get("augment", {}).get("flip_axes", ()))
-        self._views = augment.views(flips) if test_time_flips in (None, True) else ((),)
+        wanted = self.tasks[0].section.views if test_time_flips is None else test_time_flips
+        self._views = augment.views(flips) if wanted else ((),)
 
     def __enter__(self) -> Predictor:
         return self

@@ -53,6 +53,7 @@ class DetectSection(Section):
         overlap: Share of a window's side that the next one looks at again.
         most_overlap: IoU from which of two boxes of one class the less sure one is dropped.
         fuse: IoU from which boxes of several networks or views are one finding.
+        views: Whether an image is looked at mirrored, too, along the axes that training mirrored.
     """
 
     kind: Literal["detect"] = "detect"
@@ -64,6 +65,7 @@ class DetectSection(Section):
     overlap: float = Field(default=0.3, ge=0, lt=0.9)
     most_overlap: float = Field(default=0.5, gt=0, lt=1)
     fuse: float = Field(default=0.4, gt=0, lt=1)
+    views: bool = True
 
 
 @dataclass(frozen=True, eq=False)
