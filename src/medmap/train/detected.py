@@ -64,7 +64,7 @@ def learned(work: Work, member: Member, state: FitState) -> dict[str, torch.Tens
     """Nothing to keep with the member: the boxes of each case that judges it, on its own grid, become a file."""
     folder = work.output / JUDGED
     folder.mkdir(parents=True, exist_ok=True)
-    views = augment.views(work.run.augment.flip_axes if work.run.task.views else ())
+    views = augment.views(work.run.augment.flip_axes if work.task.section.views else ())
     with forwarding(state.fabric, state.judged, work.run.fit) as forward:
         for done, row in enumerate(member.judge):
             held = work.store.prepared[int(row)]
