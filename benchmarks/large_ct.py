@@ -91,7 +91,7 @@ def trained(folder: Path, spacing_mm: float, patch: int, epochs: int) -> Path:
         "labels: {0: background, 1: stone}\n"
     )
     run = Run(
-        task=SegmentSection(patches=4, foreground=0.7),
+        task=SegmentSection(patches=4, foreground=0.3),
         prepare=PrepareSection(shape=(patch,) * 3, grid="spacing", spacing_mm=(spacing_mm,) * 3, intensity="range"),
         augment=OFF,
         network=NetworkSection(name="unet", width=0.25, norm="instance"),

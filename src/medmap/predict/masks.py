@@ -244,10 +244,13 @@ def answered(
             current = following or ahead.submit(ready, case)
             more = number + 1 < len(cases) and memory_bytes is None
             following = ahead.submit(ready, cases[number + 1]) if more else None
+            found: Prediction | FailedCase
             try:
-                yield predictor.answer(case.id, current.result())
+                found = predictor.answer(case.id, current.result())
             except DataError as error:
-                yield FailedCase(case.id, str(error))
+                found = FailedCase(case.id, str(error))
+            del current  # whoever takes the answer may need the memory of its image
+            yield found
 
 
 def answer(bundles: Sequence[Bundle], name: str, image: Image, engine: str, device: str) -> Prediction:
