@@ -2,6 +2,7 @@
 
 from bundle.conftest import make_spec
 from medmap.bundle import model_card
+from medmap.bundle.detector import detector_facts
 
 ROWS = [
     {
@@ -51,6 +52,47 @@ def test_every_part_of_the_card_is_there():
         "CC-BY-4.0",
     ):
         assert text in card, text
+
+
+DETECTOR = {
+    "task": "detect",
+    "kind": None,
+    "positive": None,
+    "labels": [{"name": "nodule"}, {"name": "<b>cyst"}],
+    "run": {"prepare": {"shape": [32, 32, 16], "grid": "spacing", "spacing_mm": [0.8, 0.8, 2.0]}},
+    "decision": {
+        "temperature": [0.7, 1.0],
+        "prior_shift": [0.2, 0.0],
+        "thresholds": [0.3, 0.5],
+        "target": "f1",
+        "accepts": {"image": {"ndim": 3, "spacing_mm": [[0.7, 0.9]]}},
+        "fitted_on": {"cases": 40, "how": "out of fold"},
+    },
+}
+
+
+def test_a_detector_says_from_which_score_it_calls_and_how_it_was_judged():
+    card = model_card(make_spec(**DETECTOR), ROWS)
+    assert "| nodule | 0.300 | a probability |" in card
+    assert "| \\<b\\>cyst | 0.500 | not calibrated |" in card
+    assert "patches of 32 × 32 × 16 voxels, each 0.8 × 0.8 × 2 mm" in card
+    assert "40 cases, by networks that did not learn from them (out of fold)" in card
+    assert "its centre lies within the finding's radius" in card
+    assert "How it calls findings" not in model_card(make_spec(), ROWS)
+
+
+def test_a_detector_of_pictures_and_one_that_was_not_judged():
+    flat = {**DETECTOR["decision"], "accepts": {"image": {"ndim": 2, "spacing_mm": None}}}
+    facts = detector_facts(make_spec(**{**DETECTOR, "decision": flat, "run": {"prepare": {"shape": [256, 320]}}}))
+    assert facts.input_grid == "the whole image at 256 × 320"
+    assert facts.judged is not None
+    assert facts.judged.endswith("intersection over union of 0.5")
+    bare = make_spec(**{**DETECTOR, "decision": {}, "run": {}})
+    facts = detector_facts(bare)
+    assert (facts.operating_points, facts.calibrated, facts.judged) == ({}, (), None)
+    card = model_card(bare, [])
+    assert "No operating point is fitted: every box is called." in card
+    assert "Nothing was judged." in card
 
 
 def test_a_bundle_without_evaluation_says_so():

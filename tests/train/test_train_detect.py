@@ -144,6 +144,32 @@ def test_boxes_through_the_command(trained: Path, discs: Path, tmp_path: Path) -
     assert (tmp_path / "judged/predictions.csv").exists()
 
 
+def test_what_reaches_a_person_and_who_judges(
+    trained: Path, discs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["predict", str(trained), str(discs), "-o", str(tmp_path / "out"), "--format", "json,csv,coco,overlay"]
+    assert medmap([*words, "--quiet"]) == 0
+    index = json.loads((tmp_path / "out/index.json").read_text())
+    rows = list(csv.DictReader((tmp_path / "out/boxes.csv").read_text().splitlines()))
+    judged = json.loads((tmp_path / "out/coco.json").read_text())
+    assert len(rows) == len(judged) > 24
+    assert [row["image_id"] for row in judged] == [index["coco"]["images"][row["case"]] for row in rows]
+    assert {row["called"] for row in rows} == {"yes", "no"}
+    assert all(any(name.endswith(".overlay.png") for name in row["files"]) for row in index["cases"])
+    before = (tmp_path / "out/boxes.csv").read_bytes()
+    assert medmap([*words, "--quiet", "--resume"]) == 0
+    assert (tmp_path / "out/boxes.csv").read_bytes() == before
+    capsys.readouterr()
+    assert medmap(["info", str(trained), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    bundle = Bundle.load(trained / "bundle")
+    assert list(facts["operating_points"].values()) == pytest.approx(bundle.decision.thresholds, abs=1e-4)
+    assert facts["input_grid"] == "patches of 32 × 32 voxels, each 0.8 × 1.2 mm"
+    assert facts["judged"].startswith("18 cases")
+    assert facts["ap50"]["value"] > 0.7
+    assert "How it calls findings" in (trained / "bundle/CARD.md").read_text()
+
+
 def test_retinanet_in_three_dimensions_learns(tmp_path: Path) -> None:
     data = open_dataset(write_discs(tmp_path / "data", 14, ndim=3))
     run = small_run("retinanet", 3, epochs=5, batch_size=4).override(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from medmap.bundle.detector import detector_facts
 from medmap.bundle.spec import BundleSpec, MemberSpec
 
 # One task, one sentence of what comes out.
@@ -34,6 +35,7 @@ def model_card(spec: BundleSpec, estimates: Sequence[Mapping[str, Any]]) -> str:
         f"# {_text(spec.name)}",
         *_warnings(spec),
         *_intended_use(spec),
+        *_calls(spec),
         *_metrics(estimates),
         *_limits(spec, estimates),
         *_data(spec),
@@ -76,6 +78,23 @@ def _intended_use(spec: BundleSpec) -> list[str]:
         "its answer alone.",
         "\n".join(rows),
     ]
+
+
+def _calls(spec: BundleSpec) -> list[str]:
+    """Of a detector: from which score on a box is called, what the network looks at, how that was judged."""
+    if spec.task != "detect":
+        return []
+    facts = detector_facts(spec)
+    called = []
+    for name, threshold in facts.operating_points.items():
+        meaning = "a probability" if name in facts.calibrated else "not calibrated"
+        called.append(f"| {_text(name)} | {threshold:.3f} | {meaning} |")
+    table = ["| class | called from a score of | the score is |", "|---|---|---|", *called]
+    rows = ["\n".join(table)] if called else ["No operating point is fitted: every box is called."]
+    told = [f"- The network looks at {_text(facts.input_grid)}."]
+    told.append(f"- Judged on {_text(facts.judged)}." if facts.judged else "- Nothing was judged.")
+    told.append("- Boxes below the operating point stand in the tables, marked as not called; reports leave them out.")
+    return ["## How it calls findings", *rows, "\n".join(told)]
 
 
 def _number(value: object) -> str:

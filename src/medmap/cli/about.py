@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
@@ -12,7 +13,10 @@ from typing import TYPE_CHECKING, Any
 from medmap.errors import LayoutError, ReadError
 
 if TYPE_CHECKING:
+    from medmap.bundle import Bundle
     from medmap.read import Series, Study
+
+SHOWN = ("ap50", "ap50_95", "froc_cpm")  # of a detector's evaluation
 
 
 def is_model(path: Path) -> bool:
@@ -82,12 +86,45 @@ def _bundle(path: Path) -> dict[str, Any]:
         "members": len(spec.members),
         "network": spec.members[0].network["name"],
         "input_shape": list(spec.members[0].network["input_shape"]),
+        **(_detector(bundle, path) if spec.task == "detect" else {}),
         "engines": [name for name, parity in spec.engines.items() if parity["passed"]],
         "trained_on": spec.provenance.get("dataset"),
         "licence": spec.licence,
         "digest": bundle.digest,
         "warnings": list(spec.warnings),
     }
+
+
+def _detector(bundle: Bundle, path: Path) -> dict[str, Any]:
+    """From which score on it calls boxes, what it looks at, and how it was judged when it was trained."""
+    from medmap.bundle.detector import detector_facts
+
+    facts = detector_facts(bundle.spec)
+    return {
+        "operating_points": {name: round(value, 4) for name, value in facts.operating_points.items()},
+        "calibrated": list(facts.calibrated),
+        "input_grid": facts.input_grid,
+        "judged": facts.judged or "not judged",
+        **_estimates(bundle, path),
+    }
+
+
+def _estimates(bundle: Bundle, path: Path) -> dict[str, Any]:
+    """The main figures of the evaluation that training left beside the bundle, where it is of this bundle."""
+
+    def rounded(value: float | None) -> float | None:
+        return None if value is None else round(value, 4)
+
+    for folder in (path, path.parent):
+        file = folder / "evaluation" / "metrics.json"
+        try:
+            found = json.loads(file.read_text(encoding="utf-8"))
+            if found["bundle"] == bundle.digest:
+                rows = [row for row in found["metrics"] if row["group"] == "all" and row["name"] in SHOWN]
+                return {row["name"]: {key: rounded(row[key]) for key in ("value", "low", "high")} for row in rows}
+        except (OSError, ValueError, KeyError, TypeError):  # none there, or not one of medmap's
+            continue
+    return {}
 
 
 def _dataset(path: Path) -> dict[str, Any]:
