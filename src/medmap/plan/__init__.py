@@ -16,7 +16,7 @@ from medmap.plan import detect as detect
 from medmap.plan.fingerprint import Fingerprint, fingerprint, sample_images
 from medmap.plan.recipes import RECIPES
 from medmap.plan.run import EnsembleSection, NetworkSection, Run, SplitsSection
-from medmap.plan.trial import Measured, build, make_task, measure, network_options
+from medmap.plan.trial import OF_ANY_WIDTH, Measured, build, make_task, measure, network_options
 from medmap.runtime import available_cores, peak_rss_bytes
 from medmap.tasks import TASKS
 
@@ -68,9 +68,11 @@ def plan(
     words["memory_bytes"] = words.get("memory_bytes") or _default_memory()
     words["network"] = with_overrides({}, texts).get("network")
     run = draft.first_draft(pool, facts, recipe_name, words)
-    if any(text.startswith("network.name=") for text in texts):  # the rules' width was for the rules' network
-        run = run.model_copy(update={"network": run.network.model_copy(update={"width": 1.0})})
+    drafted = run.network.width
     run = run.override(texts)
+    if run.network.name not in OF_ANY_WIDTH and run.network.width == drafted:
+        # the rules' width was for a network of medmap's own
+        run = run.model_copy(update={"network": run.network.model_copy(update={"width": 1.0})})
     left = None if budget_s is None else max(1.0, budget_s * (1 - RESERVE_SHARE) - RESERVE_S - spent_s)
     run, measured, spent = _arranged(run, pool, facts, left, (recipe_name == "rules", folds, texts))
     run = _with_speed(run, measured, texts)
@@ -122,7 +124,7 @@ def _arranged(
         still = None if left_s is None else max(1.0, left_s - (time.monotonic() - begin))
         spent = DRAFTS[pool.task].arranged(run, measured.step_s, facts, still, folds)
         slimmer = rules.narrower(run.network, spent) if free else None
-        if slimmer is None or any(text.startswith("network.") for text in texts):
+        if slimmer is None or any(text.startswith("network.width") for text in texts):
             return run, measured, spent
         allowed = f"{counted(spent.members, 'network')} of {counted(spent.epochs, 'epoch')}"
         why = f"half of {run.network.width:g}: wider, the time would allow only {allowed}"
