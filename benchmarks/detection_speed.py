@@ -58,14 +58,14 @@ def main() -> None:
     words = asked()
 
     from medmap.bundle import Bundle
+    from medmap.bundle.boxes import task_of
     from medmap.bundle.graphs import open_graphs
     from medmap.feed import build_box_store
     from medmap.layouts import open_dataset
     from medmap.metrics import box_iou
-    from medmap.predict.boxes import task_of
     from medmap.prepare import Recipe
     from medmap.runtime import open_engine
-    from medmap.tasks.detect import decided
+    from medmap.tasks.box_reading import decided
 
     data = open_dataset(words.dataset)
     chosen = data.split(words.split) if words.split else data
@@ -80,7 +80,7 @@ def main() -> None:
     window = [image[(slice(None), *(slice(0, side) for side in task.patch))][None] for image in images]
     window = [one for one in window if one.shape[2:] == task.patch][:10] or [np.zeros((1, 1, *task.patch), np.float32)]
     alone, _ = timed(words.rounds, window, eager)
-    whole, found = timed(words.rounds, images, lambda image: task.found(eager, image))
+    whole, found = timed(words.rounds, images, lambda image: task.reading.found(eager, image))
     grids = [row.trace.target for row in store.prepared]
     theirs = [decided(task.boxes(one, grid), bundle.decision) for one, grid in zip(found, grids, strict=True)]
     reference = task.score(list(zip(found, truths, strict=True)), store.cases).value
@@ -89,7 +89,7 @@ def main() -> None:
     for precision in ("float32", "bfloat16", *(["int8"] if words.int8 else [])):
         engine = open_graphs("openvino", bundle.path, bundle.spec, precision=precision)  # type: ignore[arg-type]
         ours_alone, _ = timed(words.rounds, window, engine)
-        ours, answers = timed(words.rounds, images, lambda image, engine=engine: task.found(engine, image))
+        ours, answers = timed(words.rounds, images, lambda image, engine=engine: task.reading.found(engine, image))
         same, reported = 0, 0
         for them, one in zip(theirs, answers, strict=True):
             kept = them.taken(them.called)

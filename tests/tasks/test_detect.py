@@ -14,8 +14,9 @@ from medmap.dataset import Case, Ref
 from medmap.metrics import box_iou
 from medmap.networks import NetworkSpec
 from medmap.results import Boxes, Label
+from medmap.tasks.box_reading import Found
 from medmap.tasks.box_targets import assigned, decoded, edges_of, generalised_overlap, overlap
-from medmap.tasks.detect import Detect, DetectSection, Found, within
+from medmap.tasks.detect import Detect, DetectSection, within
 from medmap.tasks.protocol import Batch
 from medmap.testing import check_task
 
@@ -177,14 +178,14 @@ def test_windows_are_put_together_without_doubles_or_gaps(shape: tuple[int, ...]
                 row[nearest, 2:] = np.log(np.concatenate([to_low, to_high]) / np.tile(mine[ndim:] / 2, 2))
         return numbers
 
-    found = task.found(network, image)
+    found = task.reading.found(network, image)
     assert len(found.scores) == 6
     middles = (found.corners[:, :ndim] + found.corners[:, ndim:]) / 2
     for centre in centres:
         low, high = np.maximum(centre - 2, 0), np.minimum(centre + 2, np.array(whole) - 1)
         assert np.abs(middles - (low + high) / 2).max(1).min() < 1e-3
     views = ((), (0,), (1,))
-    turned = task.viewed(network, image, views)
+    turned = task.reading.viewed(network, image, views)
     assert len(turned.scores) == 6
     np.testing.assert_allclose(np.sort(turned.scores), np.sort(found.scores), rtol=1e-5)
 

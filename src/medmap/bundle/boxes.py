@@ -1,4 +1,4 @@
-"""Whether two engines find the same boxes."""
+"""What a detector's bundle says of its task, and whether two engines find the same boxes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from medmap.dataset import Case, Ref
 from medmap.decision import Decision
 from medmap.geometry import Geometry
 from medmap.metrics import box_iou
-from medmap.tasks.detect import Detect, DetectSection, Found, decided
+from medmap.tasks.box_reading import Found, decided
+from medmap.tasks.detect import Detect, DetectSection
 
 if TYPE_CHECKING:
     from medmap.bundle.stored import Bundle
@@ -20,6 +21,14 @@ SAME = 0.95  # IoU of two boxes that are the same
 LEAST_SAME = 0.99  # share of boxes that must be the same where no truth is known
 MAX_AP50_DROP = 0.002
 REPORTED = 0.3  # score from which a box counts here, where the bundle has no operating point
+
+
+def task_of(bundle: Bundle) -> Detect:
+    """The detection that a bundle was trained for, as its run and its first member's network say."""
+    from medmap.networks import NetworkSpec
+
+    section = DetectSection.model_validate(bundle.spec.run.get("task", {"kind": "detect"}))
+    return Detect(section, bundle.labels, NetworkSpec(**bundle.spec.members[0].network))
 
 
 class BoxLikeness:
@@ -38,10 +47,7 @@ class BoxLikeness:
     @classmethod
     def of(cls, bundle: Bundle) -> BoxLikeness:
         """The likeness for a bundle's engines."""
-        from medmap.networks import NetworkSpec
-
-        section = DetectSection.model_validate(bundle.spec.run.get("task", {"kind": "detect"}))
-        task = Detect(section, bundle.labels, NetworkSpec(**bundle.spec.members[0].network))
+        task = task_of(bundle)
         decision = bundle.decision
         return cls(task, decision if decision.thresholds else decision.with_(thresholds=(REPORTED,) * task.outputs))
 
@@ -52,7 +58,7 @@ class BoxLikeness:
     def add(self, expected: NDArray[Any], found: NDArray[Any], truth: Any | None) -> None:
         """Gather the (N, members, places, numbers) of both, and the boxes in each input where they are known."""
         for number, both in enumerate(zip(expected, found, strict=True)):
-            theirs, ours = (self._task.of_patch(numbers) for numbers in both)
+            theirs, ours = (self._task.reading.of_patch(numbers) for numbers in both)
             grid = Geometry.without_size(self._task.patch)
             boxes = decided(self._task.boxes(theirs, grid), self._decision)
             reported = boxes.taken(boxes.called)

@@ -7,23 +7,16 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from medmap import augment
 from medmap.bundle import Bundle
+from medmap.bundle.boxes import task_of
 from medmap.dataset import Case, Dataset
 from medmap.errors import DataError, UsageError
 from medmap.image import Image
 from medmap.predict.accept import FailedCase, images_of, refuse_unlike, unlike
 from medmap.prepare import Prepared, Recipe
 from medmap.results import Prediction
-from medmap.tasks.detect import Detect, DetectSection, Found, decided
+from medmap.tasks.box_reading import Found, decided
 
 Ready = tuple[dict[str, Image], list[Prepared]]
-
-
-def task_of(bundle: Bundle) -> Detect:
-    """The detection that a bundle was trained for, as its run and its first member's network say."""
-    from medmap.networks import NetworkSpec
-
-    section = DetectSection.model_validate(bundle.spec.run.get("task", {"kind": "detect"}))
-    return Detect(section, bundle.labels, NetworkSpec(**bundle.spec.members[0].network))
 
 
 class Predictor:
@@ -80,10 +73,10 @@ class Predictor:
         ((name, image),) = images.items()
         each: list[Found] = []
         for task, engine, one in zip(self.tasks, self._engines, prepared, strict=True):
-            found = task.viewed(engine, one.tensors["image"], self._views)
+            found = task.reading.viewed(engine, one.tensors["image"], self._views)
             boxes = task.boxes(found, one.trace.target).moved(one.trace)
             each.append(Found(boxes.corners, boxes.scores, boxes.label_ids))
-        together = self.tasks[0].fused(each)
+        together = self.tasks[0].reading.fused(each)
         decision = self.bundles[0].decision
         told = unlike(image, decision.accepts.get(name, {}))
         warnings = (*image.source.warnings, *([told] if told else []))

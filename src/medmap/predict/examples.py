@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medmap.bundle import Bundle
+from medmap.bundle.boxes import task_of as boxes_of
 from medmap.dataset import Dataset, Truth
 from medmap.errors import DatasetError
 from medmap.feed import build_box_store, build_patch_store
 from medmap.predict.accept import images_of
-from medmap.predict.boxes import task_of as boxes_of
 from medmap.predict.masks import task_of
 from medmap.prepare import Recipe
 

@@ -25,7 +25,7 @@ from medmap.metrics.froc import ALARM, HIT
 from medmap.plan import Run
 from medmap.prepare import Recipe
 from medmap.results import Boxes
-from medmap.tasks.detect import decided
+from medmap.tasks.box_reading import decided
 from medmap.train.events import Event
 from medmap.train.members import Member
 from medmap.train.parts import Concluded, accepted, flow_of
@@ -68,7 +68,7 @@ def learned(work: Work, member: Member, state: FitState) -> dict[str, torch.Tens
     with forwarding(state.fabric, state.judged, work.run.fit) as forward:
         for done, row in enumerate(member.judge):
             held = work.store.prepared[int(row)]
-            found = work.task.viewed(forward, np.asarray(held.image, dtype=np.float32), views)
+            found = work.task.reading.viewed(forward, np.asarray(held.image, dtype=np.float32), views)
             boxes = work.task.boxes(found, held.trace.target).moved(held.trace)
             buffer = io.BytesIO()
             np.savez_compressed(buffer, corners=boxes.corners, scores=boxes.scores, labels=boxes.label_ids)
