@@ -15,7 +15,7 @@ from medmap.errors import GeometryError
 from medmap.geometry import Geometry
 from medmap.image import Image
 from medmap.results import Boxes, Label
-from medmap.write.box_overlays import AIR, GAP, LEAST, LINE, LUNG, MOST_FINDINGS, TILE, box_overlay
+from medmap.write.box_overlays import AIR, GAP, LEAST, LINE, LUNG, MOST_FINDINGS, TILE, _free, box_overlay
 from medmap.write.planes import COLOURS
 
 CELL, BLAST = Label("cell"), Label("blast")
@@ -39,7 +39,7 @@ def test_a_rectangle_runs_around_the_voxels_of_its_box(top: int, left: int, high
     scale = LEAST / 128
     height = round(100 * scale)
     found = where(picture[:height], COLOURS[1])
-    found = found[found[:, 0] > top * scale - 3]  # below the tag
+    found = found[(found[:, 0] > top * scale - 3) & (found[:, 0] < (top + high) * scale + 2)]  # without the tag
     assert abs(found[:, 1].min() - (left * scale - 2)) <= 2
     assert abs(found[:, 0].max() - ((top + high) * scale + 1)) <= 1
     inside = picture[round(top * scale) + 2 : round((top + high) * scale) - 2,
@@ -58,6 +58,22 @@ def test_only_what_is_called_is_drawn_and_counted(tmp_path: Path) -> None:
     assert mm.read(mm.write(picture, tmp_path / "a.png")).array.shape == picture.array.shape
     none = box_overlay(replace(boxes, thresholds=(1.0, 1.0)), Image(np.full(shape, 128, np.uint8), boxes.geometry))
     assert not len(where(none.array, COLOURS[0]))
+
+
+def test_tags_cover_no_other_tag() -> None:
+    shape = (200, 300)
+    crowd = [[60 + n, 60 + n, 90 + n, 90 + n] for n in range(10)]
+    boxes = plane(crowd, [0] * 10, np.linspace(0.6, 0.9, 10).tolist(), shape)
+    taken: list[tuple[int, int, int, int]] = []
+    for corners in crowd:
+        place = _free(np.array(corners, float), 60, (300, 200), taken)
+        if place is not None:
+            for other in taken:
+                assert place[2] < other[0] or other[2] < place[0] or place[3] < other[1] or other[3] < place[1]
+            taken.append(place)
+    assert 2 <= len(taken) < 10
+    assert _free(np.array([0.0, 0.0, 10.0, 10.0]), 400, (300, 200), []) is not None  # at the border: below or inside
+    box_overlay(boxes, Image(np.zeros(shape, np.uint8), boxes.geometry))
 
 
 def test_colours_of_a_photograph_stay() -> None:

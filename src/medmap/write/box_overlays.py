@@ -199,7 +199,7 @@ def _shown(values: NDArray[Any], view: _View, window: tuple[float, float] | None
 def _with_boxes(
     picture: NDArray[np.uint8], boxes: Boxes, places: list[tuple[int, Floats]], *, tags: bool = True
 ) -> NDArray[np.uint8]:
-    """Rectangles over a dark edge, so that they are seen on bright images too; the surest and its tag on top."""
+    """Rectangles over a dark edge, seen on bright images too; the surest on top, its tag placed first."""
     from PIL import Image as Pillow
     from PIL import ImageDraw
 
@@ -210,19 +210,29 @@ def _with_boxes(
         colour = COLOURS[int(boxes.label_ids[row]) % len(COLOURS)]
         draw.rectangle((left - 3, top - 3, right + 2, bottom + 2), outline=(0, 0, 0), width=4)
         draw.rectangle((left - 2, top - 2, right + 1, bottom + 1), outline=colour, width=2)  # around, not over it
-    for row, at in reversed(places) if tags else ():
-        _tag(draw, canvas.size, (round(float(at[1])), round(float(at[0]))), _name(boxes, row), boxes.label_ids[row])
+    tagged: list[tuple[int, int, int, int]] = []
+    for row, at in places if tags else ():
+        words = _name(boxes, row)
+        place = _free(at, int(draw.textlength(words, font=_font())) + 6, canvas.size, tagged)
+        if place is not None:
+            tagged.append(place)
+            draw.rectangle(place, fill=COLOURS[int(boxes.label_ids[row]) % len(COLOURS)])
+            draw.text((place[0] + 3, place[1] + 1), words, fill=(0, 0, 0), font=_font())
     return np.array(canvas)
 
 
-def _tag(draw: Any, size: tuple[int, int], corner: tuple[int, int], words: str, label: int) -> None:
-    """Class and score above a box's corner, inside where there is no room above."""
-    font = _font()
-    width = int(draw.textlength(words, font=font)) + 6
-    left = max(0, min(corner[0], size[0] - width))
-    top = corner[1] - FONT - 6 if corner[1] >= FONT + 6 else corner[1]
-    draw.rectangle((left, top, left + width, top + FONT + 4), fill=COLOURS[int(label) % len(COLOURS)])
-    draw.text((left + 3, top + 1), words, fill=(0, 0, 0), font=font)
+def _free(
+    at: Floats, width: int, size: tuple[int, int], taken: list[tuple[int, int, int, int]]
+) -> tuple[int, int, int, int] | None:
+    """Where a tag covers no other one: above its box, below it, in it; None where each is covered by a surer box's."""
+    top, left, bottom = (round(float(v)) for v in at[:3])
+    left = max(0, min(left, size[0] - width))
+    for upper in (top - FONT - 6, bottom + 2, top):
+        place = (left, upper, left + width, upper + FONT + 4)
+        inside = upper >= 0 and place[3] < size[1]
+        if inside and all(place[2] < o[0] or o[2] < place[0] or place[3] < o[1] or o[3] < place[1] for o in taken):
+            return place
+    return None
 
 
 def _name(boxes: Boxes, row: int) -> str:
