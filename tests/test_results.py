@@ -180,6 +180,26 @@ def test_a_box_between_voxels_has_a_slice(low: float, high: float, expected: lis
     assert boxes.slices().tolist() == [expected]
 
 
+@given(st.lists(st.tuples(st.floats(-9, 15), st.floats(0, 12), st.floats(-9, 15), st.floats(0, 12)), max_size=8))
+def test_boxes_end_where_their_image_ends(rows: list[tuple[float, float, float, float]]) -> None:
+    flat = Geometry.from_spacing((5, 7), (0.5, 2))
+    corners = np.array([[i, j, i + high, j + wide] for i, high, j, wide in rows]).reshape(-1, 4)
+    scores = np.linspace(0.1, 0.9, len(rows))
+    cut = Boxes(corners, np.zeros(len(rows)), scores, (CAT,), flat).inside()
+    assert (cut.corners >= 0).all()
+    assert (cut.corners <= [4, 6, 4, 6]).all()
+    edges = [(row[:2] - 0.5, row[2:] + 0.5) for row in corners]
+    # what a box shares with the image, edge to edge, is what is kept of it
+    shared = [np.minimum(b, (4.5, 6.5)) - np.maximum(a, -0.5) for a, b in edges]
+    for row, score in zip(cut.corners, cut.scores, strict=True):
+        mine = shared[int(np.argmin(np.abs(scores - score)))]
+        assert (np.abs(row[2:] - row[:2] + 1 - np.maximum(mine, 1)) < 1 + 1e-9).all()
+    whole = [n for n, row in enumerate(corners) if (row[:2] >= 0).all() and (row[2:] <= (4, 6)).all()]
+    assert np.array_equal(cut.corners[np.isin(cut.scores, scores[whole])], corners[whole])
+    beyond = [n for n, (a, b) in enumerate(edges) if (b < -0.5).any() or (a > (4.5, 6.5)).any()]
+    assert not np.isin(scores[beyond], cut.scores).any()
+
+
 def test_boxes_below_their_class_s_threshold_are_kept_and_not_called() -> None:
     flat = flat_geometry()
     scores = np.array([0.5, 0.4, 0.9])

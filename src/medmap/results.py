@@ -167,6 +167,14 @@ class Boxes:
         corners = np.concatenate([np.minimum(low, middle), np.maximum(high, middle)], axis=1)
         return replace(self, corners=corners, geometry=trace.source)
 
+    def inside(self) -> Boxes:
+        """The boxes cut at the image's border; those that lie wholly beyond it (in what was padded) are left out."""
+        n, shape = self.geometry.ndim, np.array(self.geometry.shape)
+        low, high = self.corners[:, :n], self.corners[:, n:]
+        there = ((high >= -0.5) & (low <= shape - 0.5)).all(axis=1)
+        cut = np.concatenate([np.clip(low, 0, shape - 1), np.clip(high, 0, shape - 1)], axis=1)
+        return replace(self, corners=cut).taken(there)
+
     def centres_mm(self) -> Floats:
         """(boxes, 3) centres in LPS millimetres."""
         n = self.geometry.ndim

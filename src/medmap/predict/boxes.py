@@ -74,7 +74,7 @@ class Predictor:
         each: list[Found] = []
         for task, engine, one in zip(self.tasks, self._engines, prepared, strict=True):
             found = task.reading.viewed(engine, one.tensors["image"], self._views)
-            boxes = task.boxes(found, one.trace.target).moved(one.trace)
+            boxes = task.boxes(found, one.trace.target).moved(one.trace).inside()
             each.append(Found(boxes.corners, boxes.scores, boxes.label_ids))
         together = self.tasks[0].reading.fused(each)
         decision = self.bundles[0].decision

@@ -69,7 +69,7 @@ def learned(work: Work, member: Member, state: FitState) -> dict[str, torch.Tens
         for done, row in enumerate(member.judge):
             held = work.store.prepared[int(row)]
             found = work.task.reading.viewed(forward, np.asarray(held.image, dtype=np.float32), views)
-            boxes = work.task.boxes(found, held.trace.target).moved(held.trace)
+            boxes = work.task.boxes(found, held.trace.target).moved(held.trace).inside()
             buffer = io.BytesIO()
             np.savez_compressed(buffer, corners=boxes.corners, scores=boxes.scores, labels=boxes.label_ids)
             write_atomically(folder / _file(int(row), member), buffer.getvalue())
