@@ -171,7 +171,7 @@ class Boxes:
         """The boxes cut at the image's border; those that lie wholly beyond it (in what was padded) are left out."""
         n, shape = self.geometry.ndim, np.array(self.geometry.shape)
         low, high = self.corners[:, :n], self.corners[:, n:]
-        there = ((high >= -0.5) & (low <= shape - 0.5)).all(axis=1)
+        there = np.all((high >= -0.5) & (low <= shape - 0.5), axis=1)
         cut = np.concatenate([np.clip(low, 0, shape - 1), np.clip(high, 0, shape - 1)], axis=1)
         return replace(self, corners=cut).taken(there)
 
