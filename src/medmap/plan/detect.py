@@ -25,7 +25,8 @@ from medmap.tasks.detect import DetectSection
 
 # Voxels of a patch, by number of axes: what a step on two cores can bear, and what a GPU can.
 PATCH_VOXELS = {"cpu": {2: 320 * 320, 3: 48**3}, "cuda": {2: 800 * 800, 3: 128**3}}
-# The smaller boxes (the lower quarter of the smallest class) keep so many voxels along each side.
+# The smaller boxes (the smallest tenth of the smallest class) keep so many voxels along each side.
+SMALLER = 10
 SMALLEST_SIDE = {2: 18.0, 3: 6.0}
 PLACES_A_SIDE = 1.2  # places of the finest map that a small box spans along each axis, at least
 WHOLE_IMAGE = 2.0  # a picture of up to so many patches is looked at as a whole
@@ -53,8 +54,8 @@ class BoxSizes:
 
     @property
     def small_mm(self) -> NDArray[np.float64]:
-        """(ndim,) lower quartile of the sides of the class whose boxes are smallest."""
-        each = [np.percentile(self.sides_mm[self.labels == label], 25, axis=0) for label in np.unique(self.labels)]
+        """(ndim,) tenth percentile of the sides of the class whose boxes are smallest."""
+        each = [np.percentile(self.sides_mm[self.labels == label], SMALLER, axis=0) for label in np.unique(self.labels)]
         return np.asarray(min(each, key=lambda sides: float(sides.prod())))
 
 

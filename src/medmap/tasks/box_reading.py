@@ -16,7 +16,7 @@ from medmap.runtime import Windows, each_window, fused, suppressed
 from medmap.tasks.box_targets import decoded
 from medmap.tasks.protocol import Forward
 
-LEAST_SCORE = 0.02  # what is less sure is no finding on any curve
+LEAST_SCORE = 0.01  # what is less sure is no finding on any curve
 MOST_OF_A_WINDOW = 300  # boxes of a window that are looked at, the surest ones
 WINDOWS_AT_ONCE = 4
 

@@ -284,8 +284,9 @@ class Detect:
             goal = there[which[mine]]
             iou, generalised = generalised_overlap(told[mine], goal[:, : 2 * n])
             loss = loss + self.section.box * (1 - generalised).sum()
-            # an anchor's class is there or not; a place is as sure as its box is right (Li et al. 2020)
-            sure = torch.ones_like(iou) if self._anchored else iou.detach().clamp(0, 1)
+            # an anchor's class is there or not; a place is the surer the better its box (Li et al. 2020), and sure by
+            # half from the start: of small boxes in volumes the first overlaps are next to nothing
+            sure = torch.ones_like(iou) if self._anchored else 0.5 + iou.detach().clamp(0, 1) / 2
             target[mine] = goal[:, 2 * n + 1 :] * sure[:, None]
         weight = logits.new_ones(logits.shape)
         if len(spared):
