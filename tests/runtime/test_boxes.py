@@ -50,14 +50,37 @@ def test_what_is_kept_overlaps_no_more_than_allowed(seed: int, count: int, ndim:
 
 def test_one_finding_of_two_networks_is_one_box() -> None:
     corners = np.array([[0, 0, 9, 9], [1, 0, 10, 9], [30, 30, 39, 39]], dtype=float)
-    found, scores, labels = fused(corners, np.array([0.9, 0.6, 0.8]), np.array([0, 0, 0]), 0.5, voters=2)
+    who = np.array([0, 1, 0])
+    found, scores, labels = fused(corners, np.array([0.9, 0.6, 0.8]), np.array([0, 0, 0]), who, least=0.5, count=2)
     np.testing.assert_allclose(found, [[0.4, 0, 9.4, 9], [30, 30, 39, 39]])
     np.testing.assert_allclose(scores, [0.75, 0.4])  # the mean of both; what one of two found counts half
     assert labels.tolist() == [0, 0]
-    _, apart, _ = fused(corners[:2], np.array([0.9, 0.6]), np.array([0, 1]), 0.5, voters=2)
+    _, apart, _ = fused(corners[:2], np.array([0.9, 0.6]), np.array([0, 1]), who[:2], least=0.5, count=2)
     np.testing.assert_allclose(apart, [0.45, 0.3])  # two classes are two findings
-    nothing = fused(np.zeros((0, 6)), np.zeros(0), np.zeros(0, int), 0.5, voters=3)
+    nothing = fused(np.zeros((0, 6)), np.zeros(0), np.zeros(0, int), np.zeros(0, int), least=0.5, count=3)
     assert [len(part) for part in nothing] == [0, 0, 0]
+
+
+def test_a_voter_s_second_box_in_a_place_pulls_nothing_down() -> None:
+    corners = np.array([[0, 0, 9, 9], [0, 0, 9, 9], [0, 2, 9, 11]], dtype=float)
+    found, scores, _ = fused(
+        corners, np.array([0.9, 0.7, 0.1]), np.zeros(3, int), np.array([0, 1, 1]), least=0.4, count=2
+    )
+    np.testing.assert_allclose(found, [[0, 0, 9, 9]])
+    np.testing.assert_allclose(scores, [0.8])
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10_000), count=st.integers(1, 4))
+def test_voters_that_agree_say_what_each_says(seed: int, count: int) -> None:
+    corners, scores, labels = some_boxes(seed, 20)
+    kept = suppressed(corners, scores, labels, 0.2)
+    alone = corners[kept], scores[kept], labels[kept]
+    together = [np.concatenate([part] * count) for part in alone]
+    voters = np.repeat(np.arange(count), len(kept))
+    found = fused(together[0], together[1], together[2], voters, least=0.5, count=count)
+    for mine, theirs in zip(found, alone, strict=True):
+        np.testing.assert_allclose(mine, theirs)
 
 
 def test_windows_are_run_and_handed_on_with_their_place() -> None:

@@ -249,3 +249,12 @@ def test_boxes_hardly_meant_are_not_learned_silently(discs: Path) -> None:
         "1 box of a single voxel",
         "1 box given more than once",
     ]
+
+
+def test_the_memory_allowed_is_kept_or_refused(trained: Path, discs: Path, tmp_path: Path) -> None:
+    words = ["predict", str(trained), str(discs / "images/23.nii.gz"), "--quiet"]
+    assert medmap([*words, "-o", str(tmp_path / "small"), "--memory", "256MiB"]) in (1, 3)
+    assert medmap([*words, "-o", str(tmp_path / "enough"), "--memory", "64GiB"]) == 0
+    assert medmap([*words, "-o", str(tmp_path / "free")]) == 0
+    made = [(tmp_path / name / "000000.json").read_text() for name in ("enough", "free")]
+    assert json.loads(made[0])["outputs"] == json.loads(made[1])["outputs"]

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
 
 from medmap import augment
 from medmap.bundle import Bundle
 from medmap.bundle.boxes import task_of
 from medmap.dataset import Case, Dataset
-from medmap.errors import DataError, UsageError
+from medmap.errors import DataError, LimitError, UsageError
 from medmap.image import Image
 from medmap.predict.accept import FailedCase, images_of, refuse_unlike, unlike
 from medmap.prepare import Prepared, Recipe
 from medmap.results import Prediction
-from medmap.tasks.box_reading import Found, decided
+from medmap.runtime import Windows, peak_rss_bytes, rss_bytes
+from medmap.tasks.box_reading import WINDOWS_AT_ONCE, Found, decided
+from medmap.tasks.detect import Detect
 
 Ready = tuple[dict[str, Image], list[Prepared]]
 
@@ -26,6 +32,7 @@ class Predictor:
         bundles: What answers; each with its own preparation, boxes of all of them are fused on the image's grid.
         engine: ``auto`` (the fastest that passed parity at export), ``torch``, ``onnx`` or ``openvino``.
         device: ``cpu``, ``cuda`` or ``auto``.
+        memory_bytes: The most the process may take; None: as much as it needs.
         test_time_flips: Answer for the mirrored views that training allowed, too; None: as the bundle's run says.
 
     Raises:
@@ -37,6 +44,7 @@ class Predictor:
         bundles: Sequence[Bundle],
         engine: str = "auto",
         device: str = "auto",
+        memory_bytes: int | None = None,
         test_time_flips: bool | None = None,
     ) -> None:
         for bundle in bundles:
@@ -49,6 +57,13 @@ class Predictor:
         flips = tuple(bundles[0].spec.run.get("augment", {}).get("flip_axes", ()))
         wanted = self.tasks[0].section.views if test_time_flips is None else test_time_flips
         self._views = augment.views(flips) if wanted else ((),)
+        self._memory_bytes, self._passing_bytes = memory_bytes, 0
+        if memory_bytes is not None:  # one batch is run, so that what the engines take for it is known
+            before = rss_bytes()
+            for recipe, engine_ in zip(self.recipes, self._engines, strict=True):
+                seen = recipe.section
+                engine_(np.zeros((WINDOWS_AT_ONCE, seen.channels, *seen.shape), dtype=np.float32))
+            self._passing_bytes = max(0, (peak_rss_bytes() or 0) - before)
 
     def __enter__(self) -> Predictor:
         return self
@@ -67,13 +82,40 @@ class Predictor:
         refuse_unlike(image, self.bundles[0].decision.accepts.get(name, {}))
         return images, [recipe.apply(image) for recipe in self.recipes]
 
+    def _windows(self, task: Detect, pixels: NDArray[np.float32]) -> Windows:
+        """Windows of which so many are looked at together as fit the memory.
+
+        Raises:
+            LimitError: Not even one does.
+        """
+        windows = task.reading.windows(pixels)
+        if self._memory_bytes is None:
+            return windows
+        held = rss_bytes() + (pixels.nbytes if len(self._views) > 1 else 0)
+        each = self._passing_bytes / WINDOWS_AT_ONCE
+        fitting = int((self._memory_bytes - held) // max(1.0, each))
+        if fitting < 1:
+            needed = (held + each) / 2**30
+            raise LimitError(
+                "this image does not fit into the memory that was allowed",
+                got=f"{needed:.1f} GiB are needed",
+                expected=f"at most {self._memory_bytes / 2**30:.1f} GiB",
+                remedy=f"allow {needed + 0.1:.1f} GiB",
+            )
+        return replace(windows, batch=min(windows.batch, fitting))
+
     def answer(self, case: str, ready: Ready) -> Prediction:
-        """The boxes of one case on its own grid, those below the operating point among them."""
+        """The boxes of one case on its own grid, those below the operating point among them.
+
+        Raises:
+            LimitError: It does not fit the memory.
+        """
         images, prepared = ready
         ((name, image),) = images.items()
         each: list[Found] = []
         for task, engine, one in zip(self.tasks, self._engines, prepared, strict=True):
-            found = task.reading.viewed(engine, one.tensors["image"], self._views)
+            pixels = one.tensors["image"]
+            found = task.reading.viewed(engine, pixels, self._views, self._windows(task, pixels))
             boxes = task.boxes(found, one.trace.target).moved(one.trace).inside()
             each.append(Found(boxes.corners, boxes.scores, boxes.label_ids))
         together = self.tasks[0].reading.fused(each)
@@ -94,7 +136,7 @@ def answered(
     channels: Sequence[str] | None,
 ) -> Iterator[Prediction | FailedCase]:
     """Boxes for every case of a dataset, in order; the next case is read meanwhile, where memory is not limited."""
-    with Predictor(bundles, engine, device) as predictor, ThreadPoolExecutor(1) as ahead:
+    with Predictor(bundles, engine, device, memory_bytes) as predictor, ThreadPoolExecutor(1) as ahead:
 
         def ready(case: Case) -> Ready:
             return predictor.prepared(images_of(bundles[0], dataset, case, channels))

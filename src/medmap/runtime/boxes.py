@@ -34,20 +34,28 @@ def suppressed(corners: NDArray[Any], scores: NDArray[Any], labels: NDArray[Any]
 
 
 def fused(
-    corners: NDArray[Any], scores: NDArray[Any], labels: NDArray[Any], least: float, voters: int
+    corners: NDArray[Any],
+    scores: NDArray[Any],
+    labels: NDArray[Any],
+    voters: NDArray[Any],
+    *,
+    least: float,
+    count: int,
 ) -> tuple[Floats, Floats, NDArray[np.int64]]:
     """Boxes that mean the same, as one: the mean of their corners weighted by their scores.
 
-    A box joins the first cluster of its class that it overlaps by ``least``. The score of a cluster is the mean of
-    its boxes' scores, times the share of the voters (networks, views) that found it. Source: Solovyev et al. 2021,
-    weighted boxes fusion, https://arxiv.org/abs/1910.13302.
+    A box joins the cluster of its class that it overlaps most, from ``least`` on; of each voter (network, view) the
+    surest box counts and others in the same place are dropped. The score of a cluster is the mean over all voters, one
+    that did not find it counting 0. Source: Solovyev et al. 2021, weighted boxes fusion,
+    https://arxiv.org/abs/1910.13302, but for the voters, whose second boxes would pull the score down.
 
     Args:
         corners: (n, 2·ndim) of all voters together.
         scores: (n,).
         labels: (n,).
+        voters: (n,) who found each, 0 to count − 1.
         least: Smallest IoU with a cluster's box.
-        voters: How many answers were put together.
+        count: How many voters there are.
 
     Returns:
         (m, 2·ndim) corners, (m,) scores and (m,) labels, best first.
@@ -55,23 +63,25 @@ def fused(
     order = np.argsort(-np.asarray(scores), kind="stable")
     width = corners.shape[1]
     middles = np.zeros((len(order), width))
-    sums = np.zeros((len(order), width + 2))  # weighted corners, scores, boxes
+    sums = np.zeros((len(order), width + 1))  # weighted corners, scores
     kinds = np.full(len(order), -1, dtype=np.int64)
-    count = 0
+    heard = np.zeros((len(order), count), dtype=np.bool_)
+    made = 0
     for number in order:
-        mine = np.flatnonzero(kinds[:count] == labels[number])
+        mine = np.flatnonzero(kinds[:made] == labels[number])
         shared = box_iou(corners[number : number + 1], middles[mine])[0] if len(mine) else np.zeros(0)
         if len(shared) and shared.max() >= least:
             cluster = int(mine[int(shared.argmax())])
+            if heard[cluster, voters[number]]:
+                continue
         else:
-            cluster, count = count, count + 1
+            cluster, made = made, made + 1
             kinds[cluster] = labels[number]
+        heard[cluster, voters[number]] = True
         weight = max(float(scores[number]), 1e-9)
         sums[cluster, :width] += weight * corners[number]
         sums[cluster, width] += weight
-        sums[cluster, width + 1] += 1
         middles[cluster] = sums[cluster, :width] / sums[cluster, width]
-    total, boxes = sums[:count, width], sums[:count, width + 1]
-    value = total / np.maximum(boxes, 1) * np.minimum(boxes, voters) / max(voters, 1)
+    value = sums[:made, width] / max(count, 1)
     best = np.argsort(-value, kind="stable")
-    return middles[:count][best], value[best], kinds[:count][best]
+    return middles[:made][best], value[best], kinds[:made][best]

@@ -95,19 +95,26 @@ class Reading:
         each = [self._suppressed(_joined(voter)) for voter in voters]
         return self._inside(self.fused(each), image.shape[1:])
 
-    def viewed(self, network: Forward, image: NDArray[np.float32], views: Sequence[Sequence[int]] = ((),)) -> Found:
+    def viewed(
+        self,
+        network: Forward,
+        image: NDArray[np.float32],
+        views: Sequence[Sequence[int]] = ((),),
+        windows: Windows | None = None,
+    ) -> Found:
         """As ``found``, for an image and its mirrored views together.
 
         Args:
             network: As ``found``.
             image: (channels, spatial …) prepared.
             views: For each view the spatial axes that are mirrored; ``()`` is the image as it is.
+            windows: As ``found``.
         """
         n, last = self.ndim, np.array(image.shape[1:]) - 1
         each = []
         for view in views:
             turned = np.ascontiguousarray(np.flip(image, tuple(axis + 1 for axis in view))) if view else image
-            one = self.found(network, turned)
+            one = self.found(network, turned, windows)
             low, high = one.corners[:, :n].copy(), one.corners[:, n:].copy()
             for axis in view:
                 low[:, axis], high[:, axis] = last[axis] - one.corners[:, n + axis], last[axis] - one.corners[:, axis]
@@ -141,9 +148,10 @@ class Reading:
         """The answer of several networks or views together."""
         if len(each) == 1:
             return each[0]
-        all_of_them = _joined(each)
-        parts = all_of_them.corners, all_of_them.scores, all_of_them.labels
-        return Found(*fused(*parts, self.fuse, len(each)))
+        every = _joined(each)
+        voters = np.repeat(np.arange(len(each)), [len(one.scores) for one in each])
+        parts = every.corners, every.scores, every.labels, voters
+        return Found(*fused(*parts, least=self.fuse, count=len(each)))
 
     def _inside(self, one: Found, shape: Sequence[int]) -> Found:
         """What lies in the image, cut at its edge."""
