@@ -113,7 +113,7 @@ def _exported(work: Work, bundle: Bundle, done: Sequence[Trained], estimates: li
 
 
 def _tell(work: Work, report: Report) -> None:
-    shown = {"dice", "auroc", "accuracy", "balanced_accuracy", "mae", "quadratic_kappa"}
+    shown = {"dice", "auroc", "accuracy", "balanced_accuracy", "mae", "quadratic_kappa", "ap50", "froc_cpm"}
     judged = {"oof": "out of fold", "val": "validation"}.get(report.split, report.split)
     for row in report.rows:
         if row.name in shown and row.group == "all" and row.average is None and row.value is not None:
