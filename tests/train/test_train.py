@@ -234,7 +234,7 @@ def test_a_bundle_starts_another_training(trained: Path, run: Run, data: Dataset
 
 def test_what_training_does_not_learn_from_is_refused_first(run: Run, data: Dataset, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="another task"):
-        train(run, replace(data, task="detect"), tmp_path / "run")
+        train(run, replace(data, task="enhance"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
