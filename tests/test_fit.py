@@ -17,7 +17,8 @@ from medmap.dataset import Case, Truth
 from medmap.errors import NotFiniteError
 from medmap.feed import Feed, Store
 from medmap.fit import FitSection, FitState, FlatWeights, fit, keep_heap, logits, start, step
-from medmap.fit.loop import average_decay, batch_to, rate
+from medmap.fit.loop import average_decay, batch_to, laid_out, rate
+from medmap.networks import NetworkSpec, build
 from medmap.results import Label
 from medmap.tasks import Batch
 from medmap.tasks.classify import Classify, ClassifySection
@@ -289,3 +290,14 @@ def test_a_step_may_end_the_epoch() -> None:
 
     fit(TASK, feed(held), (), chosen, start(net(), chosen, CPU), never, one_step)
     assert seen == [(0, 0), (1, 0), (2, 0)]
+
+
+def test_volumes_keep_their_layout_on_a_cpu() -> None:
+    """With channels last torch's bfloat16 kernels leave parts of a weight's gradient unwritten."""
+    volume, picture = torch.zeros(2, 3, 4, 5, 6), torch.zeros(2, 3, 4, 5)
+    assert laid_out(volume, True).is_contiguous()
+    assert laid_out(picture, True).is_contiguous(memory_format=torch.channels_last)
+    section = FitSection(epochs=1, channels_last=True, precision="bfloat16")
+    net = build(NetworkSpec("small_resnet", 3, 1, 2, (16, 16, 16), width=0.25), seed=0)
+    held = start(net, section, torch.device("cpu")).net
+    assert all(p.is_contiguous() for p in held.parameters() if p.ndim == 5)

@@ -163,7 +163,7 @@ def start(net: torch.nn.Module, section: FitSection, device: torch.device) -> Fi
 
     fabric = open_fabric(section, device)
     net = net.to(device)
-    if section.lays_last(device.type):
+    if section.lays_last(device.type) and not (device.type == "cpu" and _of_volumes(net)):
         net = net.to(memory_format=memory_format(net))
     groups = parameter_groups(
         net, lr=section.learning_rate, weight_decay=section.weight_decay, layer_decay=section.layer_decay
@@ -189,6 +189,10 @@ def _optimizer(section: FitSection, groups: list[dict[str, Any]]) -> torch.optim
         return torch.optim.SGD(groups, lr=section.learning_rate, momentum=0.9, nesterov=True, fused=True)
     kind = torch.optim.AdamW if section.optimizer == "adamw" else torch.optim.Adam
     return kind(groups, lr=section.learning_rate, fused=True)
+
+
+def _of_volumes(net: torch.nn.Module) -> bool:
+    return max((p.ndim for p in net.parameters()), default=4) == 5
 
 
 def memory_format(net: torch.nn.Module) -> torch.memory_format:
@@ -327,7 +331,8 @@ def laid_out(images: torch.Tensor, channels_last: bool) -> torch.Tensor:
     """The images in the memory layout asked for."""
     import torch
 
-    if not channels_last:
+    # torch 2.15's bfloat16 kernels of a CPU leave parts of a weight's gradient unwritten for volumes with channels last
+    if not channels_last or (images.ndim == 5 and images.device.type == "cpu"):
         return images
     return images.contiguous(memory_format=torch.channels_last_3d if images.ndim == 5 else torch.channels_last)
 
