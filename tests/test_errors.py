@@ -8,11 +8,11 @@ import pytest
 
 from medmap import errors
 from medmap.errors import (
+    BoxError,
     BundleError,
     ConfigError,
     ConformanceError,
     DataError,
-    BoxError,
     DatasetError,
     GeometryError,
     InterruptedRun,

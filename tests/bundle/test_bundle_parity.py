@@ -5,8 +5,7 @@ import pytest
 import torch
 
 from bundle.conftest import images, make_spec, make_states, network
-from medmap.bundle import Bundle, MemberSpec, export, model_card, verify
-from medmap.bundle import graphs
+from medmap.bundle import Bundle, MemberSpec, export, graphs, model_card, verify
 from medmap.bundle import parity as bundle_parity
 from medmap.bundle.parity import phantom_inputs, read_parity
 from medmap.errors import BundleError, UsageError
