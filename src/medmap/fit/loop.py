@@ -160,10 +160,11 @@ class FitState:
 
 def start(net: torch.nn.Module, section: FitSection, device: torch.device) -> FitState:
     """The state before the first epoch."""
+    import torch
 
     fabric = open_fabric(section, device)
     net = net.to(device)
-    if section.lays_last(device.type) and not (device.type == "cpu" and _of_volumes(net)):
+    if section.lays_last(device.type) and not (device.type == "cpu" and memory_format(net) == torch.channels_last_3d):
         net = net.to(memory_format=memory_format(net))
     groups = parameter_groups(
         net, lr=section.learning_rate, weight_decay=section.weight_decay, layer_decay=section.layer_decay
@@ -189,10 +190,6 @@ def _optimizer(section: FitSection, groups: list[dict[str, Any]]) -> torch.optim
         return torch.optim.SGD(groups, lr=section.learning_rate, momentum=0.9, nesterov=True, fused=True)
     kind = torch.optim.AdamW if section.optimizer == "adamw" else torch.optim.Adam
     return kind(groups, lr=section.learning_rate, fused=True)
-
-
-def _of_volumes(net: torch.nn.Module) -> bool:
-    return max((p.ndim for p in net.parameters()), default=4) == 5
 
 
 def memory_format(net: torch.nn.Module) -> torch.memory_format:

@@ -79,9 +79,7 @@ def anchors_of(spec: NetworkSpec) -> tuple[tuple[tuple[float, ...], ...], ...]:
     """The sides in voxels of the boxes that each place of each map stands for."""
     head, _ = split_detector(spec.name)
     steps = map_steps(spec)
-    if head == "fcos":
-        return tuple((tuple(SIDE_OF_STEP * by for by in step),) for step in steps)
-    if not spec.anchors:
+    if head == "fcos" or not spec.anchors:
         return tuple((tuple(SIDE_OF_STEP * by for by in step),) for step in steps)
     if len(spec.anchors) != len(steps):
         raise ConfigError(

@@ -173,10 +173,6 @@ class TwoStage(Detector):
         better = self._inside(moved(boxes.reshape(-1, 4), sides.reshape(-1, 4))).reshape(boxes.shape)
         return torch.cat([torch.where(sure[..., None], classes, NOTHING), better], dim=-1)
 
-    def moved(self, edges: Tensor, numbers: Tensor) -> Tensor:
-        """See the function of this name."""
-        return moved(edges, numbers)
-
     def unpacked(self, numbers: Tensor) -> tuple[Tensor, list[Tensor]]:
         """What ``First`` packed: (batch, places, 1 + 4) answers and the maps."""
         places, channels = len(self.priors), self.pyramid.channels

@@ -17,11 +17,13 @@ from medmap.geometry import Trace
 from medmap.networks import unet_strides
 from medmap.plan import rules
 from medmap.plan.fingerprint import Fingerprint
-from medmap.plan.run import EnsembleSection, NetworkSection, Run
-from medmap.plan.segment import halved
+from medmap.plan.run import NetworkSection, Run
+from medmap.plan.segment import halved, settled
 from medmap.prepare import PrepareSection, geometric_steps
 from medmap.runtime import available_cores
 from medmap.tasks.detect import DetectSection
+
+__all__ = ["arranged", "first_draft", "settled"]
 
 # Voxels of a patch, by number of axes: what a step on two cores can bear, and what a GPU can.
 PATCH_VOXELS = {"cpu": {2: 320 * 320, 3: 48**3}, "cuda": {2: 800 * 800, 3: 128**3}}
@@ -261,18 +263,3 @@ def arranged(run: Run, step_s: float, facts: Fingerprint, left_s: float | None, 
     patches = run.task.patches if isinstance(run.task, DetectSection) else 1
     enough = rules.Enough(GOOD_STEPS, 30, 1000, rounds=1)
     return rules.arrange(step_s, run.fit.batch_size, facts.training * patches, left_s, folds, enough)
-
-
-def settled(run: Run, spent: rules.Arrangement, facts: Fingerprint, name: str, folds: int | None) -> Run:
-    """The run with its epochs, members and folds."""
-    update = {
-        "epochs": spent.epochs,
-        "warmup_epochs": max(1.0, round(spent.epochs * 0.05, 1)),
-        "select": "last",
-        "validate_every": max(1, spent.epochs // 8),
-    }
-    reasons = {**run.reasons, "fit.epochs": spent.reason}
-    reasons["fit.select"] = "the averaged weights of the last epoch are kept; validation shows the way there"
-    reasons["ensemble.folds"] = rules.folds_in_words(spent, folds is not None)
-    ensemble = EnsembleSection(folds=spent.folds, members=spent.members)
-    return run.model_copy(update={"fit": run.fit.model_copy(update=update), "ensemble": ensemble, "reasons": reasons})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -13,9 +12,10 @@ from medmap import augment
 from medmap.bundle import Bundle
 from medmap.bundle.boxes import task_of
 from medmap.dataset import Case, Dataset
-from medmap.errors import DataError, LimitError, UsageError
+from medmap.errors import LimitError, UsageError
 from medmap.image import Image
 from medmap.predict.accept import FailedCase, images_of, refuse_unlike, unlike
+from medmap.predict.ahead import in_order
 from medmap.prepare import Prepared, Recipe
 from medmap.results import Prediction
 from medmap.runtime import Windows, peak_rss_bytes, rss_bytes
@@ -136,21 +136,12 @@ def answered(
     channels: Sequence[str] | None,
 ) -> Iterator[Prediction | FailedCase]:
     """Boxes for every case of a dataset, in order; the next case is read meanwhile, where memory is not limited."""
-    with Predictor(bundles, engine, device, memory_bytes) as predictor, ThreadPoolExecutor(1) as ahead:
+    with Predictor(bundles, engine, device, memory_bytes) as predictor:
 
         def ready(case: Case) -> Ready:
             return predictor.prepared(images_of(bundles[0], dataset, case, channels))
 
-        cases = list(dataset)
-        following: Future[Ready] | None = None
-        for number, case in enumerate(cases):
-            current = following or ahead.submit(ready, case)
-            more = number + 1 < len(cases) and memory_bytes is None
-            following = ahead.submit(ready, cases[number + 1]) if more else None
-            try:
-                yield predictor.answer(case.id, current.result())
-            except DataError as error:
-                yield FailedCase(case.id, str(error))
+        yield from in_order(list(dataset), ready, predictor.answer, ahead=memory_bytes is None)
 
 
 def answer(bundles: Sequence[Bundle], name: str, image: Image, engine: str, device: str) -> Prediction:

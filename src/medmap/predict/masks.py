@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -13,10 +12,11 @@ from numpy.typing import NDArray
 from medmap.bundle import Bundle
 from medmap.dataset import Case, Dataset
 from medmap.decision import ExpectedDice
-from medmap.errors import BundleError, DataError, UsageError
+from medmap.errors import BundleError, UsageError
 from medmap.geometry import Trace
 from medmap.image import Image
 from medmap.predict.accept import FailedCase, images_of, refuse_unlike, unlike
+from medmap.predict.ahead import in_order
 from medmap.predict.within import AROUND_BODY_MM, box_of, box_on_prepared, foreground_of
 from medmap.prepare import Prepared, Recipe
 from medmap.results import Mask, Output, Picture, Prediction
@@ -233,24 +233,12 @@ def answered(
     view: MaskView | None = None,
 ) -> Iterator[Prediction | FailedCase]:
     """Masks for every case of a dataset, in order; the next case is read meanwhile, where memory is not limited."""
-    with Predictor(bundles, engine, device, memory_bytes, view) as predictor, ThreadPoolExecutor(1) as ahead:
+    with Predictor(bundles, engine, device, memory_bytes, view) as predictor:
 
         def ready(case: Case) -> Ready:
             return predictor.prepared(images_of(bundles[0], dataset, case, channels))
 
-        cases = list(dataset)
-        following: Future[Ready] | None = None
-        for number, case in enumerate(cases):
-            current = following or ahead.submit(ready, case)
-            more = number + 1 < len(cases) and memory_bytes is None
-            following = ahead.submit(ready, cases[number + 1]) if more else None
-            found: Prediction | FailedCase
-            try:
-                found = predictor.answer(case.id, current.result())
-            except DataError as error:
-                found = FailedCase(case.id, str(error))
-            del current  # whoever takes the answer may need the memory of its image
-            yield found
+        yield from in_order(list(dataset), ready, predictor.answer, ahead=memory_bytes is None)
 
 
 def answer(bundles: Sequence[Bundle], name: str, image: Image, engine: str, device: str) -> Prediction:

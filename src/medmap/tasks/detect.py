@@ -237,6 +237,8 @@ class Detect:
         import torch
         from torch.nn import functional
 
+        from medmap.networks.two_stage import moved
+
         n, width = self._ndim, 2 * self._ndim + 1
         boxes, sure = net.proposed(answers)
         chosen, goals, weights = [], [], []
@@ -257,7 +259,7 @@ class Detect:
         real = goal[:, width:].any(1)
         loss = (plain * weight).sum() / max(1, int((weight[:, 0] > 0).sum()))
         if real.any():
-            edges = net.moved(rois.reshape(-1, 4)[real], numbers[real, self.outputs :])
+            edges = moved(rois.reshape(-1, 4)[real], numbers[real, self.outputs :])
             _, generalised = generalised_overlap(edges, goal[real, : 2 * n])
             loss = loss + self.section.box * (1 - generalised).sum() / max(1, len(real))
         total: torch.Tensor = loss * SECOND_WEIGHT
