@@ -258,3 +258,16 @@ def test_the_memory_allowed_is_kept_or_refused(trained: Path, discs: Path, tmp_p
     assert medmap([*words, "-o", str(tmp_path / "free")]) == 0
     made = [(tmp_path / name / "000000.json").read_text() for name in ("enough", "free")]
     assert json.loads(made[0])["outputs"] == json.loads(made[1])["outputs"]
+
+
+def test_several_bundles_are_put_together_by_what_their_scores_mean(trained: Path, discs: Path) -> None:
+    one = Bundle.load(trained / "bundle")
+    image = discs / "images/23.nii.gz"
+    alone, twice = (predict(bundles, image).outputs["boxes"] for bundles in (one, [one, one]))
+    assert isinstance(alone, Boxes)
+    assert isinstance(twice, Boxes)
+    kept = alone.called
+    assert kept.any()
+    np.testing.assert_allclose(twice.scores[: kept.sum()], alone.scores[kept], rtol=1e-6)
+    assert twice.thresholds == alone.thresholds
+    assert twice.calibrated == alone.calibrated

@@ -113,16 +113,20 @@ class Predictor:
         images, prepared = ready
         ((name, image),) = images.items()
         each: list[Found] = []
-        for task, engine, one in zip(self.tasks, self._engines, prepared, strict=True):
+        calibrated = True
+        for bundle, task, engine, one in zip(self.bundles, self.tasks, self._engines, prepared, strict=True):
             pixels = one.tensors["image"]
             found = task.reading.viewed(engine, pixels, self._views, self._windows(task, pixels))
-            boxes = task.boxes(found, one.trace.target).moved(one.trace).inside()
+            # what one bundle's score means is its own to say, before several are put together
+            boxes = decided(task.boxes(found, one.trace.target).moved(one.trace).inside(), bundle.decision)
+            calibrated &= boxes.calibrated
             each.append(Found(boxes.corners, boxes.scores, boxes.label_ids))
         together = self.tasks[0].reading.fused(each)
         decision = self.bundles[0].decision
         told = unlike(image, decision.accepts.get(name, {}))
         warnings = (*image.source.warnings, *([told] if told else []))
-        boxes = decided(self.tasks[0].boxes(together, image.geometry), decision)
+        boxes = self.tasks[0].boxes(together, image.geometry)
+        boxes = replace(boxes, thresholds=decision.thresholds, calibrated=calibrated)
         digest = "+".join(bundle.digest for bundle in self.bundles)
         return Prediction(case, {"boxes": boxes}, {name: image.geometry}, digest, warnings)
 
