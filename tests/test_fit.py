@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from dataclasses import replace
 from typing import Any
@@ -17,8 +18,7 @@ from medmap.dataset import Case, Truth
 from medmap.errors import NotFiniteError
 from medmap.feed import Feed, Store
 from medmap.fit import FitSection, FitState, FlatWeights, fit, keep_heap, logits, start, step
-from medmap.fit.loop import average_decay, batch_to, laid_out, rate
-from medmap.networks import NetworkSpec, build
+from medmap.fit.loop import average_decay, batch_to, rate
 from medmap.results import Label
 from medmap.tasks import Batch
 from medmap.tasks.classify import Classify, ClassifySection
@@ -292,12 +292,41 @@ def test_a_step_may_end_the_epoch() -> None:
     assert seen == [(0, 0), (1, 0), (2, 0)]
 
 
-def test_volumes_keep_their_layout_on_a_cpu() -> None:
-    """With channels last torch's bfloat16 kernels leave parts of a weight's gradient unwritten."""
-    volume, picture = torch.zeros(2, 3, 4, 5, 6), torch.zeros(2, 3, 4, 5)
-    assert laid_out(volume, True).is_contiguous()
-    assert laid_out(picture, True).is_contiguous(memory_format=torch.channels_last)
-    section = FitSection(epochs=1, channels_last=True, precision="bfloat16")
-    net = build(NetworkSpec("small_resnet", 3, 1, 2, (16, 16, 16), width=0.25), seed=0)
-    held = start(net, section, torch.device("cpu")).net
-    assert all(p.is_contiguous() for p in held.parameters() if p.ndim == 5)
+@pytest.mark.parametrize(
+    ("kernel", "stride", "depth", "groups"),
+    [(3, 1, 2, 1), (3, 1, 2, 32), (3, 1, 3, 1), (3, 1, 8, 1), (2, 1, 1, 1), (5, 1, 4, 1), (5, 2, 3, 1), (7, 2, 7, 1)],
+)
+@pytest.mark.parametrize("form", [torch.contiguous_format, torch.channels_last_3d])
+def test_thin_volumes_have_the_gradient_of_their_formula(
+    kernel: int, stride: int, depth: int, groups: int, form: torch.memory_format
+) -> None:
+    """Torch's own gradient of the weights is garbage where a volume is no deeper than the kernel."""
+    layer = nn.Conv3d(32, 32, kernel, stride=stride, padding=kernel // 2, bias=False, groups=groups)
+    check_gradient(layer, torch.randn(2, 32, depth, 6, 6).contiguous(memory_format=form))
+
+
+@pytest.mark.parametrize(("kernel", "stride", "depth"), [(3, 1, 2), (2, 2, 1), (3, 1, 5)])
+def test_transposed_convolutions_to_thin_volumes_have_the_gradient_of_their_formula(
+    kernel: int, stride: int, depth: int
+) -> None:
+    layer = nn.ConvTranspose3d(32, 32, kernel, stride=stride, padding=(kernel - 1) // 2, bias=False)
+    check_gradient(layer, torch.randn(2, 32, depth, 6, 6))
+
+
+def check_gradient(layer: nn.Module, images: torch.Tensor) -> None:
+    """The gradient against double precision, in a flat fit and a frozen one, with junk in the memory freed before."""
+    exact = copy.deepcopy(layer).double()
+    plain = exact(images.double())
+    grad = torch.randn_like(plain)
+    (wanted,) = torch.autograd.grad(plain, list(exact.parameters()), grad)
+    for frozen, precision in itertools.product((0, 1), ("float32", "bfloat16")):
+        chosen = section(precision=precision, channels_last=True, frozen_stages=frozen)
+        net = start(copy.deepcopy(layer), chosen, CPU).net
+        for _ in range(3):
+            junk = torch.full((1 << 20,), float("nan"))
+            del junk
+            with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+                out = net(images)
+            (got,) = torch.autograd.grad(out, list(net.parameters()), grad.to(out.dtype))
+            torch.testing.assert_close(got.double(), wanted, rtol=0.05, atol=0.03 * float(wanted.abs().max()))
+            torch.testing.assert_close(out.double(), plain, rtol=0.05, atol=0.05)

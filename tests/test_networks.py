@@ -17,6 +17,7 @@ from torch import nn
 
 from medmap import networks
 from medmap.errors import ConfigError
+from medmap.fit import FitSection, laid_out, start
 from medmap.networks import NetworkSpec, SizeError, build
 from medmap.networks.layers import DropoutLinear, first_convolution
 
@@ -315,11 +316,10 @@ class TestMeasure:
 
 @pytest.mark.parametrize(("dimensions", "name"), [(2, "small_resnet"), (2, "cnn"), (3, "small_resnet"), (3, "cnn")])
 def test_our_own_networks_train_in_bfloat16_as_they_are_laid_out(dimensions: int, name: str) -> None:
-    """Volumes keep their layout: with channels last torch leaves parts of their gradients unwritten."""
     spec = small_spec(dimensions, name)
-    form = torch.channels_last if dimensions == 2 else torch.contiguous_format
-    net = build(spec, seed=0).to(memory_format=form)  # type: ignore[call-overload]
-    image = torch.randn(2, 1, *spec.input_shape).contiguous(memory_format=form)
+    section = FitSection(epochs=1, precision="bfloat16", channels_last=True)
+    net = start(build(spec, seed=0), section, torch.device("cpu")).net
+    image = laid_out(torch.randn(2, 1, *spec.input_shape), True)
     kinds: set[torch.dtype] = set()
     for module in net.modules():
         if isinstance(module, nn.Conv2d | nn.Conv3d | nn.BatchNorm2d | nn.BatchNorm3d | nn.Linear):

@@ -16,6 +16,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from medmap.fit.thin import zeros_beside
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -98,9 +100,8 @@ class _FastConv3d(nn.Conv3d):
     low: torch.Tensor
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        out: torch.Tensor = _Convolution.apply(
-            images.to(torch.bfloat16), self.weight, self.low, (list(self.stride), list(self.padding))
-        )
+        images, padding = zeros_beside(images.to(torch.bfloat16), self)
+        out: torch.Tensor = _Convolution.apply(images, self.weight, self.low, (list(self.stride), padding))
         return out if self.bias is None else out + self.bias.to(out.dtype).reshape(-1, 1, 1, 1)
 
 

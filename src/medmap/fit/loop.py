@@ -18,6 +18,7 @@ from medmap.config import Section
 from medmap.errors import NotFiniteError
 from medmap.feed import Feed, Store, plain_batches
 from medmap.fit.fast import FlatWeights
+from medmap.fit.thin import keep_safe
 from medmap.networks import parameter_groups, set_frozen
 from medmap.tasks import Batch, Examples, Forward, Selection, Task
 
@@ -160,11 +161,9 @@ class FitState:
 
 def start(net: torch.nn.Module, section: FitSection, device: torch.device) -> FitState:
     """The state before the first epoch."""
-    import torch
-
     fabric = open_fabric(section, device)
     net = net.to(device)
-    if section.lays_last(device.type) and not (device.type == "cpu" and memory_format(net) == torch.channels_last_3d):
+    if section.lays_last(device.type):
         net = net.to(memory_format=memory_format(net))
     groups = parameter_groups(
         net, lr=section.learning_rate, weight_decay=section.weight_decay, layer_decay=section.layer_decay
@@ -178,6 +177,8 @@ def start(net: torch.nn.Module, section: FitSection, device: torch.device) -> Fi
     if device.type == "cpu" and not section.frozen_stages:
         flat = FlatWeights(net, groups, low_precision=section.precision == "bfloat16")
         groups = flat.groups
+    if device.type == "cpu":
+        keep_safe(net)
     for group in groups:
         group["top"] = group["lr"]
     return FitState(fabric, net, _optimizer(section, groups), average, flat)
@@ -328,8 +329,7 @@ def laid_out(images: torch.Tensor, channels_last: bool) -> torch.Tensor:
     """The images in the memory layout asked for."""
     import torch
 
-    # torch 2.15's bfloat16 kernels of a CPU leave parts of a weight's gradient unwritten for volumes with channels last
-    if not channels_last or (images.ndim == 5 and images.device.type == "cpu"):
+    if not channels_last:
         return images
     return images.contiguous(memory_format=torch.channels_last_3d if images.ndim == 5 else torch.channels_last)
 

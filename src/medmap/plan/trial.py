@@ -79,7 +79,6 @@ def measure(task: Task, run: Run, device: torch.device) -> Measured:
             task, run, batch, device, run.fit.model_copy(update={"precision": way[0], "channels_last": way[1]})
         )
         for way in (("float32", False), ("bfloat16", False), ("bfloat16", True))
-        if not (way[1] and ndim == 3 and device.type == "cpu")  # see `fit.laid_out`
     }
     plain = ways["float32", False]
     best = min(ways, key=lambda way: ways[way])
