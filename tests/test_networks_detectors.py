@@ -7,10 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torchvision.ops import roi_align
 
 from medmap.errors import ConfigError
 from medmap.networks import NetworkSpec, SizeError, build, load_weights, places_per_map, priors
-from medmap.networks.two_stage import PROPOSED, First
+from medmap.networks.two_stage import PROPOSED, First, apart, sampled_regions
 from medmap.runtime import export_onnx, measure_parity, open_engine
 
 STEPS = {2: ((2, 2), (2, 2), (2, 2)), 3: ((1, 2, 2), (2, 2, 2), (2, 2, 2))}
@@ -94,10 +97,11 @@ def test_detectors_that_cannot_be_are_refused(change: dict[str, object], error: 
         build(NetworkSpec(dimensions=2, in_channels=1, outputs=3, boxes=True, **given), seed=0)  # type: ignore[arg-type]
 
 
-def test_two_stages_answer_alike_packed_and_whole() -> None:
-    spec = spec_of("faster_rcnn", 2)
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_two_stages_answer_alike_packed_and_whole(ndim: int) -> None:
+    spec = spec_of("faster_rcnn", ndim)
     net = build(spec, seed=0).eval()
-    images = torch.randn(2, 1, *SHAPE[2])
+    images = torch.randn(2, 1, *SHAPE[ndim])
     with torch.inference_mode():
         answer = net(images)
         packed = First(net)(images)
@@ -105,29 +109,51 @@ def test_two_stages_answer_alike_packed_and_whole() -> None:
         boxes, sure = net.proposed(heads)
         again = net.together(net.second(net.regions(maps, boxes)), boxes, sure)
     torch.testing.assert_close(answer, again)
-    assert answer.shape == (2, PROPOSED, 3 + 4)
+    assert answer.shape == (2, PROPOSED, 3 + 2 * ndim)
     edges = answer[..., 3:]
-    assert (edges[..., :2] >= 0).all()
-    assert (edges[..., 2:] <= torch.tensor(SHAPE[2])).all()
-    assert (edges[..., 2:] - edges[..., :2] >= 1 - 1e-5).all()
+    assert (edges[..., :ndim] >= 0).all()
+    assert (edges[..., ndim:] <= torch.tensor(SHAPE[ndim])).all()
+    assert (edges[..., ndim:] - edges[..., :ndim] >= 1 - 1e-5).all()
     assert (answer[..., :3][~sure] == -20).all()
 
 
-def test_a_region_is_cut_where_its_box_lies() -> None:
-    """Each map holds its own row or column number: a region's values say where it was cut."""
-    spec = spec_of("faster_rcnn", 2)
-    net = build(spec, seed=0).eval()
-    channels = net.pyramid.channels
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_a_region_is_cut_where_its_box_lies(ndim: int) -> None:
+    """Each map holds its own place along each axis: a region's values say where it was cut."""
+    net = build(spec_of("faster_rcnn", ndim), seed=0).eval()
     maps = []
     for step in net.steps:
-        rows, columns = SHAPE[2][0] // step[0], SHAPE[2][1] // step[1]
-        place = torch.zeros(1, channels, rows, columns)
-        place[0, 0] = (torch.arange(rows)[:, None] + 0.5) * step[0]
-        place[0, 1] = (torch.arange(columns)[None] + 0.5) * step[1]
+        sides = [side // by for side, by in zip(SHAPE[ndim], step, strict=True)]
+        place = torch.zeros(1, net.pyramid.channels, *sides)
+        for axis, (side, by) in enumerate(zip(sides, step, strict=True)):
+            place[0, axis] = ((torch.arange(side) + 0.5) * by).reshape([-1 if a == axis else 1 for a in range(ndim)])
         maps.append(place)
-    box = torch.tensor([[[6.0, 10.0, 20.0, 38.0]]])
-    region = net.regions(maps, box)[0]
-    assert region[0].mean().item() == pytest.approx(13.0, abs=1.1)  # within half a step of its map
-    assert region[1].mean().item() == pytest.approx(24.0, abs=1.1)
-    assert (region[0].diff(dim=0) > 0).all()
-    assert (region[1].diff(dim=1) > 0).all()
+    low, high = torch.tensor([6.0, 10.0, 4.0][:ndim]), torch.tensor([20.0, 38.0, 13.0][:ndim])
+    region = net.regions(maps, torch.cat([low, high])[None, None])[0]
+    for axis in range(ndim):
+        assert region[axis].mean().item() == pytest.approx((low + high)[axis].item() / 2, abs=1.1)  # half a step
+        assert (region[axis].diff(dim=axis) > 0).all()
+
+
+def test_regions_of_volumes_are_those_of_torchvision_in_a_plane() -> None:
+    """A volume that is the same in every slice, cut by boxes through all of it, is RoIAlign of one slice."""
+    torch.manual_seed(0)
+    plane = torch.randn(5, 24, 20)
+    boxes = torch.tensor([[4.0, 6.0, 31.0, 29.0], [10.0, 2.0, 20.0, 38.0]])
+    volume = plane[:, :, :, None].expand(5, 24, 20, 8)
+    whole = torch.cat([boxes[:, :2], torch.zeros(2, 1), boxes[:, 2:], torch.full((2, 1), 16.0)], dim=1)
+    mine = sampled_regions(volume, whole, (2, 2, 2))
+    turned = [boxes[:, [1, 0, 3, 2]]]
+    theirs = roi_align(plane[None], turned, (4, 4), spatial_scale=0.5, sampling_ratio=2, aligned=True)
+    torch.testing.assert_close(mine, theirs[..., None].expand_as(mine), atol=1e-5, rtol=1e-5)
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 10_000))
+def test_proposals_of_volumes_are_kept_as_those_of_pictures(seed: int) -> None:
+    """Flat boxes in volumes overlap as their pictures do."""
+    rng = torch.Generator().manual_seed(seed)
+    low = torch.rand(80, 2, generator=rng) * 20
+    flat = torch.cat([low, low + 2 + torch.rand(80, 2, generator=rng) * 10], dim=1)
+    deep = torch.cat([flat[:, :2], torch.zeros(80, 1), flat[:, 2:], torch.full((80, 1), 7.0)], dim=1)
+    assert apart(deep).tolist() == apart(flat).tolist()

@@ -33,19 +33,41 @@ def test_suppression_is_that_of_torchvision(seed: int, count: int, most: float) 
     theirs = torchvision.ops.batched_nms(
         torch.from_numpy(edges), torch.from_numpy(scores), torch.from_numpy(labels), most
     )
-    assert suppressed(corners, scores, labels, most).tolist() == theirs.tolist()
+    kept, where = suppressed(corners, scores, labels, most, vote=2.0)
+    assert kept.tolist() == theirs.tolist()
+    np.testing.assert_allclose(where, corners[kept])  # nobody had a say
 
 
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 10_000), count=st.integers(0, 40), ndim=st.sampled_from([2, 3]))
 def test_what_is_kept_overlaps_no_more_than_allowed(seed: int, count: int, ndim: int) -> None:
     corners, scores, labels = some_boxes(seed, count, ndim)
-    kept = suppressed(corners, scores, labels, 0.4)
+    kept, where = suppressed(corners, scores, labels, 0.4, vote=0.6)
+    assert where.shape == (len(kept), 2 * ndim)
+    assert (where[:, :ndim] <= where[:, ndim:]).all()
+    assert (box_iou(where, corners[kept]).diagonal() > 0.4).all()
     assert len(set(kept.tolist())) == len(kept)
     assert (np.diff(scores[kept]) <= 0).all()
     shared = box_iou(corners[kept], corners[kept]) - np.eye(len(kept))
     same = labels[kept][:, None] == labels[kept][None]
     assert not (shared[same] > 0.4).any()
+
+
+def test_suppressed_boxes_say_where_the_kept_one_lies() -> None:
+    corners = np.array([[0, 0, 9, 9], [1, 0, 10, 9], [0, 3, 9, 12], [0, 0, 9, 9]], dtype=float)
+    scores, labels = np.array([0.8, 0.4, 0.7, 0.9]), np.array([0, 0, 0, 1])
+    kept, where = suppressed(corners, scores, labels, 0.3, vote=0.6)
+    assert kept.tolist() == [3, 0]
+    np.testing.assert_allclose(where, [[0, 0, 9, 9], [0.2, 0, 9.2, 9]])  # weights 0.64 and 0.16; 0.54 is too far away
+    nothing, nowhere = suppressed(np.zeros((0, 6)), np.zeros(0), np.zeros(0, int), 0.3, vote=0.6)
+    assert (len(nothing), nowhere.shape) == (0, (0, 6))
+
+
+def test_a_hair_of_a_score_does_not_move_a_box() -> None:
+    """What lower precision does: one of two nearly equal boxes becomes the surer one."""
+    corners = np.array([[0, 0, 9, 9], [1, 0, 10, 9]], dtype=float)
+    one, other = (suppressed(corners, np.array(s), np.zeros(2), 0.5, vote=0.6)[1] for s in ([0.9, 0.899], [0.9, 0.901]))
+    np.testing.assert_allclose(one, other, atol=2e-3)
 
 
 def test_one_finding_of_two_networks_is_one_box() -> None:
@@ -74,7 +96,7 @@ def test_a_voter_s_second_box_in_a_place_pulls_nothing_down() -> None:
 @given(seed=st.integers(0, 10_000), count=st.integers(1, 4))
 def test_voters_that_agree_say_what_each_says(seed: int, count: int) -> None:
     corners, scores, labels = some_boxes(seed, 20)
-    kept = suppressed(corners, scores, labels, 0.2)
+    kept, _ = suppressed(corners, scores, labels, 0.2, vote=2.0)
     alone = corners[kept], scores[kept], labels[kept]
     together = [np.concatenate([part] * count) for part in alone]
     voters = np.repeat(np.arange(count), len(kept))

@@ -201,6 +201,16 @@ def test_two_stages_learn_and_are_exported_as_two_graphs(discs: Path, tmp_path: 
         Bundle.load(bundle.path)
 
 
+def test_two_stages_learn_from_volumes(tmp_path: Path) -> None:
+    data = open_dataset(write_discs(tmp_path / "data", 14, ndim=3))
+    run = small_run("faster_rcnn", 3, epochs=6, batch_size=4).override(
+        ["ensemble.folds=0", "ensemble.members=1", "task.patches=8", "network.norm=instance"]
+    )
+    bundle = train(run, data, tmp_path / "run", listener=lambda event: None)
+    assert bundle.spec.engines["openvino"]["passed"] is True
+    assert evaluate(bundle, data, "test").row("ap50").value > 0.5
+
+
 def test_the_plan_of_a_detection(discs: Path) -> None:
     run = plan(open_dataset(discs), budget_s=60)
     assert run.task.kind == "detect"

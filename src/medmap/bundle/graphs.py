@@ -42,7 +42,8 @@ def write_graphs(network: Ensemble, example: Floats, folder: Path) -> None:
         return
     first = Ensemble([First(one) for one in stages], shared_recipe=network.shared_recipe)
     export_onnx(first.eval(), example, folder / ONNX)
-    regions = np.zeros((1, len(stages), stages[0].pyramid.channels, REGION, REGION), dtype=np.float32)
+    axes = len(stages[0].shape)
+    regions = np.zeros((1, len(stages), stages[0].pyramid.channels, *(REGION[axes],) * axes), dtype=np.float32)
     export_onnx(Ensemble([one.second for one in stages], shared_recipe=False).eval(), regions, folder / SECOND)
 
 
@@ -91,7 +92,7 @@ class _TwoStages:
         self.name, self.precision, self.device = first.name, first.precision, first.device
 
     def __call__(self, batch: Floats) -> Floats:
-        """(N, members, proposals, classes + 4), as the network itself answers."""
+        """(N, members, proposals, classes + 2·ndim), as the network itself answers."""
         import torch
 
         with torch.inference_mode():

@@ -8,7 +8,7 @@
 
 Both work in 2-D and 3-D, over medmap's own encoder (that of its U-Nets, whose weights fit) or one of timm's, and answer
 with one tensor of fixed shape, which every engine can run; boxes are made of it outside the graph. ``faster_rcnn``
-(`medmap.networks.two_stage`) puts a second stage behind the same encoder and pyramid, for pictures.
+(`medmap.networks.two_stage`) puts a second stage behind the same encoder and pyramid.
 """
 
 from __future__ import annotations
@@ -230,10 +230,6 @@ def build_detector(spec: NetworkSpec) -> nn.Module:
         ConfigError: An unknown head or encoder, anchors that do not fit the maps, a volume for an encoder of pictures.
     """
     head, name = split_detector(spec.name)
-    if head == "faster_rcnn" and spec.dimensions != 2:
-        raise ConfigError(
-            "faster_rcnn takes pictures, not volumes", got="3 dimensions", remedy="take fcos or retinanet"
-        )
     encoder, widths = _encoder(name, spec)
     counts = {len(shapes) for shapes in anchors_of(spec)}
     if len(counts) > 1:
@@ -260,9 +256,9 @@ def build_detector(spec: NetworkSpec) -> nn.Module:
 def _two_stage(net: Detector, spec: NetworkSpec, channels: int) -> Detector:
     from medmap.networks.two_stage import TwoStage, second_of
 
-    if any(len(set(step)) > 1 for step in map_steps(spec)):
+    if spec.dimensions == 2 and any(len(set(step)) > 1 for step in map_steps(spec)):  # torchvision's pooling needs it
         raise ConfigError(
-            "faster_rcnn has maps that are reduced alike along both axes",
+            "faster_rcnn has maps of pictures that are reduced alike along both axes",
             got=f"network.strides = {spec.strides or unet_strides(spec.input_shape)}",
             remedy="set network.strides, for example to [[2, 2], [2, 2], [2, 2], [2, 2]], or prepare.shape to a square",
         )

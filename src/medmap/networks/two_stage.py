@@ -1,17 +1,20 @@
 """Faster R-CNN: where something may be is proposed first, then each proposal is looked at for what it is.
 
 Ren et al. 2015, https://arxiv.org/abs/1506.01497, on a feature pyramid (Lin et al. 2017). The proposals come from the
-same places and anchors as those of ``retinanet``; suppression and RoIAlign (He et al. 2017) are torchvision's, for
-pictures. For export it is two graphs, ``first`` and ``second``, with proposals and RoIAlign between them.
+same places and anchors as those of ``retinanet``. In pictures suppression and RoIAlign (He et al. 2017) are
+torchvision's; in volumes, which it does not know, the map is sampled by torch's ``grid_sample`` in the same way. For
+export it is two graphs, ``first`` and ``second``, with proposals and RoIAlign between them.
 """
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from medmap.networks.detectors import Detector, Heads, Pyramid
 from medmap.networks.own import scaled
@@ -20,7 +23,9 @@ from medmap.networks.spec import NetworkSpec
 PROPOSED = 120  # boxes of an image that the second stage looks at
 LOOKED_AT = 600  # the surest places, of which those are taken
 MOST_OVERLAP = 0.7  # of two proposals
-REGION = 7  # places a side that a proposal is brought to
+REGION = {2: 7, 3: 4}  # places a side that a proposal is brought to, by number of axes
+SAMPLES = 2  # of a region's place along each axis
+STEPS_OF_A_BOX = 8  # a box of so many steps of the finest map belongs to it
 DENSE = 256  # numbers of the second stage's hidden layer, times ``width``
 NOTHING = -20.0  # logit of a proposal that there is not
 
@@ -32,21 +37,22 @@ class Second(nn.Module):
         channels: Of the pyramid's maps.
         hidden: Numbers in between.
         outputs: Classes.
+        dimensions: 2 or 3.
     """
 
-    def __init__(self, channels: int, hidden: int, outputs: int) -> None:
+    def __init__(self, channels: int, hidden: int, outputs: int, dimensions: int) -> None:
         super().__init__()
         self.body = nn.Sequential(
             nn.Flatten(),
-            nn.Linear(channels * REGION**2, hidden),
+            nn.Linear(channels * REGION[dimensions] ** dimensions, hidden),
             nn.LeakyReLU(0.01),
             nn.Linear(hidden, hidden),
             nn.LeakyReLU(0.01),
         )
-        self.classes, self.sides = nn.Linear(hidden, outputs), nn.Linear(hidden, 4)
+        self.classes, self.sides = nn.Linear(hidden, outputs), nn.Linear(hidden, 2 * dimensions)
 
     def forward(self, regions: Tensor) -> Tensor:
-        """Map (proposals, channels, 7, 7) to (proposals, classes + 4)."""
+        """Map (proposals, channels, region …) to (proposals, classes + 2·ndim)."""
         hidden = self.body(regions)
         return torch.cat([self.classes(hidden), self.sides(hidden)], dim=1)
 
@@ -55,7 +61,7 @@ class First(nn.Module):
     """The first stage as a graph of its own: its answers and the pyramid's maps, one after the other.
 
     Shapes:
-        (batch, channels, *shape) → (batch, numbers): (places, 1 + 4) and then every map, flattened.
+        (batch, channels, *shape) → (batch, numbers): (places, 1 + 2·ndim) and then every map, flattened.
     """
 
     def __init__(self, network: TwoStage) -> None:
@@ -74,13 +80,13 @@ class TwoStage(Detector):
     Args:
         encoder, finest, pyramid, heads: As ``Detector``, the heads with one class: something is there.
         second: The second stage.
-        priors: (places, 4) centre and sides.
-        steps: Pixels between the places of each map along each axis.
+        priors: (places, 2·ndim) centre and sides.
+        steps: Voxels between the places of each map along each axis.
         shape: Of the image.
 
     Shapes:
-        (batch, channels, *shape) → (batch, ``PROPOSED``, classes + 4) float32: logits of the classes, then the box's
-        edges in pixels (pixel ``i`` reaches from ``i`` to ``i + 1``).
+        (batch, channels, *shape) → (batch, ``PROPOSED``, classes + 2·ndim) float32: logits of the classes, then the
+        box's edges in voxels (voxel ``i`` reaches from ``i`` to ``i + 1``).
     """
 
     priors: Tensor
@@ -110,93 +116,155 @@ class TwoStage(Detector):
         """The surest boxes of every image.
 
         Args:
-            answers: (batch, places, 1 + 4) of the first stage.
+            answers: (batch, places, 1 + 2·ndim) of the first stage.
 
         Returns:
-            (batch, ``PROPOSED``, 4) edges inside the image, and (batch, ``PROPOSED``) whether there is one.
+            (batch, ``PROPOSED``, 2·ndim) edges inside the image, and (batch, ``PROPOSED``) whether there is one.
         """
-        from torchvision.ops import nms
-
         boxes, sure = [], []
         for one in answers.detach().float():
             best = one[:, 0].topk(min(LOOKED_AT, len(one))).indices
             edges = self._inside(moved(self._edges()[best], one[best, 1:]))
-            kept = nms(edges, one[best, 0], MOST_OVERLAP)[:PROPOSED]
-            here = edges.new_zeros((PROPOSED, 4))
-            here[:, 2:] = 1
+            kept = apart(edges)[:PROPOSED]
+            here = edges.new_zeros((PROPOSED, edges.shape[1]))
+            here[:, len(self.shape) :] = 1
             here[: len(kept)] = edges[kept]
             boxes.append(here)
             sure.append(torch.arange(PROPOSED, device=edges.device) < len(kept))
         return torch.stack(boxes), torch.stack(sure)
 
     def _edges(self) -> Tensor:
-        middle, half = self.priors[:, :2], self.priors[:, 2:] / 2
+        n = len(self.shape)
+        middle, half = self.priors[:, :n], self.priors[:, n:] / 2
         return torch.cat([middle - half, middle + half], dim=1)
 
     def _inside(self, edges: Tensor) -> Tensor:
+        n = len(self.shape)
         last = torch.tensor(self.shape * 2, dtype=edges.dtype, device=edges.device)
         cut = torch.minimum(edges.clamp_min(0), last)
-        return torch.cat([torch.minimum(cut[:, :2], last[:2] - 1), torch.maximum(cut[:, 2:], cut[:, :2] + 1)], dim=1)
+        return torch.cat([torch.minimum(cut[:, :n], last[:n] - 1), torch.maximum(cut[:, n:], cut[:, :n] + 1)], dim=1)
 
     def regions(self, maps: Sequence[Tensor], boxes: Tensor) -> Tensor:
-        """Each box's part of the map that suits its size: (batch · boxes, channels, 7, 7) float32.
+        """Each box's part of the map that suits its size: (batch · boxes, channels, region …) float32.
 
         Args:
             maps: The pyramid's, the finest first.
-            boxes: (batch, boxes, 4) edges.
+            boxes: (batch, boxes, 2·ndim) edges.
         """
+        if len(self.shape) == 2:
+            return self._regions_of_pictures(maps, boxes)
+        level = self._levels(boxes)
+        found = boxes.new_zeros((*boxes.shape[:2], maps[0].shape[1], *(REGION[3],) * 3))
+        for number, (one, step) in enumerate(zip(maps, self.steps, strict=True)):
+            for row, here in enumerate(level == number):
+                if here.any():
+                    found[row, here] = sampled_regions(one[row].float(), boxes[row, here].float(), step)
+        return found.flatten(0, 1)
+
+    def _regions_of_pictures(self, maps: Sequence[Tensor], boxes: Tensor) -> Tensor:
         from torchvision.ops import MultiScaleRoIAlign
 
         named = OrderedDict((str(level), one.float()) for level, one in enumerate(maps))
-        pool = MultiScaleRoIAlign(list(named), REGION, 2, canonical_scale=self._usual, canonical_level=self._level)
+        finest = max(self.steps[0])
+        usual = {"canonical_scale": STEPS_OF_A_BOX * finest, "canonical_level": finest.bit_length() - 1}
+        pool = MultiScaleRoIAlign(list(named), REGION[2], SAMPLES, **usual)
         turned = [one[:, [1, 0, 3, 2]] for one in boxes.float()]  # torchvision counts columns first
         regions: Tensor = pool(named, turned, [self.shape] * len(boxes))
         return regions
 
-    @property
-    def _level(self) -> int:
-        return (max(self.steps[0])).bit_length() - 1
-
-    @property
-    def _usual(self) -> int:
-        return 8 * max(self.steps[0])  # a box of eight steps of the finest map belongs to it
+    def _levels(self, boxes: Tensor) -> Tensor:
+        """(batch, boxes) the map that each box belongs to: the coarsest of which it spans enough steps."""
+        n = len(self.shape)
+        sides = boxes[..., n:] - boxes[..., :n]
+        steps = torch.tensor(self.steps, dtype=boxes.dtype, device=boxes.device)
+        spans = torch.log2(sides[..., None, :] / steps).mean(-1) >= math.log2(STEPS_OF_A_BOX)
+        return (spans.sum(-1) - 1).clamp_min(0)
 
     def together(self, numbers: Tensor, boxes: Tensor, sure: Tensor) -> Tensor:
         """The answer: classes and boxes of all proposals.
 
         Args:
-            numbers: (batch · proposals, classes + 4) of the second stage.
+            numbers: (batch · proposals, classes + 2·ndim) of the second stage.
             boxes, sure: From ``proposed``.
         """
+        width = 2 * len(self.shape)
         rows = numbers.float().reshape(*boxes.shape[:2], -1)
-        classes, sides = rows[..., :-4], rows[..., -4:]
-        better = self._inside(moved(boxes.reshape(-1, 4), sides.reshape(-1, 4))).reshape(boxes.shape)
+        classes, sides = rows[..., :-width], rows[..., -width:]
+        better = self._inside(moved(boxes.reshape(-1, width), sides.reshape(-1, width))).reshape(boxes.shape)
         return torch.cat([torch.where(sure[..., None], classes, NOTHING), better], dim=-1)
 
     def unpacked(self, numbers: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """What ``First`` packed: (batch, places, 1 + 4) answers and the maps."""
-        places, channels = len(self.priors), self.pyramid.channels
-        answers, at = numbers[:, : places * 5].reshape(-1, places, 5), places * 5
+        """What ``First`` packed: (batch, places, 1 + 2·ndim) answers and the maps."""
+        channels, width = self.pyramid.channels, 1 + 2 * len(self.shape)
+        at = len(self.priors) * width
+        answers = numbers[:, :at].reshape(-1, len(self.priors), width)
         maps = []
         for step in self.steps:
             sides = [-(-side // by) for side, by in zip(self.shape, step, strict=True)]
-            count = channels * sides[0] * sides[1]
+            count = channels * math.prod(sides)
             maps.append(numbers[:, at : at + count].reshape(-1, channels, *sides))
             at += count
         return answers, maps
 
 
+def apart(edges: Tensor) -> Tensor:
+    """Numbers of boxes, given best first, that overlap no better one by more than ``MOST_OVERLAP``."""
+    if edges.shape[1] == 4:
+        from torchvision.ops import nms
+
+        falling: Tensor = nms(edges, torch.arange(len(edges), 0, -1, dtype=edges.dtype), MOST_OVERLAP)
+        return falling
+    n = edges.shape[1] // 2
+    low = torch.maximum(edges[:, None, :n], edges[None, :, :n])
+    high = torch.minimum(edges[:, None, n:], edges[None, :, n:])
+    both = (high - low).clamp_min(0).prod(-1)
+    size = (edges[:, n:] - edges[:, :n]).prod(-1)
+    near = (both > MOST_OVERLAP * (size[:, None] + size[None] - both)).tolist()
+    kept: list[int] = []
+    for number, row in enumerate(near):
+        if not any(row[one] for one in kept):
+            kept.append(number)
+    return torch.tensor(kept, dtype=torch.long, device=edges.device)
+
+
+def sampled_regions(features: Tensor, boxes: Tensor, step: Sequence[int]) -> Tensor:
+    """RoIAlign in volumes: each place of a region is the mean of eight trilinear samples.
+
+    Args:
+        features: (channels, i, j, k) of a map.
+        boxes: (n, 6) edges in voxels of the image.
+        step: Voxels of the image between the map's places along each axis.
+
+    Returns:
+        (n, channels, 4, 4, 4).
+    """
+    count, fine = len(boxes), REGION[3] * SAMPLES
+    low, high = boxes[:, :3], boxes[:, 3:]
+    part = (torch.arange(fine, dtype=boxes.dtype, device=boxes.device) + 0.5) / fine
+    sides = torch.tensor([by * side for by, side in zip(step, features.shape[1:], strict=True)], device=boxes.device)
+    # (n, fine, 3): edges of the whole map are −1 and 1
+    along = 2 * (low[:, None] + part[None, :, None] * (high - low)[:, None]) / sides - 1
+    i, j, k = along[:, :, 0], along[:, :, 1], along[:, :, 2]
+    axes = (k[:, None, None, :], j[:, None, :, None], i[:, :, None, None])  # grid_sample counts the last axis first
+    grid = torch.stack([axis.expand(count, fine, fine, fine) for axis in axes], dim=-1)
+    rows = grid.reshape(1, count * fine, fine, fine, 3)
+    found = functional.grid_sample(features[None], rows, padding_mode="border", align_corners=False)
+    regions = found.reshape(-1, count, fine, fine, fine).movedim(1, 0)
+    return functional.avg_pool3d(regions, SAMPLES)
+
+
 def moved(edges: Tensor, numbers: Tensor) -> Tensor:
     """Boxes moved by parts of their sides and stretched by exponents (Ren et al. 2015)."""
-    middle, sides = (edges[:, :2] + edges[:, 2:]) / 2, edges[:, 2:] - edges[:, :2]
-    middle = middle + numbers[:, :2] * sides
-    half = sides * torch.exp(numbers[:, 2:].clamp(-4, 4)) / 2
+    n = edges.shape[1] // 2
+    middle, sides = (edges[:, :n] + edges[:, n:]) / 2, edges[:, n:] - edges[:, :n]
+    middle = middle + numbers[:, :n] * sides
+    half = sides * torch.exp(numbers[:, n:].clamp(-4, 4)) / 2
     return torch.cat([middle - half, middle + half], dim=1)
 
 
 def second_of(spec: NetworkSpec, channels: int) -> Second:
     """A fresh second stage."""
-    second = Second(channels, scaled(DENSE, spec.width), spec.outputs)
+    second = Second(channels, scaled(DENSE, spec.width), spec.outputs, spec.dimensions)
     for layer in (second.classes, second.sides):
         nn.init.normal_(layer.weight, std=0.01)
         nn.init.zeros_(layer.bias)

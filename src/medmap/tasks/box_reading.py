@@ -19,6 +19,7 @@ from medmap.tasks.protocol import Forward
 LEAST_SCORE = 0.01  # what is less sure is no finding on any curve
 MOST_OF_A_WINDOW = 300  # boxes of a window that are looked at, the surest ones
 WINDOWS_AT_ONCE = 4
+VOTE = 0.6  # overlap (IoU) from which a suppressed box has a say in where the kept one lies
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,8 +142,8 @@ class Reading:
         return Found(np.concatenate([middle - half, middle + half], axis=1), value, labels)
 
     def _suppressed(self, one: Found) -> Found:
-        kept = suppressed(one.corners, one.scores, one.labels, self.most_overlap)
-        return Found(one.corners[kept], one.scores[kept], one.labels[kept])
+        kept, corners = suppressed(one.corners, one.scores, one.labels, self.most_overlap, vote=VOTE)
+        return Found(corners, one.scores[kept], one.labels[kept])
 
     def fused(self, each: Sequence[Found]) -> Found:
         """The answer of several networks or views together."""

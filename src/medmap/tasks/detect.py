@@ -259,7 +259,7 @@ class Detect:
         real = goal[:, width:].any(1)
         loss = (plain * weight).sum() / max(1, int((weight[:, 0] > 0).sum()))
         if real.any():
-            edges = moved(rois.reshape(-1, 4)[real], numbers[real, self.outputs :])
+            edges = moved(rois.flatten(0, 1)[real], numbers[real, self.outputs :])
             _, generalised = generalised_overlap(edges, goal[real, : 2 * n])
             loss = loss + self.section.box * (1 - generalised).sum() / max(1, len(real))
         total: torch.Tensor = loss * SECOND_WEIGHT
