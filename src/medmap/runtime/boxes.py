@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medmap.metrics.boxes import box_iou
+from medmap.runtime.kernels import compiled, suppress_boxes
 
 Floats = NDArray[np.float64]
 
@@ -32,21 +33,12 @@ def suppressed(
     Returns:
         (m,) numbers, best first, and (m, 2·ndim) their corners.
     """
-    corners = np.asarray(corners, dtype=np.float64)
-    weights = np.maximum(np.asarray(scores, dtype=np.float64) ** 2, 1e-12)
-    kept: list[int] = []
-    places: list[Floats] = []
-    left = np.argsort(-np.asarray(scores), kind="stable")
-    while len(left):
-        best = int(left[0])
-        kept.append(best)
-        rest = left[1:]
-        shared = box_iou(corners[best : best + 1], corners[rest])[0]
-        alike = labels[rest] == labels[best]
-        voters = np.concatenate([left[:1], rest[alike & (shared > most) & (shared >= vote)]])
-        places.append(np.average(corners[voters], axis=0, weights=weights[voters]))
-        left = rest[(shared <= most) | ~alike]
-    return np.array(kept, dtype=np.intp), np.array(places, dtype=np.float64).reshape(len(kept), corners.shape[1])
+    order = np.argsort(-np.asarray(scores), kind="stable")
+    places = np.array(corners, dtype=np.float64)[order]
+    weights = np.maximum(np.asarray(scores, dtype=np.float64)[order] ** 2, 1e-12)
+    kept = np.ones(len(order), dtype=np.bool_)
+    compiled(suppress_boxes)(places, weights, np.asarray(labels, dtype=np.int64)[order], most, vote, kept)
+    return order[kept], places[kept]
 
 
 def fused(

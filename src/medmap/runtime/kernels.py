@@ -355,3 +355,42 @@ def expected_regions(scores: Array, sums: Array) -> None:
             if score > 0:
                 sums[c, 0] += 1
                 sums[c, 1] += chance
+
+
+def suppress_boxes(corners: Array, weights: Array, labels: Array, most: float, vote: float, kept: Array) -> None:
+    """Drop boxes that a better one of their class overlaps, and let them say where that one lies.
+
+    Args:
+        corners: (n, 2·ndim) float64 at voxel centres, best first; of kept boxes they become the weighted mean.
+        weights: (n,) float64, above 0.
+        labels: (n,) int64.
+        most: Largest IoU of two kept boxes of one class.
+        vote: Smallest IoU with which a dropped box has a say.
+        kept: (n,) bool, all true; dropped ones become false.
+    """
+    count, ndim = corners.shape[0], corners.shape[1] // 2
+    for a in range(count):
+        if not kept[a]:
+            continue
+        mine = corners[a].copy()
+        place, total = mine * weights[a], weights[a]
+        size = 1.0
+        for axis in range(ndim):
+            size *= mine[ndim + axis] - mine[axis] + 1
+        for b in range(a + 1, count):
+            if not kept[b] or labels[b] != labels[a]:
+                continue
+            common, other = 1.0, 1.0
+            for axis in range(ndim):
+                end = min(mine[ndim + axis], corners[b, ndim + axis])
+                common *= max(end - max(mine[axis], corners[b, axis]) + 1, 0.0)
+                other *= corners[b, ndim + axis] - corners[b, axis] + 1
+            shared = common / (size + other - common)
+            if shared > most:
+                kept[b] = False
+                if shared >= vote:
+                    total += weights[b]
+                    for side in range(2 * ndim):
+                        place[side] += weights[b] * corners[b, side]
+        for side in range(2 * ndim):
+            corners[a, side] = place[side] / total
