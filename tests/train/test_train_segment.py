@@ -253,9 +253,9 @@ def test_eight_bits_are_judged_on_other_patients_than_those_that_set_them(
     seen: dict[str, np.ndarray] = {}
     quantize, compare = parity.quantized, parity.compare_engines
 
-    def setting(path: Path, inputs: np.ndarray) -> tuple[bytes, bytes]:
+    def setting(path: Path, inputs: np.ndarray, **words: int) -> tuple[bytes, bytes]:
         seen["set"] = inputs
-        return quantize(path, inputs)
+        return quantize(path, inputs, **words)
 
     def judging(reference: object, comparisons: object, inputs: np.ndarray, *more: object, **named: object) -> object:
         seen["judged"] = inputs

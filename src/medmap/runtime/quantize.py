@@ -20,16 +20,18 @@ from medmap.runtime.graph import read_onnx
 CALIBRATION_INPUTS = 64
 
 
-def quantized(model: str | Path, inputs: NDArray[np.float32]) -> tuple[bytes, bytes]:
+def quantized(model: str | Path, inputs: NDArray[np.float32], *, kept: int = 0) -> tuple[bytes, bytes]:
     """A network whose convolutions compute in 8-bit integers, as an OpenVINO graph and its weights.
 
     Weights take one scale a channel, activations one a layer, set from what the layers see on the inputs; biases are
     then corrected for what rounding shifts (NNCF's post-training quantisation; Nagel et al. 2019 for the correction).
-    The graph holds ranges, none of the inputs.
+    The graph holds ranges, none of the inputs. Whole 8-bit weights are used everywhere: the half range that keeps older
+    processors from overflowing is for those without VNNI, which take no such network (``Bundle.engine``).
 
     Args:
         model: The ONNX file in float32.
         inputs: (N, C, *spatial) float32 prepared inputs like those that will come; at most 64 are looked at.
+        kept: So many convolutions before the answer stay as they are, counted back along each way to it.
 
     Raises:
         MissingExtraError: NNCF is not installed.
@@ -50,6 +52,8 @@ def quantized(model: str | Path, inputs: NDArray[np.float32]) -> tuple[bytes, by
                 nncf.Dataset(chosen),
                 preset=nncf.QuantizationPreset.MIXED,  # activations need not be symmetric: LeakyReLU's are not
                 subset_size=len(chosen),
+                ignored_scope=nncf.IgnoredScope(names=_before_the_answer(network, kept)),
+                advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=nncf.OverflowFix.DISABLE),
             )
     except (RuntimeError, ValueError, nncf.ValidationError) as error:
         raise BundleError("the network cannot be quantised", got=" ".join(str(error).split())[:300]) from error
@@ -60,6 +64,24 @@ def quantized(model: str | Path, inputs: NDArray[np.float32]) -> tuple[bytes, by
         path = Path(folder) / "model.xml"
         ov.serialize(low, path)
         return path.read_bytes(), path.with_suffix(".bin").read_bytes()
+
+
+def _before_the_answer(network: Any, count: int) -> list[str]:
+    """Names of the convolutions with fewer than ``count`` others between them and the answer on some way to it."""
+    fewest: dict[str, int] = {}
+    found: set[str] = set()
+    waiting = [(result, 0) for result in network.get_results()] if count else []
+    while waiting:
+        node, passed = waiting.pop()
+        name = node.get_friendly_name()
+        if fewest.get(name, count) <= passed:
+            continue
+        fewest[name] = passed
+        if node.get_type_name() in ("Convolution", "GroupConvolution"):
+            found.add(name)
+            passed += 1
+        waiting += [(given.get_source_output().get_node(), passed) for given in node.inputs() if passed < count]
+    return sorted(found)
 
 
 def _nncf() -> Any:
