@@ -120,19 +120,21 @@ def test_a_patch_holds_boxes_cut_at_its_edge() -> None:
     assert len(found) == 3  # of the third nothing is seen
 
 
+class Fixed(torch.nn.Module):
+    """Says the same of every image, zeros at first."""
+
+    def __init__(self, task: Detect) -> None:
+        super().__init__()
+        self.numbers = torch.nn.Parameter(torch.zeros(1, len(task._priors), 6))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.numbers
+
+
 def test_what_is_spared_or_was_not_looked_for_costs_nothing() -> None:
     task = task_of()
     images = torch.zeros(1, 1, 32, 32)
-
-    class Fixed(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.numbers = torch.nn.Parameter(torch.zeros(1, len(task._priors), 6))
-
-        def forward(self, images: torch.Tensor) -> torch.Tensor:
-            return self.numbers
-
-    net = Fixed()
+    net = Fixed(task)
     spared = torch.tensor([[[8.0, 8, 24, 24, -1, 1, 0]]])
     task.loss(net, Batch(images, spared, ("a",))).backward()
     pulled = net.numbers.grad[0, :, :2].abs().sum(1)
@@ -146,6 +148,27 @@ def test_what_is_spared_or_was_not_looked_for_costs_nothing() -> None:
     assert (net.numbers.grad[..., 1] == 0).all()
     assert (net.numbers.grad[..., 0] != 0).any()
     assert (net.numbers.grad[..., 2:] != 0).any()
+
+
+@pytest.mark.parametrize("name", ["fcos", "retinanet"])
+def test_of_the_hardest_negatives_only_the_surest_wrong_places_teach(name: str) -> None:
+    task = task_of(name, negatives="hardest")
+    net = Fixed(task)
+    images = torch.zeros(1, 1, 32, 32)
+    nothing = torch.zeros(1, 0, 7)
+    with torch.no_grad():
+        net.numbers[..., :2] = -4
+        net.numbers[0, 5:25, 1] = torch.arange(20) / 10  # 20 false alarms of class 1, ever surer
+    task.loss(net, Batch(images, nothing, ("a",))).backward()
+    taught = (net.numbers.grad[0, :, :2] != 0).nonzero().tolist()
+    assert taught == [[place, 1] for place in range(9, 25)]  # the surest 16
+    net.numbers.grad = None
+    there = torch.tensor([[[8.0, 8, 18, 18, 1, 1, 0]]])
+    task.loss(net, Batch(images, there, ("a",))).backward()
+    pushed = net.numbers.grad[0, :, :2]
+    findings = int((pushed < 0).sum())
+    assert findings > 0
+    assert int((pushed > 0).sum()) == max(16, 3 * findings)
 
 
 @pytest.mark.parametrize("shape", [(32, 32), (16, 16, 16)])

@@ -33,6 +33,7 @@ GLIMPSED = 0.1  # part below which it is not there at all
 RIGHT = {2: 0.5, 3: 0.1}  # IoU from which a box is right while epochs and engines are compared
 SECOND_OF_AN_IMAGE = 48  # proposals of an image that the second stage learns from
 SECOND_WEIGHT = 2.0
+HARDEST_AT_LEAST, HARDEST_A_FINDING = 16, 3  # places without a finding that teach, where only the hardest do
 
 
 class DetectSection(Section):
@@ -42,6 +43,9 @@ class DetectSection(Section):
         kind: detect.
         focal_gamma: How much the loss of classes turns away from places that are easy (Lin et al. 2017).
         focal_alpha: Share of places with a finding in the focal loss of ``retinanet``.
+        negatives: ``all`` places without a finding teach, easy ones by the focal loss hardly anything; ``hardest``: of
+            each image only the surest wrong ones do, three for each place with a finding, 16 at least, all with the
+            same weight (hard-negative mining; Shrivastava et al. 2016, https://arxiv.org/abs/1604.03540).
         box: Weight of the loss of boxes (generalised IoU) beside that of classes.
         foreground: Share of patches that are drawn around a box, each class as often as another.
         patches: Patches of each case in an epoch.
@@ -54,6 +58,7 @@ class DetectSection(Section):
     kind: Literal["detect"] = "detect"
     focal_gamma: float = Field(default=2.0, ge=0, le=10)
     focal_alpha: float = Field(default=0.25, gt=0, lt=1)
+    negatives: Literal["all", "hardest"] = "all"
     box: float = Field(default=2.0, ge=0)
     foreground: float = Field(default=0.7, ge=0, le=1)
     patches: int = Field(default=1, ge=1, le=10_000)
@@ -297,19 +302,25 @@ class Detect:
             weight[inside & (which < 0)] = 0
         if known is not None:
             weight[:, [c for c in range(self.outputs) if c not in known]] = 0
-        return loss + (self._of_classes(logits, target) * weight).sum(), len(mine)
+        return loss + self._of_classes(logits, target, weight), len(mine)
 
-    def _of_classes(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    def _of_classes(self, logits: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """Focal loss (Lin et al. 2017) of anchors; of places its form for targets between 0 and 1 (Li et al. 2020)."""
         import torch
         from torch.nn import functional
 
-        plain = functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
+        plain = functional.binary_cross_entropy_with_logits(logits, target, reduction="none") * weight
+        if self.section.negatives == "hardest":
+            real = target > 0
+            wrong = plain[~real]
+            count = max(HARDEST_AT_LEAST, HARDEST_A_FINDING * int(real.any(1).sum()))
+            hardest: torch.Tensor = plain[real].sum() + wrong.topk(min(count, len(wrong))).values.sum()
+            return hardest
         loss = plain * (target - torch.sigmoid(logits)).abs() ** self.section.focal_gamma
         if self._anchored:
             alpha = self.section.focal_alpha
             loss = loss * (alpha * target + (1 - alpha) * (1 - target)) * 2
-        return loss
+        return loss.sum()
 
     def sampling_weights(self, cases: Sequence[Case]) -> None:
         """Every case comes once an epoch; classes are balanced by where patches are drawn."""
