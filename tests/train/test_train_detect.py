@@ -144,6 +144,28 @@ def test_boxes_through_the_command(trained: Path, discs: Path, tmp_path: Path) -
     assert (tmp_path / "judged/predictions.csv").exists()
 
 
+def test_the_rule_of_hits_is_the_users(
+    trained: Path, discs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    order = ["evaluate", str(trained), str(discs), "--quiet", "-o"]
+    assert medmap([*order, str(tmp_path / "strict"), "--hit", "iou:0.95", "--sizes", "9,11"]) == 0
+    assert medmap([*order, str(tmp_path / "loose"), "--hit", "centre"]) == 0
+    judged = [json.loads((tmp_path / name / "metrics.json").read_text())["metrics"] for name in ("strict", "loose")]
+    found = [{(row["name"], row["group"]): row["value"] for row in rows} for rows in judged]
+    assert found[0]["froc_cpm", "all"] < found[1]["froc_cpm", "all"]
+    assert found[0]["ap50", "all"] == found[1]["ap50", "all"], "average precision has its own rule"
+    assert {group for _, group in found[0] if group.startswith("size")} == {"size<9mm", "size=9–11mm", "size≥11mm"}
+    for words, told in (
+        (["--hit", "nearby"], "unknown rule of hits"),
+        (["--hit", "iou:2"], "unknown rule of hits"),
+        (["--sizes", "10,5"], "ranges of size rise"),
+        (["--sizes", "5mm"], "ranges of size are numbers"),
+    ):
+        assert medmap([*order, str(tmp_path / "not"), *words]) == 2
+        assert told in capsys.readouterr().err
+    assert not (tmp_path / "not").exists()
+
+
 def test_what_reaches_a_person_and_who_judges(
     trained: Path, discs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

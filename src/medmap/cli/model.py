@@ -163,6 +163,12 @@ def evaluate(
         str | None, typer.Option("--recalibrate-on", help="A split to fit calibration on, at this site.")
     ] = None,
     baselines: Annotated[bool, typer.Option(help="Judge simple models beside the network.")] = True,
+    hit: Annotated[
+        str | None, typer.Option("--hit", metavar="RULE", help="When a box is a hit: centre, or iou:0.5.")
+    ] = None,
+    sizes: Annotated[
+        str | None, typer.Option("--sizes", metavar="A,B…", help="Where ranges of findings' sizes end, in mm.")
+    ] = None,
     engine: Engine = "auto",
     device: Device = "auto",
     layout: Layout = "auto",
@@ -170,7 +176,7 @@ def evaluate(
     quiet: Quiet = False,
 ) -> None:
     """Judge a model on a dataset: metrics.json, predictions.csv, report.html."""
-    from medmap.evaluate import Options
+    from medmap.evaluate import DetectionRules, Options
     from medmap.evaluate import evaluate as judge
     from medmap.layouts import open_dataset
     from medmap.report import save_evaluation
@@ -187,6 +193,7 @@ def evaluate(
         aggregate_by=tuple(aggregate or ()),
         recalibrate_on=recalibrate,
         baselines=baselines,
+        boxes=DetectionRules.parse(hit, sizes),
     )
     models = _bundles(paths[:-1])
     with Screen(quiet, json) as screen:

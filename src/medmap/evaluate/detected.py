@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from medmap.dataset import Case, Dataset
-from medmap.errors import DataError
+from medmap.errors import DataError, UsageError
 from medmap.evaluate.detections import DetectionTable, detection_table, require_fitting
 from medmap.evaluate.detections_rows import detection_rows, detection_subgroup_rows
 from medmap.evaluate.outcome import Circumstances, Failure, Report
@@ -29,11 +31,38 @@ class DetectionRules:
         size_edges: Where one range of size ends and the next begins, rising, in mm (px without millimetres); None:
             chosen from the data.
         bootstrap: Replicates and seed of intervals; None: 1,000 and 0.
+
+    Raises:
+        UsageError: Edges that are not above 0 or do not rise.
     """
 
     hit: HitRule | None = None
     size_edges: tuple[float, ...] | None = None
     bootstrap: Bootstrap | None = None
+
+    def __post_init__(self) -> None:
+        edges = (0.0, *(self.size_edges or ()))
+        if not all(math.isfinite(high) and low < high for low, high in itertools.pairwise(edges)):
+            raise UsageError("ranges of size rise, above 0", got=self.size_edges, expected="for example 5, 10")
+
+    @classmethod
+    def parse(cls, hit: str | None, sizes: str | None) -> DetectionRules | None:
+        """What a command line says; None where it says nothing.
+
+        Args:
+            hit: ``centre``, ``iou`` or ``iou`` and a share, as in ``iou 0.3``.
+            sizes: Edges with commas between, as in ``5,10``.
+
+        Raises:
+            UsageError: No such rule, no numbers, edges that do not rise.
+        """
+        if hit is None and sizes is None:
+            return None
+        try:
+            edges = None if sizes is None else tuple(float(word) for word in sizes.split(","))
+        except ValueError as error:
+            raise UsageError("ranges of size are numbers", got=repr(sizes), expected="for example 5,10") from error
+        return cls(None if hit is None else HitRule.parse(hit.replace(":", " ")), edges)
 
 
 def report_from_boxes(

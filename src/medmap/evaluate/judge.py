@@ -15,7 +15,7 @@ from medmap.dataset import Case, Dataset, with_splits
 from medmap.decision import Decision, calibrated, decide, recalibrate
 from medmap.errors import DataError, DatasetError, UsageError
 from medmap.evaluate.baselines import baselines, not_beaten
-from medmap.evaluate.detected import NO_PATIENTS, report_from_boxes, unannotated_words
+from medmap.evaluate.detected import NO_PATIENTS, DetectionRules, report_from_boxes, unannotated_words
 from medmap.evaluate.leakage import leaks, leaks_of_recalibration, shared_patients
 from medmap.evaluate.looks import log_look
 from medmap.evaluate.mapping import channel_order, in_terms_of
@@ -47,6 +47,7 @@ class Options:
             then left out of the evaluation, and the result stands beside the bundle's own.
         baselines: Whether simple models are fitted and judged beside the network.
         bootstrap: Replicates and seed of resampled intervals.
+        boxes: When a box is a hit, and ranges of size; of detections alone.
     """
 
     labels: Mapping[str, str | None] | None = None
@@ -56,6 +57,7 @@ class Options:
     recalibrate_on: str | tuple[str, ...] | None = None
     baselines: bool = True
     bootstrap: Bootstrap = field(default_factory=Bootstrap)
+    boxes: DetectionRules | None = None
 
 
 def evaluate(
@@ -103,6 +105,8 @@ def evaluate(
     if task in _WITHOUT_SCORES and (options.recalibrate_on is not None or options.aggregate_by):
         what = _WITHOUT_SCORES[task]
         raise UsageError(f"{what} are neither recalibrated nor taken together", remedy="leave these options out")
+    if task != "detect" and options.boxes is not None:
+        raise UsageError("only boxes are judged by hits and sizes", got=task, remedy="leave these options out")
     fitted_on, judged = _separated(whole, inside, options.recalibrate_on)
     order = None if options.channels is None else channel_order(options.channels)
     answers = predict_cases(
@@ -114,7 +118,7 @@ def evaluate(
         progress=progress,
     )
     if task in _WITHOUT_SCORES:
-        return _judged_as_they_come(bundles, whole, dataset, inside, (chosen, judged, answers, started))
+        return _judged_as_they_come(bundles, whole, dataset, inside, (chosen, judged, answers, started), options)
     scores, failed = _scores_and_failures(answers, whole.name)
     decision = bundles[0].decision
     table = table_of(whole.with_cases(judged), scores, thresholds=operating_point(whole.kind, decision))
@@ -154,6 +158,7 @@ def _judged_as_they_come(
     supplied: Dataset,
     inside: Dataset,
     how: tuple[str, list[Case], Iterable[Prediction | FailedCase], float],
+    options: Options,
 ) -> Report:
     """The report of masks or boxes, each case taken as it is answered."""
     chosen, judged, answers, started = how
@@ -175,7 +180,8 @@ def _judged_as_they_come(
     found = Circumstances(bundles=tuple(b.digest for b in bundles), looks=looks, started=started)
     data = whole.with_cases(judged)
     if bundles[0].spec.task == "detect":
-        report = report_from_boxes(data, answered("boxes", Boxes), split=chosen, circumstances=found)
+        rules = replace(options.boxes or DetectionRules(), bootstrap=options.bootstrap)
+        report = report_from_boxes(data, answered("boxes", Boxes), split=chosen, rules=rules, circumstances=found)
     else:
         report = report_from_masks(data, answered("mask", Mask), split=chosen, circumstances=found)
     without = sum(1 for case in inside if case.truth.boxes is None) if whole.task == "detect" else 0
