@@ -202,6 +202,54 @@ def test_the_command_looks_within_keeps_memory_and_knows_its_answers(
     assert medmap([*call[:-2], str(tmp_path / "y"), "--within", str(trained), "--margin", "-1"]) == 2
 
 
+def test_answers_looked_for_otherwise_are_not_mixed(
+    trained: Path, nested: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    call = ["predict", str(trained), str(nested / "images/12.nii.gz"), "-o", str(out), "--quiet"]
+    assert medmap([*call, "--mirror"]) == 0
+    assert json.loads((out / "000000.json").read_text())["view"] == {"mirror": True}
+    (out / "index.json").unlink()  # as a killed call leaves it
+    assert medmap([*call, "--resume"]) == 2
+    assert "looked for otherwise" in capsys.readouterr().err
+    assert medmap([*call, "--resume", "--mirror", "--whole"]) == 2
+    assert medmap([*call, "--resume", "--mirror"]) == 0
+
+
+def test_a_mask_is_judged_as_it_is_looked_for(
+    trained: Path, nested: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    call = ["evaluate", str(trained), str(nested), "--quiet", "--json", "-o"]
+    found = []
+    for name, words in (
+        ("plain", []),
+        ("within", ["--within", str(trained), "--margin", "2"]),
+        ("mirror", ["--mirror"]),
+    ):
+        capsys.readouterr()
+        assert medmap([*call, str(tmp_path / name), *words]) == 0
+        rows = json.loads(capsys.readouterr().out)["metrics"]
+        found.append(next(row["value"] for row in rows if row["name"] == "dice" and row["value"] is not None))
+    assert 0.5 < found[1] < 1
+    assert len(set(found)) == 3, "the box and the mirrored views have a say"
+    assert medmap([*call, str(tmp_path / "x"), "--mirror", "--channel", "a=b"]) == 2
+    assert medmap([*call, str(tmp_path / "x"), "--hit", "centre"]) == 2
+    assert medmap([*call, str(tmp_path / "x"), "--whole", "--within", str(trained)]) == 2
+
+
+def test_the_whole_volume_is_looked_at_when_asked(trained: Path, nested: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle, image = Bundle.load(trained), read(nested / "images/12.nii.gz")
+    monkeypatch.setattr(import_module("medmap.predict.masks"), "foreground_of", lambda image, modality: ((0, 2),) * 3)
+    seen = []
+    for whole in (False, True):
+        with Predictor([bundle], view=MaskView(whole=whole)) as predictor:
+            asked, count = predictor.scores, []
+            predictor.scores = lambda batch, asked=asked, count=count: (count.append(len(batch)), asked(batch))[1]  # type: ignore[method-assign]
+            predictor.answer("a", predictor.prepared({"image": image}))
+        seen.append(sum(count))
+    assert 0 < seen[0] < seen[1]
+
+
 def test_what_is_no_coarse_bundle_is_refused(trained: Path, nested: Path, tmp_path: Path) -> None:
     bundle = Bundle.load(trained)
     other = Bundle.load(trained)

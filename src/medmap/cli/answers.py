@@ -85,7 +85,7 @@ def write_answers(
     if how.resume and "json" not in how.formats:
         raise UsageError("--resume goes by the JSON of each case", got=",".join(how.formats), expected="--format json")
     digests = [bundle.digest for bundle in (*bundles, *(how.view.within if how.view else ()))]
-    done = earlier(output, how.resume, digests)
+    done = earlier(output, how.resume, digests, how.view.as_json() if how.view else None)
     with tempfile.TemporaryDirectory(prefix="medmap-predict-") as room:
         data, shown = as_dataset(inputs, bundles[0], Path(room).resolve())
         numbers = findings.coco_numbers(data, inputs, bundles[0]) if "coco" in how.formats else None
@@ -151,6 +151,7 @@ def _answered(
         if "json" in how.formats:  # last: it says that the case is finished
             row["files"] = [names[case.id], *row["files"]]
             document = {**answer.as_json(), "outputs": row["outputs"], **{key: row[key] for key in KEPT if key in row}}
+            document |= {"view": how.view.as_json()} if how.view else {}
             write_atomically(output / names[case.id], json.dumps(document, indent=1, ensure_ascii=False))
         if not row["files"] and not {"csv", *findings.TABLES} & set(how.formats) - row["unwritten"].keys():
             row["error"] = "; ".join(_sentences(row["unwritten"])) or None

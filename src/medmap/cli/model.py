@@ -16,12 +16,16 @@ from medmap.cli.options import (
     Init,
     Json,
     Layout,
+    Margin,
     Memory,
+    Mirror,
     Quiet,
     Recipe,
     RunDevice,
     Seed,
     Set,
+    Whole,
+    Within,
 )
 from medmap.cli.settings import Words, known_device, memory_of, require_file, require_folder
 from medmap.cli.show import Screen
@@ -29,6 +33,7 @@ from medmap.errors import UsageError
 
 if TYPE_CHECKING:
     from medmap.bundle import Bundle
+    from medmap.predict import MaskView
 
 OVERRUN = 1.1  # times the budget from which a run says that it took longer
 
@@ -169,6 +174,10 @@ def evaluate(
     sizes: Annotated[
         str | None, typer.Option("--sizes", metavar="A,B…", help="Where ranges of findings' sizes end, in mm.")
     ] = None,
+    within: Within = None,
+    margin: Margin = 10.0,
+    mirror: Mirror = False,
+    whole: Whole = False,
     engine: Engine = "auto",
     device: Device = "auto",
     layout: Layout = "auto",
@@ -194,6 +203,7 @@ def evaluate(
         recalibrate_on=recalibrate,
         baselines=baselines,
         boxes=DetectionRules.parse(hit, sizes),
+        masks=_view(within, margin, mirror=mirror, whole=whole),
     )
     models = _bundles(paths[:-1])
     with Screen(quiet, json) as screen:
@@ -264,31 +274,25 @@ def predict(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on in the folder of an interrupted call; finished cases stay.")
     ] = False,
-    within: Annotated[
-        list[Path] | None,
-        typer.Option("--within", help="Coarse bundle of masks: look only around what it finds; repeatable."),
-    ] = None,
-    margin: Annotated[float, typer.Option("--margin", help="Around what --within finds, mm.")] = 10.0,
-    mirror: Annotated[
-        bool, typer.Option("--mirror", help="Masks: average over views mirrored as in training.")
-    ] = False,
+    within: Within = None,
+    margin: Margin = 10.0,
+    mirror: Mirror = False,
     uncertainty: Annotated[
         bool, typer.Option("--uncertainty", help="Masks: write the entropy at each voxel, 0 sure to 1.")
     ] = False,
+    whole: Whole = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Answer for images, folders, a zip or a dataset: OUT/index.json lists case, files, outputs, warnings."""
     from medmap.cli.answers import Request, sentences_on, write_answers
-    from medmap.predict import MaskView
 
     chosen, limit = known_device(device), memory_of(memory)
     models, inputs = _models_and_inputs(paths)
     bundles = _bundles(models)
     usual = "json,csv,mask" if bundles[0].spec.task == "segment" else "json,csv"
-    view = MaskView(tuple(_bundles(within or [])), margin, mirror, uncertainty)
-    given = None if view == MaskView(margin_mm=margin) else view
-    how = Request((formats or usual).split(","), engine, chosen, limit, resume, given)
+    view = _view(within, margin, mirror=mirror, uncertainty=uncertainty, whole=whole)
+    how = Request((formats or usual).split(","), engine, chosen, limit, resume, view)
     with Screen(quiet, json) as screen:
         index = write_answers(bundles, inputs, output, how, screen)
     if json:
@@ -299,6 +303,14 @@ def predict(
     screen.result(f"{answered}: {output / 'index.json'}")
     if incomplete:
         raise typer.Exit(1)
+
+
+def _view(within: list[Path] | None, margin: float, **asked: bool) -> MaskView | None:
+    """How masks are looked for; None where nothing is asked for, which every task takes."""
+    from medmap.predict import MaskView
+
+    view = MaskView(tuple(_bundles(within or [])), margin, **asked)
+    return None if view == MaskView(margin_mm=margin) else view
 
 
 def _models_and_inputs(paths: list[Path]) -> tuple[list[Path], list[Path]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -21,3 +22,10 @@ Init = Annotated[str | None, typer.Option("--init", help="Starting weights: a bu
 RunDevice = Annotated[str | None, typer.Option("--device", help="auto (the default), cpu or cuda.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 Engine = Annotated[str, typer.Option("--engine", help="auto, torch, onnx or openvino.")]
+Within = Annotated[
+    list[Path] | None,
+    typer.Option("--within", help="Coarse bundle of masks: look only around what it finds; repeatable."),
+]
+Margin = Annotated[float, typer.Option("--margin", help="Around what --within finds, mm.")]
+Mirror = Annotated[bool, typer.Option("--mirror", help="Masks: average over views mirrored as in training.")]
+Whole = Annotated[bool, typer.Option("--whole", help="Masks: look at whole volumes, not at the body's box alone.")]

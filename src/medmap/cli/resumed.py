@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,19 @@ _ORDER = ("case", "input", "files", "unwritten", "outputs", "warnings", "error",
 Row = dict[str, Any]
 
 
-def earlier(output: Path, resume: bool, digests: Sequence[str]) -> dict[tuple[str, str], Row]:
+def earlier(
+    output: Path, resume: bool, digests: Sequence[str], view: Mapping[str, Any] | None = None
+) -> dict[tuple[str, str], Row]:
     """What an earlier call finished, by case and input.
 
+    Args:
+        output: The folder of the answers.
+        resume: Whether to go on in it.
+        digests: Of the bundles that answer.
+        view: How they look, beyond what they say themselves.
+
     Raises:
-        UsageError: The folder is in use and ``resume`` was not asked for, or it is not of these bundles.
+        UsageError: The folder is in use and ``resume`` was not asked for, or it is not of these bundles and this view.
     """
     require_folder(output)
     present = sorted(path.name for path in output.iterdir()) if output.is_dir() else []
@@ -47,6 +55,7 @@ def earlier(output: Path, resume: bool, digests: Sequence[str]) -> dict[tuple[st
             continue
         found = _document(output / name)
         _require_same(output, found.get("bundle"), "+".join(digests))
+        _require_same_view(output, found.get("view", {}), dict(view or {}))
         if {"case", "input", "outputs", "warnings"} <= found.keys():
             row: Row = {"files": [name], "unwritten": {}, "error": None}
             row |= {key: found[key] for key in ("case", "outputs", *KEPT) if key in found}
@@ -69,6 +78,14 @@ def _require_same(output: Path, found: object, expected: object) -> None:
     if found != expected:
         remedy = "resume with the bundle it was begun with, or choose another folder"
         raise UsageError(f"{output} holds the answers of another bundle", got=found, expected=expected, remedy=remedy)
+
+
+def _require_same_view(output: Path, found: object, expected: dict[str, Any]) -> None:
+    if found != expected:
+        remedy = "resume with the options it was begun with, or choose another folder"
+        raise UsageError(
+            f"{output} holds answers that were looked for otherwise", got=found, expected=expected, remedy=remedy
+        )
 
 
 def _ordered(row: Row) -> Row:

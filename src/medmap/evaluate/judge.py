@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -25,7 +26,7 @@ from medmap.evaluate.rows import aggregated, all_rows, stage_rows, subgroup_rows
 from medmap.evaluate.segmented import failure_words, report_from_masks
 from medmap.evaluate.table import PredictionTable, known, table_of
 from medmap.metrics import Bootstrap, Estimate
-from medmap.predict import FailedCase, predict_cases
+from medmap.predict import FailedCase, MaskView, predict_cases, predict_masks
 from medmap.results import Boxes, Mask, Prediction, ScoreKind, Scores
 
 Progress = Callable[[int, int], None]
@@ -48,6 +49,7 @@ class Options:
         baselines: Whether simple models are fitted and judged beside the network.
         bootstrap: Replicates and seed of resampled intervals.
         boxes: When a box is a hit, and ranges of size; of detections alone.
+        masks: Where and how masks are looked for; of segmentations alone.
     """
 
     labels: Mapping[str, str | None] | None = None
@@ -58,6 +60,7 @@ class Options:
     baselines: bool = True
     bootstrap: Bootstrap = field(default_factory=Bootstrap)
     boxes: DetectionRules | None = None
+    masks: MaskView | None = None
 
 
 def evaluate(
@@ -108,15 +111,8 @@ def evaluate(
     if task != "detect" and options.boxes is not None:
         raise UsageError("only boxes are judged by hits and sizes", got=task, remedy="leave these options out")
     fitted_on, judged = _separated(whole, inside, options.recalibrate_on)
-    order = None if options.channels is None else channel_order(options.channels)
-    answers = predict_cases(
-        bundles,
-        whole.with_cases([*judged, *fitted_on]),
-        engine=engine,
-        device=device,
-        channels=order,
-        progress=progress,
-    )
+    asked = partial(_asked(options), engine=engine, device=device, progress=progress)
+    answers = asked(bundles, whole.with_cases([*judged, *fitted_on]))
     if task in _WITHOUT_SCORES:
         return _judged_as_they_come(bundles, whole, dataset, inside, (chosen, judged, answers, started), options)
     scores, failed = _scores_and_failures(answers, whole.name)
@@ -147,6 +143,20 @@ def evaluate(
         started=started,
     )
     return report_from_table(table, split=chosen, dataset=whole, warnings=told, options=options, circumstances=found)
+
+
+def _asked(options: Options) -> Callable[..., Iterator[Prediction | FailedCase]]:
+    """How bundles are asked: as usual, or for masks looked for in a way of its own.
+
+    Raises:
+        UsageError: Both a way of its own and a mapping of channels.
+    """
+    order = None if options.channels is None else channel_order(options.channels)
+    if options.masks is None:
+        return partial(predict_cases, channels=order)
+    if order is not None:
+        raise UsageError("channels are not mapped where masks are looked for within a box or mirrored", got=list(order))
+    return partial(predict_masks, view=options.masks)
 
 
 _WITHOUT_SCORES = {"segment": "masks", "detect": "boxes"}  # task → what each case is answered with

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,19 +39,30 @@ class MaskView:
             (``augment.flip_axes`` of the run): twice the time an axis.
         uncertainty: Whether a prediction has ``uncertainty`` beside ``mask``: at each voxel the entropy of the averaged
             scores in parts of the largest possible one, of overlapping regions the largest; 0 where nobody looked.
+        whole: Whether a volume is looked at as a whole and not within the box of what is no background; without
+            ``within``.
 
     Raises:
-        UsageError: A margin below 0.
+        UsageError: A margin below 0; the whole volume and the part that a coarse bundle finds at once.
     """
 
     within: tuple[Bundle, ...] = ()
     margin_mm: float = MARGIN_MM
     mirror: bool = False
     uncertainty: bool = False
+    whole: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.margin_mm < np.inf:
             raise UsageError("a margin is a length", got=self.margin_mm, expected="0 mm or more")
+        if self.whole and self.within:
+            raise UsageError("either the whole volume is looked at or what a coarse bundle finds", got="both")
+
+    def as_json(self) -> dict[str, Any]:
+        """What is asked for beyond the plain view; the coarse bundles by their digests."""
+        margin = {"margin_mm": self.margin_mm} if self.within else {}
+        asked = {name: True for name in ("mirror", "uncertainty", "whole") if getattr(self, name)}
+        return {**({"within": [b.digest for b in self.within]} if self.within else {}), **margin, **asked}
 
 
 def task_of(bundle: Bundle, shape: tuple[int, ...]) -> Segment:
@@ -165,7 +177,7 @@ class Predictor:
         """Where to look: within what the coarse bundles found, else where there is no background; and a warning."""
         (image,) = images.values()
         if self._coarse is None:
-            body = foreground_of(image, self._modality)
+            body = None if self.view.whole else foreground_of(image, self._modality)
             return None if body is None else box_on_prepared(body, trace, AROUND_BODY_MM), None
         given = {next(iter(self.view.within[0].spec.inputs)): image}
         coarse = self._coarse.answer("", self._coarse.prepared(given)).outputs["mask"]
