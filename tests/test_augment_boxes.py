@@ -93,3 +93,12 @@ def test_a_mosaic_keeps_its_boxes_on_what_they_hold(ndim: int) -> None:
     same, kept = augment.mosaic(batch, boxes, 0.0, np.random.default_rng(3))
     assert torch.equal(same, batch)
     assert torch.equal(kept, boxes)
+
+
+def test_mosaics_are_made_of_one_kind_of_image() -> None:
+    images = torch.arange(4.0)[:, None, None, None].expand(4, 1, 16, 16).clone()
+    made, _ = augment.mosaic(images, torch.zeros(4, 0, 6), 1.0, np.random.default_rng(0), [(0,), None, (0,), None])
+    for number, one in enumerate(made):
+        assert set(one.unique().int().tolist()) <= {number % 2, number % 2 + 2}
+    alone, _ = augment.mosaic(images, torch.zeros(4, 0, 6), 1.0, np.random.default_rng(0), [0, 1, 2, 3])
+    assert torch.equal(alone, images)

@@ -19,6 +19,7 @@ from medmap.errors import NotFiniteError
 from medmap.feed import Feed, Store
 from medmap.fit import FitSection, FitState, FlatWeights, fit, keep_heap, logits, start, step
 from medmap.fit.loop import average_decay, batch_to, rate
+from medmap.fit.thin import keep_safe
 from medmap.results import Label
 from medmap.tasks import Batch
 from medmap.tasks.classify import Classify, ClassifySection
@@ -330,3 +331,24 @@ def check_gradient(layer: nn.Module, images: torch.Tensor) -> None:
             (got,) = torch.autograd.grad(out, list(net.parameters()), grad.to(out.dtype))
             torch.testing.assert_close(got.double(), wanted, rtol=0.05, atol=0.03 * float(wanted.abs().max()))
             torch.testing.assert_close(out.double(), plain, rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv3d(2, 3, 3, padding="same"),
+        nn.Conv3d(2, 3, 3, padding="valid"),
+        nn.Conv3d(2, 3, 3, padding=1, padding_mode="replicate"),
+        nn.Conv3d(2, 4, 3, padding=2, dilation=2, groups=2),
+        nn.ConvTranspose3d(2, 3, 3, padding=1, dilation=2),
+        nn.ConvTranspose3d(2, 3, 3, padding=1, stride=2, output_padding=1),
+        nn.ConvTranspose3d(2, 3, 3, padding=1),
+    ],
+)
+@pytest.mark.parametrize("depth", [3, 4])
+def test_what_keeps_gradients_right_changes_no_answer(layer: nn.Module, depth: int) -> None:
+    images = torch.randn(2, 2, depth, 6, 6)
+    safe = copy.deepcopy(layer)
+    keep_safe(safe)
+    assert type(safe) is not type(layer)
+    torch.testing.assert_close(safe(images), layer(images))

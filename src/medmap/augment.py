@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -258,7 +258,11 @@ def moved_edges(edges: NDArray[np.float64], sides: NDArray[np.float64], drawn: D
 
 
 def mosaic(
-    images: torch.Tensor, boxes: torch.Tensor, chance: float, rng: np.random.Generator
+    images: torch.Tensor,
+    boxes: torch.Tensor,
+    chance: float,
+    rng: np.random.Generator,
+    kinds: Sequence[Hashable] | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Make some images of a batch of two parts along each axis, each part from another image of the batch.
 
@@ -271,22 +275,25 @@ def mosaic(
         boxes: (batch, boxes, 2·ndim + 1 + more): edges in voxels, then the state: 1 there, 0 padding, −1 spared.
         chance: Of each image to be put together.
         rng: Draws it.
+        kinds: What each image is; only those of one kind are put together. None: all are.
     """
     import torch
 
     count, ndim = len(images), images.ndim - 2
+    kinds = [None] * count if kinds is None else kinds
     sides = np.array(images.shape[2:])
     made, rows = images.clone(), [row[row[:, 2 * ndim] != 0] for row in boxes]
     kept = list(rows)
     for n in range(count):
-        if count < 2 or rng.random() >= chance:
+        alike = [other for other in range(count) if kinds[other] == kinds[n]]
+        if len(alike) < 2 or rng.random() >= chance:
             continue
         cutting = np.array([int(rng.integers(side // 4, side - side // 4 + 1)) for side in sides])
         parts = []
         for number in range(2**ndim):
             upper = np.array([number >> axis & 1 for axis in range(ndim)], dtype=bool)
             low, high = np.where(upper, cutting, 0), np.where(upper, sides, cutting)
-            donor = n if number == 0 else int(rng.integers(count))
+            donor = n if number == 0 else alike[int(rng.integers(len(alike)))]
             where = (slice(None), *(slice(int(a), int(b)) for a, b in zip(low, high, strict=True)))
             made[n][where] = images[donor][where]
             parts.append(_cut_to(rows[donor], torch.from_numpy(low), torch.from_numpy(high)))

@@ -56,8 +56,29 @@ def test_boxes_that_are_gone_or_elsewhere_fail() -> None:
     assert wider.passed() is False  # without a truth the boxes themselves must be the same
     still = BoxLikeness(TASK, DECISION)
     still.add(expected, numbers((INSIDE, 2.0, 0.1)), truth)
-    assert still.result()["ap50_drop"] == pytest.approx(0.0)
-    assert still.passed() is True  # wider, and right still
+    assert still.result() == {"boxes_matched": 0.0, "ap50_drop": pytest.approx(0.0)}
+    assert still.passed() is False  # right still, but somewhere else
+
+
+def test_boxes_called_by_one_engine_alone_fail() -> None:
+    """Whether it is the reference or the other: the same place, but above the operating point on one side."""
+    called, below = numbers((INSIDE, 2.0, 0.0)), numbers((INSIDE, -1.0, 0.0))
+    for expected, found in ((called, below), (below, called)):
+        likeness = BoxLikeness(TASK, DECISION)
+        likeness.add(expected, found, None)
+        assert likeness.result()["boxes_matched"] == 0.0
+        assert likeness.passed() is False
+
+
+def test_one_of_many_boxes_may_differ_where_the_truth_says_what_it_costs() -> None:
+    places = [INSIDE + 8 * n for n in range(3)]
+    many = numbers(*((place, 2.0, 0.0) for place in places))
+    likeness = BoxLikeness(TASK, DECISION)
+    for _ in range(11):
+        likeness.add(many, many, [np.concatenate([truth_at(place) for place in places])])
+    likeness.add(many, numbers((places[0], 2.0, 0.1), *((place, 2.0, 0.0) for place in places[1:])), None)
+    assert 0.95 < likeness.result()["boxes_matched"] < 0.99
+    assert likeness.passed() is True
 
 
 def test_only_reported_boxes_must_come_back() -> None:

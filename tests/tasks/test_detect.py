@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medmap.dataset import Case, Ref
+from medmap.dataset import Case, Ref, Truth
 from medmap.metrics import box_iou
 from medmap.networks import NetworkSpec
 from medmap.results import Boxes, Label
@@ -235,3 +235,53 @@ def test_the_score_of_perfect_boxes_is_one() -> None:
     assert task.score([(swapped, truth)], [case()]).value == 0.0
     nothing = Found(np.zeros((0, 4)), np.zeros(0), np.zeros(0, int))
     assert task.score([(nothing, truth)], [case()]).value == 0.0
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 10_000), name=st.sampled_from(["fcos", "retinanet"]))
+def test_small_truths_beside_each_other_keep_a_place_each(seed: int, name: str) -> None:
+    task = task_of(name)
+    rng = np.random.default_rng(seed)
+    low = rng.uniform(2, 24, (6, 2))
+    low[1] = low[0] + 1  # nearly the same place
+    truths = torch.tensor(np.concatenate([low, low + rng.uniform(2, 5, (6, 2))], 1), dtype=torch.float32)
+    which = assigned(truths, torch.from_numpy(task._priors), task._places, task._each)
+    assert set(which.tolist()) >= set(range(6))
+
+
+def two_stages(known: dict[str, tuple[int, ...]]) -> tuple[Detect, Any]:
+    spec = NetworkSpec("faster_rcnn", 2, 1, 2, (32, 32), width=0.25, strides=STRIDES, finest=1, boxes=True)
+    task = Detect(DetectSection(), LABELS, spec, known)
+    torch.manual_seed(0)
+    options = {"dimensions": 2, "in_channels": 1, "input_shape": (32, 32), "width": 0.25, "strides": STRIDES}
+    return task, task.network("faster_rcnn", finest=1, **options)
+
+
+def test_proposals_of_classes_that_nobody_looked_for_are_not_pushed_down() -> None:
+    images, nothing = torch.randn(1, 1, 32, 32), torch.zeros(1, 0, 7)
+    for known, pushed in (({}, True), ({"a": (0,)}, False)):
+        task, net = two_stages(known)
+        told = net.heads(net.maps(images)).detach().requires_grad_()
+        task._of_places(told, Batch(images, nothing, ("a",)), 1).backward()
+        assert bool((told.grad[..., 0] != 0).any()) is pushed
+
+
+def test_the_second_stage_weighs_a_case_alike_whichever_class_was_looked_for() -> None:
+    images, nothing = torch.randn(1, 1, 32, 32), torch.zeros(1, 0, 7)
+    losses = []
+    for known in ((0,), (1,)):
+        task, net = two_stages({"a": known})
+        maps = net.maps(images)
+        torch.manual_seed(1)
+        loss = task._of_proposals(net, maps, net.heads(maps).float(), Batch(images, nothing, ("a",)))
+        losses.append(float(loss.detach()))
+    assert losses[0] == pytest.approx(losses[1], rel=0.2)
+
+
+def test_a_box_of_a_class_that_nobody_looked_for_is_no_false_alarm() -> None:
+    task = task_of()
+    corners = np.array([[4.0, 4, 12, 12], [15, 15, 25, 25]])
+    found = Found(corners, np.array([0.9, 0.95]), np.array([0, 1]))
+    truth = rows_of((3.5, 3.5, 12.5, 12.5, 1, 1, 0))
+    partly = Case("a", "a", {"image": Ref("x")}, truth=Truth(boxes=(), known=(0,)))
+    assert task.score([(found, truth)], [partly]).value == pytest.approx(1.0)

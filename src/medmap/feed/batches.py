@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medmap import augment
+from medmap.errors import ConfigError
 from medmap.feed.patches import PatchStore
 from medmap.feed.whole import Store
 from medmap.tasks.protocol import Batch, Task
@@ -41,6 +42,15 @@ class Feed:
     section: augment.AugmentSection
     weights: NDArray[np.float64] | None = None
     repeats: int = 1
+
+    def __post_init__(self) -> None:
+        if self.section.mixup and self.task.moves in ("voxels", "boxes"):
+            raise ConfigError(
+                "images whose masks or boxes are learned are not mixed",
+                got=f"augment.mixup {self.section.mixup:g}",
+                expected="0",
+                remedy="set augment.mixup to 0; boxes have augment.mosaic",
+            )
 
     @property
     def steps(self) -> int:
@@ -79,7 +89,8 @@ class Feed:
             images, truth = augment.apply_with_boxes(images, truth, drawn)
             if self.section.mosaic:
                 chosen = np.random.default_rng([self.seed, epoch, step, 2])
-                images, truth = augment.mosaic(images, truth, self.section.mosaic, chosen)
+                looked = [case.truth.known for case in cases]  # not looked at is not the same as none
+                images, truth = augment.mosaic(images, truth, self.section.mosaic, chosen, looked)
             truth = self.task.cut(truth)
         else:
             images = augment.apply(images, drawn)

@@ -16,10 +16,10 @@ from torch.nn import functional
 
 def zeros_beside(images: torch.Tensor, layer: nn.Conv3d) -> tuple[torch.Tensor, list[int]]:
     """Thin volumes with the padding of their depth put beside them, others as they are; and what is left to pad."""
-    padding = list(layer.padding)
-    if not _thin(images.shape[2], layer) or isinstance(layer.padding, str) or not padding[0]:
-        return images, padding  # type: ignore[return-value]
-    return functional.pad(images, [0, 0, 0, 0, padding[0], padding[0]]), [0, *padding[1:]]  # type: ignore[list-item]
+    padding = [int(side) for side in layer.padding]
+    if not _thin(images.shape[2], layer) or not padding[0]:
+        return images, padding
+    return functional.pad(images, [0, 0, 0, 0, padding[0], padding[0]]), [0, *padding[1:]]
 
 
 def _thin(depth: int, layer: nn.Conv3d | nn.ConvTranspose3d) -> bool:
@@ -28,7 +28,7 @@ def _thin(depth: int, layer: nn.Conv3d | nn.ConvTranspose3d) -> bool:
 
 class _SafeConv3d(nn.Conv3d):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        if self.padding_mode != "zeros":  # padded beside the image already
+        if self.padding_mode != "zeros" or isinstance(self.padding, str):  # torch pads these beside the image itself
             return super().forward(images)
         images, padding = zeros_beside(images, self)
         return functional.conv3d(images, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
@@ -39,7 +39,8 @@ class _SafeConvTranspose3d(nn.ConvTranspose3d):
 
     def forward(self, images: torch.Tensor, output_size: list[int] | None = None) -> torch.Tensor:
         cut = int(self.padding[0])
-        depth = (images.shape[2] - 1) * self.stride[0] - 2 * cut + self.kernel_size[0]
+        span = self.dilation[0] * (self.kernel_size[0] - 1) + 1
+        depth = (images.shape[2] - 1) * self.stride[0] - 2 * cut + span
         if output_size is not None or any(self.output_padding) or not cut or not _thin(depth, self):
             return super().forward(images, output_size)
         padding = [0, *self.padding[1:]]

@@ -256,12 +256,6 @@ def build_detector(spec: NetworkSpec) -> nn.Module:
 def _two_stage(net: Detector, spec: NetworkSpec, channels: int) -> Detector:
     from medmap.networks.two_stage import TwoStage, second_of
 
-    if spec.dimensions == 2 and any(len(set(step)) > 1 for step in map_steps(spec)):  # torchvision's pooling needs it
-        raise ConfigError(
-            "faster_rcnn has maps of pictures that are reduced alike along both axes",
-            got=f"network.strides = {spec.strides or unet_strides(spec.input_shape)}",
-            remedy="set network.strides, for example to [[2, 2], [2, 2], [2, 2], [2, 2]], or prepare.shape to a square",
-        )
     parts = (net.pyramid, net.heads, second_of(spec, channels))
     return TwoStage(net.encoder, spec.finest, parts, torch.from_numpy(priors(spec)), map_steps(spec), spec.input_shape)
 

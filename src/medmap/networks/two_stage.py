@@ -9,7 +9,6 @@ export it is two graphs, ``first`` and ``second``, with proposals and RoIAlign b
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
 from collections.abc import Sequence
 
 import torch
@@ -151,26 +150,14 @@ class TwoStage(Detector):
             maps: The pyramid's, the finest first.
             boxes: (batch, boxes, 2·ndim) edges.
         """
-        if len(self.shape) == 2:
-            return self._regions_of_pictures(maps, boxes)
-        level = self._levels(boxes)
-        found = boxes.new_zeros((*boxes.shape[:2], maps[0].shape[1], *(REGION[3],) * 3))
+        level, n = self._levels(boxes), len(self.shape)
+        cut = sampled_regions if n == 3 else _regions_of_pictures
+        found = boxes.new_zeros((*boxes.shape[:2], maps[0].shape[1], *(REGION[n],) * n))
         for number, (one, step) in enumerate(zip(maps, self.steps, strict=True)):
             for row, here in enumerate(level == number):
                 if here.any():
-                    found[row, here] = sampled_regions(one[row].float(), boxes[row, here].float(), step)
+                    found[row, here] = cut(one[row].float(), boxes[row, here].float(), step)
         return found.flatten(0, 1)
-
-    def _regions_of_pictures(self, maps: Sequence[Tensor], boxes: Tensor) -> Tensor:
-        from torchvision.ops import MultiScaleRoIAlign
-
-        named = OrderedDict((str(level), one.float()) for level, one in enumerate(maps))
-        finest = max(self.steps[0])
-        usual = {"canonical_scale": STEPS_OF_A_BOX * finest, "canonical_level": finest.bit_length() - 1}
-        pool = MultiScaleRoIAlign(list(named), REGION[2], SAMPLES, **usual)
-        turned = [one[:, [1, 0, 3, 2]] for one in boxes.float()]  # torchvision counts columns first
-        regions: Tensor = pool(named, turned, [self.shape] * len(boxes))
-        return regions
 
     def _levels(self, boxes: Tensor) -> Tensor:
         """(batch, boxes) the map that each box belongs to: the coarsest of which it spans enough steps."""
@@ -225,6 +212,17 @@ def apart(edges: Tensor) -> Tensor:
         if not any(row[one] for one in kept):
             kept.append(number)
     return torch.tensor(kept, dtype=torch.long, device=edges.device)
+
+
+def _regions_of_pictures(features: Tensor, boxes: Tensor, step: Sequence[int]) -> Tensor:
+    """As ``sampled_regions``, by torchvision: (n, channels, 7, 7) of (n, 4) edges."""
+    from torchvision.ops import roi_align
+
+    places = boxes / torch.tensor([*step, *step], dtype=boxes.dtype, device=boxes.device)
+    turned = places[:, [1, 0, 3, 2]]  # torchvision counts columns first
+    region = (REGION[2], REGION[2])
+    found: Tensor = roi_align(features[None], [turned], region, sampling_ratio=SAMPLES, aligned=True)
+    return found
 
 
 def sampled_regions(features: Tensor, boxes: Tensor, step: Sequence[int]) -> Tensor:

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from medmap.config import validate
 from medmap.dataset import Dataset
-from medmap.errors import DataError, UsageError, counted
+from medmap.errors import ConfigError, DataError, UsageError, counted
 from medmap.feed import case_image
 from medmap.geometry import Trace
-from medmap.networks import unet_strides
+from medmap.networks import NetworkSpec, unet_strides
 from medmap.plan import rules
 from medmap.plan.fingerprint import Fingerprint
 from medmap.plan.run import NetworkSection, Run
@@ -187,22 +187,31 @@ def _network(
     boxes: BoxSizes,
     where: str,
 ) -> tuple[NetworkSection, dict[str, str]]:
-    """A detector whose finest map suits the smallest boxes, with anchors where its kind has them."""
-    steps = [(1,) * len(prepare.shape)]
-    for step in strides:
-        steps.append(tuple(have * by for have, by in zip(steps[-1], step, strict=True)))
-    fitting = [depth for depth, step in enumerate(steps) if (np.array(step) * PLACES_A_SIDE <= small).all()]
-    finest = min(max(fitting, default=0), max(0, len(steps) - 2))
+    """A detector whose finest map suits the smallest boxes, with anchors where its kind has them.
+
+    Raises:
+        ConfigError: An unknown name, strides or a finest map by hand that cannot be.
+    """
+    from medmap.networks.detectors import map_steps
+
     asked = words.get("network") or {}
     name = str(asked.get("name", "fcos"))
+    strides = tuple(tuple(int(by) for by in step) for step in asked.get("strides") or strides)
+    dimensions: Any = len(prepare.shape)
+    spec = NetworkSpec(name, dimensions, prepare.channels, 1, prepare.shape, strides=strides, boxes=True, finest=0)
+    steps = map_steps(spec)
+    fitting = [depth for depth, step in enumerate(steps) if (np.array(step) * PLACES_A_SIDE <= small).all()]
+    finest = min(max(fitting, default=0), max(0, len(steps) - 2))
     anchors: tuple[tuple[tuple[float, ...], ...], ...] = ()
     finest = int(asked.get("finest", finest))
+    if not 0 <= finest < len(steps):
+        raise ConfigError("network.finest lies beyond the encoder", got=finest, expected=f"0 to {len(steps) - 1}")
     spanned = " × ".join(f"{side:.3g}" for side in small)
     reasons = {
         "network.name": "one box for each place, without anchors: the fewest choices for few and small boxes",
         "network.finest": f"small boxes span {spanned} voxels: looked for every {rules.times(steps[finest])} voxels",
     }
-    if name.startswith(("retinanet", "faster_rcnn")) and "+timm:" not in name:
+    if name.startswith(("retinanet", "faster_rcnn")):
         anchors = anchors_for(boxes, prepare, tuple(steps[finest:]))
         reasons["network.anchors"] = f"{ANCHORS} a place and map, from the sides of the training boxes"
     network = NetworkSection(

@@ -54,9 +54,7 @@ class Predictor:
         self.recipes = [Recipe.from_json(bundle.spec.members[0].recipe) for bundle in bundles]
         self.tasks = [task_of(bundle) for bundle in bundles]
         self._engines = [b.engine(engine, device=device, precision="auto") for b in bundles]  # type: ignore[arg-type]
-        flips = tuple(bundles[0].spec.run.get("augment", {}).get("flip_axes", ()))
-        wanted = self.tasks[0].section.views if test_time_flips is None else test_time_flips
-        self._views = augment.views(flips) if wanted else ((),)
+        self._views = [_views(*one, test_time_flips) for one in zip(bundles, self.tasks, strict=True)]
         self._memory_bytes, self._passing_bytes = memory_bytes, 0
         if memory_bytes is not None:  # one batch is run, so that what the engines take for it is known
             before = rss_bytes()
@@ -91,7 +89,7 @@ class Predictor:
         windows = task.reading.windows(pixels)
         if self._memory_bytes is None:
             return windows
-        held = rss_bytes() + (pixels.nbytes if len(self._views) > 1 else 0)
+        held = rss_bytes() + (pixels.nbytes if any(len(views) > 1 for views in self._views) else 0)
         each = self._passing_bytes / WINDOWS_AT_ONCE
         fitting = int((self._memory_bytes - held) // max(1.0, each))
         if fitting < 1:
@@ -114,9 +112,10 @@ class Predictor:
         ((name, image),) = images.items()
         each: list[Found] = []
         calibrated = True
-        for bundle, task, engine, one in zip(self.bundles, self.tasks, self._engines, prepared, strict=True):
+        parts = zip(self.bundles, self.tasks, self._engines, self._views, prepared, strict=True)
+        for bundle, task, engine, views, one in parts:
             pixels = one.tensors["image"]
-            found = task.reading.viewed(engine, pixels, self._views, self._windows(task, pixels))
+            found = task.reading.viewed(engine, pixels, views, self._windows(task, pixels))
             # what one bundle's score means is its own to say, before several are put together
             boxes = decided(task.boxes(found, one.trace.target).moved(one.trace).inside(), bundle.decision)
             calibrated &= boxes.calibrated
@@ -129,6 +128,12 @@ class Predictor:
         boxes = replace(boxes, thresholds=decision.thresholds, calibrated=calibrated)
         digest = "+".join(bundle.digest for bundle in self.bundles)
         return Prediction(case, {"boxes": boxes}, {name: image.geometry}, digest, warnings)
+
+
+def _views(bundle: Bundle, task: Detect, asked: bool | None) -> tuple[tuple[int, ...], ...]:
+    """The mirrored views in which a bundle looks at an image, by its own run."""
+    flips = tuple(bundle.spec.run.get("augment", {}).get("flip_axes", ()))
+    return augment.views(flips) if (task.section.views if asked is None else asked) else ((),)
 
 
 def answered(

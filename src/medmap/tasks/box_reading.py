@@ -18,6 +18,8 @@ from medmap.tasks.protocol import Forward
 
 LEAST_SCORE = 0.01  # what is less sure is no finding on any curve
 MOST_OF_A_WINDOW = 300  # boxes of a window that are looked at, the surest ones
+MOST_OF_AN_IMAGE = 4000  # boxes of all windows together, the surest ones; judging looks at 100 a class
+MOST_KEPT = 1000  # of these, that overlap no surer one
 WINDOWS_AT_ONCE = 4
 VOTE = 0.6  # overlap (IoU) from which a suppressed box has a say in where the kept one lies
 
@@ -142,7 +144,11 @@ class Reading:
         return Found(np.concatenate([middle - half, middle + half], axis=1), value, labels)
 
     def _suppressed(self, one: Found) -> Found:
+        if len(one.scores) > MOST_OF_AN_IMAGE:
+            best = np.argsort(-one.scores, kind="stable")[:MOST_OF_AN_IMAGE]
+            one = Found(one.corners[best], one.scores[best], one.labels[best])
         kept, corners = suppressed(one.corners, one.scores, one.labels, self.most_overlap, vote=VOTE)
+        kept, corners = kept[:MOST_KEPT], corners[:MOST_KEPT]
         return Found(corners, one.scores[kept], one.labels[kept])
 
     def fused(self, each: Sequence[Found]) -> Found:

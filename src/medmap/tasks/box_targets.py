@@ -79,8 +79,9 @@ def assigned(truths: torch.Tensor, priors: torch.Tensor, places: tuple[int, ...]
 
     Of each map the ``CANDIDATES`` places closest to a truth's centre are candidates; those whose prior overlaps it by
     at least the mean and a standard deviation of all of them, with their centre inside, are its places. A truth that
-    this leaves without a place gets the closest one; a place claimed twice answers for the truth that it overlaps
-    more. Source: Zhang et al. 2020, https://arxiv.org/abs/1912.02424, algorithm 1 (but for the last resort).
+    this leaves without a place gets the closest one that is no other's only one; a place claimed twice answers for the
+    truth that it overlaps more. Source: Zhang et al. 2020, https://arxiv.org/abs/1912.02424, algorithm 1 (but for the
+    last resort).
 
     Args:
         truths: (n, 2·ndim) edges.
@@ -115,12 +116,19 @@ def assigned(truths: torch.Tensor, priors: torch.Tensor, places: tuple[int, ...]
     taken = inside & (quality >= least[:, None])
     claims = torch.zeros_like(shared)
     claims.scatter_(1, chosen, torch.where(taken, quality.clamp_min(1e-6), 0.0))
-    bare = (~taken.any(1)).nonzero()[:, 0]
-    if len(bare):
-        closest = distance[bare].argmin(1)
-        claims[bare, closest] = 2.0  # nothing else takes a truth's only place
     best, which = claims.max(0)
-    return torch.where(best > 0, which, result)
+    result = torch.where(best > 0, which, result)
+    held = torch.bincount(result[result >= 0], minlength=len(truths))
+    for bare in (held == 0).nonzero()[:, 0].tolist():
+        for place in distance[bare].argsort().tolist():
+            holder = int(result[place])
+            if holder < 0 or held[holder] > 1:  # nothing takes a truth's only place
+                result[place] = bare
+                held[bare] += 1
+                if holder >= 0:
+                    held[holder] -= 1
+                break
+    return result
 
 
 def sampled(

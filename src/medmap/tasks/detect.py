@@ -231,8 +231,7 @@ class Detect:
                 if classes == self.outputs
                 else torch.cat([truth[:, : 2 * n + 1], truth[:, 2 * n : 2 * n + 1].abs()], 1)
             )
-            known = self.known.get(case) if classes == self.outputs else None
-            loss, positives = self._of_image(numbers[row, :, :classes], boxes[row], there, places, known)
+            loss, positives = self._of_image(numbers[row, :, :classes], boxes[row], there, places, self.known.get(case))
             total, count = total + loss, count + positives
         mean: torch.Tensor = total / max(1, count)
         return mean
@@ -262,7 +261,7 @@ class Detect:
             numbers[:, : self.outputs], goal[:, width:], reduction="none"
         )
         real = goal[:, width:].any(1)
-        loss = (plain * weight).sum() / max(1, int((weight[:, 0] > 0).sum()))
+        loss = (plain * weight).sum() / max(1, int((weight > 0).any(1).sum()))
         if real.any():
             edges = moved(rois.flatten(0, 1)[real], numbers[real, self.outputs :])
             _, generalised = generalised_overlap(edges, goal[real, : 2 * n])
@@ -300,8 +299,11 @@ class Detect:
             centres = places[:, None, :n]
             inside = ((centres > spared[None, :, :n]) & (centres < spared[None, :, n : 2 * n])).all(-1).any(1)
             weight[inside & (which < 0)] = 0
-        if known is not None:
-            weight[:, [c for c in range(self.outputs) if c not in known]] = 0
+        unseen = [c for c in range(self.outputs) if known is not None and c not in known]
+        if self._two_stage and unseen:
+            weight[which < 0] = 0  # what is proposed there may be of a class that nobody looked for
+        elif unseen:
+            weight[:, unseen] = 0
         return loss + self._of_classes(logits, target, weight), len(mine)
 
     def _of_classes(self, logits: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -340,8 +342,12 @@ class Detect:
         return found
 
     def score(self, answers: list[tuple[Found, NDArray[np.float32]]], cases: Sequence[Case]) -> Selection:
-        """What "best by validation" goes by: AP50 in pictures, AP10 in volumes (as nnDetection), mean over classes."""
-        found = listed([one for one, _ in answers], self._ndim)
+        """What "best by validation" goes by: AP50 in pictures, AP10 in volumes (as nnDetection), mean over classes.
+
+        Boxes of a class that a case was not looked at for are neither right nor wrong.
+        """
+        each = [_of_known(one, case) for (one, _), case in zip(answers, cases, strict=True)]
+        found = listed(each, self._ndim)
         true = true_boxes([truth for _, truth in answers], self._ndim)
         patients = Patients.of([case.patient for case in cases], len(cases))
         least = RIGHT[self._ndim]
@@ -367,6 +373,13 @@ class Detect:
     def supports(self, dimensions: int, channels: int) -> str | None:
         """Pictures and volumes of any channel count."""
         return None if dimensions in (2, 3) else f"images of {dimensions} dimensions"
+
+
+def _of_known(one: Found, case: Case) -> Found:
+    if case.truth.known is None:
+        return one
+    kept = np.isin(one.labels, case.truth.known)
+    return Found(one.corners[kept], one.scores[kept], one.labels[kept])
 
 
 def within(boxes: NDArray[np.float32], start: NDArray[Any], sides: NDArray[Any]) -> NDArray[np.float32]:

@@ -25,7 +25,7 @@ from medmap.metrics.froc import ALARM, HIT
 from medmap.plan import Run
 from medmap.prepare import Recipe
 from medmap.results import Boxes
-from medmap.tasks.box_reading import decided
+from medmap.tasks.box_reading import Found, decided
 from medmap.train.events import Event
 from medmap.train.members import Member
 from medmap.train.parts import Concluded, accepted, flow_of
@@ -95,14 +95,15 @@ def provenance(work: Work) -> dict[str, Any]:
 def concluded(work: Work, done: Sequence[Trained]) -> Concluded:
     """The operating point and the evaluation of cases that the networks did not learn from."""
     how = "out of fold" if work.run.ensemble.folds else "validation split"
-    first: dict[int, Member] = {}
+    judges: dict[int, list[Member]] = {}
     for one in done:
         for row in one.member.judge:
-            first.setdefault(int(row), one.member)
+            judges.setdefault(int(row), []).append(one.member)
+    first = {row: members[0] for row, members in judges.items()}
     decision = Decision(accepts=accepted(work), fitted_on={"cases": len(first), "how": how if first else "nothing"})
     if not first:
         return Concluded(decision, ("no validation case: nothing was judged, no operating point is fitted",), None)
-    found = {row: _boxes(work, row, member) for row, member in sorted(first.items())}
+    found = {row: _boxes(work, row, members) for row, members in sorted(judges.items())}
     decision, notes = fit_decision(decision, _table(work, found))
     for label, threshold in zip(work.task.labels, decision.thresholds, strict=True):
         work.listen(Event("line", f"{label.name}: called from a score of {threshold:.2f} on (largest F1, {how})"))
@@ -142,10 +143,13 @@ def fit_decision(decision: Decision, table: DetectionTable) -> tuple[Decision, l
     return decision.with_(**changes), notes
 
 
-def _boxes(work: Work, row: int, member: Member) -> Boxes:
-    with np.load(work.output / JUDGED / _file(row, member)) as held:
-        corners, scores, labels = held["corners"], held["scores"], held["labels"]
-    return Boxes(corners, labels, scores, work.task.labels, work.store.prepared[row].trace.source)
+def _boxes(work: Work, row: int, members: Sequence[Member]) -> Boxes:
+    """What the networks that judge a case found in it together."""
+    each = []
+    for member in members:
+        with np.load(work.output / JUDGED / _file(row, member)) as held:
+            each.append(Found(held["corners"], held["scores"], held["labels"]))
+    return work.task.boxes(work.task.reading.fused(each), work.store.prepared[row].trace.source)  # type: ignore[no-any-return]
 
 
 def _report(work: Work, first: dict[int, Member], found: dict[int, Boxes]) -> Report:
