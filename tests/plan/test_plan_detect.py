@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from medmap.dataset import Case, Dataset, InputSpec, Ref, Truth
-from medmap.errors import DataError, UsageError
+from medmap.errors import ConfigError, DataError, UsageError
 from medmap.geometry import Geometry
 from medmap.image import Image
+from medmap.networks import NetworkSpec
+from medmap.networks.detectors import anchors_of, map_steps
 from medmap.plan import detect, fingerprint
 from medmap.plan.detect import BoxSizes, anchors_for, box_sizes
 from medmap.prepare import PrepareSection
@@ -107,3 +109,18 @@ def test_what_cannot_be_planned_is_refused(tmp_path: Path) -> None:
     bare = data.with_cases([replace(case, truth=Truth(True, boxes=())) for case in data])
     with pytest.raises(DataError, match="has a box"):
         detect.first_draft(bare, fingerprint(bare), "rules", WORDS)
+
+
+def test_what_is_set_by_hand_of_the_network_is_planned_with(tmp_path: Path) -> None:
+    data = dataset(tmp_path, (300, 200), 90, None)
+    short = drafted(data, name="retinanet", strides=[[2, 2], [2, 2]])
+    assert short.network.finest == 1  # two reductions: the coarsest map but one
+    assert len(short.network.anchors) == 2
+    timm = drafted(data, name="retinanet+timm:resnet18")
+    spec = NetworkSpec(timm.network.name, 2, 1, 1, (64, 64), boxes=True, finest=timm.network.finest)
+    spec = replace(spec, name="retinanet+timm:resnet18", anchors=timm.network.anchors)
+    assert map_steps(spec)[0] == (8, 8)  # boxes of 18 pixels, as with medmap's own encoder
+    assert len(anchors_of(spec)) == len(map_steps(spec))
+    for wrong in ({"finest": 9}, {"finest": -1}, {"name": "fcos+timm:resnet181"}):
+        with pytest.raises(ConfigError):
+            drafted(data, **wrong)

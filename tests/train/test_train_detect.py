@@ -6,6 +6,8 @@ import csv
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,18 +15,19 @@ import pytest
 from medmap.augment import OFF
 from medmap.bundle import Bundle, verify
 from medmap.cli import run as medmap
-from medmap.errors import BundleError, DatasetError
+from medmap.errors import BundleError, ConfigError, DatasetError
 from medmap.evaluate import evaluate
 from medmap.fit import FitSection
 from medmap.geometry import Geometry
 from medmap.image import Image
 from medmap.layouts import open_dataset
 from medmap.metrics import box_iou
+from medmap.networks import NetworkSpec
 from medmap.plan import EnsembleSection, NetworkSection, Run, detect, fingerprint, plan, training_cases
 from medmap.predict import predict
 from medmap.prepare import PrepareSection
-from medmap.results import Boxes
-from medmap.tasks.detect import DetectSection
+from medmap.results import Boxes, Label
+from medmap.tasks.detect import Detect, DetectSection
 from medmap.train import detected, train
 from medmap.write import write
 
@@ -221,6 +224,31 @@ def test_two_stages_learn_and_are_exported_as_two_graphs(discs: Path, tmp_path: 
     (bundle.path / "second.onnx").unlink()
     with pytest.raises(BundleError, match=r"second\.onnx"):
         Bundle.load(bundle.path)
+
+
+def test_networks_that_judge_a_case_answer_for_it_together(tmp_path: Path) -> None:
+    """Two networks and one validation split: the operating point is that of both, as predict asks both."""
+    spec = NetworkSpec("fcos", 2, 1, 1, (32, 32), width=0.25, strides=STRIDES, finest=1, boxes=True)
+    task = Detect(DetectSection(), (Label("disc"),), spec)
+    (tmp_path / detected.JUDGED).mkdir()
+    told = [([[2.0, 2, 9, 9], [20, 20, 29, 29]], [0.9, 0.8]), ([[2.0, 2, 9, 9]], [0.5])]
+    members = [SimpleNamespace(number=number) for number in range(2)]
+    for member, (corners, scores) in zip(members, told, strict=True):
+        where = tmp_path / detected.JUDGED / detected._file(7, member)  # type: ignore[arg-type]
+        np.savez(where, corners=corners, scores=scores, labels=np.zeros(len(scores), int))
+    trace = SimpleNamespace(source=Geometry.without_size((32, 32)))
+    work: Any = SimpleNamespace(
+        output=tmp_path, task=task, store=SimpleNamespace(prepared={7: SimpleNamespace(trace=trace)})
+    )
+    both: Any = members
+    assert detected._boxes(work, 7, both).scores.tolist() == pytest.approx([0.7, 0.4])
+    assert detected._boxes(work, 7, both[:1]).scores.tolist() == pytest.approx([0.9, 0.8])
+
+
+def test_boxes_are_not_mixed(discs: Path, tmp_path: Path) -> None:
+    run = small_run(epochs=1)
+    with pytest.raises(ConfigError, match="not mixed"):
+        train(run.override(["augment.mixup=0.4"]), open_dataset(discs), tmp_path / "run", listener=lambda event: None)
 
 
 def test_two_stages_learn_from_volumes(tmp_path: Path) -> None:
