@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +23,7 @@ from medmap.check import check, refused_boxes, require_usable_boxes
 from medmap.check.boxes import _beyond
 from medmap.cli import run as medmap
 from medmap.config import to_yaml
-from medmap.errors import BoxError, MedmapError
+from medmap.errors import BoxError, MedmapError, QualityWarning
 from medmap.layouts import gathering, open_dataset
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "layouts"))
@@ -132,7 +134,9 @@ def test_what_means_nothing_is_never_learned(corners: list[float], code: str | N
     (root / "images/c09.png").write_bytes(b"no picture")  # reading it says so, later
     data = open_dataset(root)
     if code is None:
-        require_usable_boxes(data)
+        beyond = corners[3] > COLUMNS
+        with pytest.warns(QualityWarning, match="1 box of 56 reaches beyond") if beyond else contextlib.nullcontext():
+            require_usable_boxes(data)
         return
     with pytest.raises(BoxError, match="c03") as caught:
         require_usable_boxes(data)
@@ -310,6 +314,9 @@ def yolo(line: str) -> Callable[[Path], None]:
     return lambda root: (root / "train/labels/b.txt").write_text(f"{line}\n0 .5 .5 .2 .2\n")  # type: ignore[func-returns-value]
 
 
+FAR = "<xmin>71</xmin><ymin>2</ymin><xmax>80<"
+
+
 def voc(old: str, new: str) -> Callable[[Path], None]:
     def damage(root: Path) -> None:
         path = root / "Annotations/a.xml"
@@ -341,7 +348,7 @@ def luna(row: str) -> Callable[[Path], None]:
         ("yolo", yolo("0 -.5 .5 .1 .1"), "box_without_size", "b"),
         ("yolo", yolo("0 .5 .5 .1"), "box_unreadable", "b"),
         ("voc", voc("<xmax>10</xmax>", "<xmax>0</xmax>"), "box_swapped_corners", "a"),
-        ("voc", voc("<height>48</height>", "<height>1</height>"), "box_outside_image", "a"),
+        ("voc", voc("<xmin>1</xmin><ymin>2</ymin><xmax>10<", FAR), "box_outside_image", "a"),
         ("luna", luna("1.2.4,1,1,1,-3"), "box_without_size", "1.2.4"),
         ("luna", luna("1.2.4,9000,1,1,3"), "box_outside_image", "1.2.4"),
         ("luna", luna("1.2.4,x,1,1,3"), "box_unreadable", "1.2.4"),
@@ -388,12 +395,13 @@ def test_gathering_ends_with_its_block(tmp_path: Path) -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.tuples(st.integers(5, 40), st.floats(-60, 60), st.floats(0, 60)), min_size=2, max_size=3))
-def test_outside_means_that_no_voxel_is_covered(axes: list[tuple[int, float, float]]) -> None:
+def test_outside_means_that_hardly_a_voxel_is_covered(axes: list[tuple[int, float, float]]) -> None:
     shape = tuple(n for n, _, _ in axes)
     corners = (*(low for _, low, _ in axes), *(low + size for _, low, size in axes))
     partly, outside = _beyond(corners, shape)
-    covered = all(np.any((np.arange(n) >= low - 0.5) & (np.arange(n) <= low + size + 0.5)) for n, low, size in axes)
-    assert outside == (not covered)
+    shares = [max(0.0, min(low + size, n - 1) - max(low, 0) + 1) / (size + 1) for n, low, size in axes]
+    if not math.isclose(math.prod(shares), 0.1):
+        assert outside == (math.prod(shares) < 0.1)
     inside = all(low >= -1 and low + size <= n for n, low, size in axes)
     assert partly == (not inside)
 

@@ -286,6 +286,8 @@ def test_compare_classes_in_another_order(pictures: DetectionTable) -> None:
 def test_what_cannot_be_compared(volumes: DetectionTable, pictures: DetectionTable, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="same question"):
         compare_detections(volumes, pictures)
+    with pytest.raises(DataError, match=r"different rules of hits.*iou 0\.3.*centre.*--hit"):
+        compare_detections(volumes, replace(volumes, rule=HitRule("iou", 0.3)))
     moved = replace(volumes, true=replace(volumes.true, corners=volumes.true.corners + 1))
     with pytest.raises(DataError, match="another truth"):
         compare_detections(volumes, moved)

@@ -61,6 +61,7 @@ def gone(name: str) -> Damage:
 
 
 COCO, VOC = "annotations/instances_train.json", "Annotations/a.xml"
+FAR = "<xmin>71</xmin><ymin>2</ymin><xmax>80<"
 
 
 def image(name: str) -> list[dict[str, Any]]:
@@ -166,6 +167,8 @@ DAMAGES: list[tuple[str, Damage, type[MedmapError], str]] = [
     ("coco", changed(COCO, images=image("no.png")), DatasetError, "not found"),
     ("coco", gone("images/b.png"), DatasetError, "do not exist"),
     ("coco", changed(COCO, images=image("a.png") * 2), DatasetError, "same id"),
+    ("coco", changed(COCO, images=[{**image("a.png")[0], "width": 128, "height": 96}]), DatasetError,
+     "another size.*48 × 64.*96 × 128"),
     ("coco", changed(COCO, images=[{"id": "x", "file_name": "a.png"}]), LayoutError, "images.0.id is not usable"),
     ("coco", changed(COCO, annotations=annotation(image_id=5)), DatasetError, r"annotations\[0\] is of an image that"),
     ("coco", changed(COCO, annotations=annotation(category_id=5)), DatasetError, "unknown category: got 5"),
@@ -197,7 +200,11 @@ DAMAGES: list[tuple[str, Damage, type[MedmapError], str]] = [
     ("voc", swapped(VOC, "<xmin>1</xmin>", "<xmin>inf</xmin>"), LayoutError, "no number"),
     ("voc", swapped(VOC, "<name>WBC</name>", "<name> </name>"), LayoutError, "no name"),
     ("voc", swapped(VOC, "<width>64</width>", "<width>-3</width>"), DatasetError, "^$"),
-    ("voc", swapped(VOC, "<height>48</height>", "<height>1</height>"), DatasetError, "outside its image"),
+    ("voc", swapped(VOC, "<height>48</height>", "<height>1</height>"), DatasetError, "another size.*48 × 64.*1 × 64"),
+    ("voc", swapped(VOC, "<width>64</width><height>48", "<width>48</width><height>64"), DatasetError, "on its side"),
+    ("voc", swapped(VOC, "<xmin>1</xmin><ymin>2</ymin><xmax>10<", FAR), DatasetError, "outside its image"),
+    ("voc", swapped(VOC, "<xmin>1</xmin><ymin>2</ymin><xmax>10</xmax><ymax>2</ymax>",
+                    "<xmin>0.1</xmin><ymin>0.2</ymin><xmax>0.5</xmax><ymax>1</ymax>"), DatasetError, "in parts"),
     ("voc", gone("JPEGImages/a.jpg"), DatasetError, "pictures that do not exist: got a"),
     ("voc", text("ImageSets/Main/train.txt", "zz\n"), DatasetError, "names 1 pictures that do not exist"),
     ("luna", text("annotations.csv", "seriesuid,coordX,coordY,coordZ,diameter_mm\n1.2.3,a,1,1,1\n"), DatasetError,

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from medmap.dataset import Case, Dataset, InputSpec, Ref, Truth
-from medmap.errors import ConfigError, DataError, UsageError
+from medmap.errors import BoxError, ConfigError, DataError, MedmapError, UsageError
 from medmap.geometry import Geometry
 from medmap.image import Image
 from medmap.networks import NetworkSpec
 from medmap.networks.detectors import anchors_of, map_steps
-from medmap.plan import detect, fingerprint
+from medmap.plan import detect, fingerprint, plan
 from medmap.plan.detect import BoxSizes, anchors_for, box_sizes
 from medmap.prepare import PrepareSection
 from medmap.results import Label
@@ -124,3 +124,18 @@ def test_what_is_set_by_hand_of_the_network_is_planned_with(tmp_path: Path) -> N
     for wrong in ({"finest": 9}, {"finest": -1}, {"name": "fcos+timm:resnet181"}):
         with pytest.raises(ConfigError):
             drafted(data, **wrong)
+
+
+@pytest.mark.parametrize("text", ["finest=-1", "finest=abc", "finest=null", "finest=9", "=5", "strides=[[2]]"])
+def test_what_is_set_wrong_by_hand_is_refused_with_a_sentence(text: str, tmp_path: Path) -> None:
+    words = ["network=5"] if text == "=5" else [f"network.{text}", "network.name=retinanet"]
+    with pytest.raises(MedmapError):
+        plan(dataset(tmp_path, (64, 48), 12, None), budget_s=5, overrides=words)
+
+
+def test_boxes_that_reach_beyond_every_number_are_refused(tmp_path: Path) -> None:
+    data = dataset(tmp_path, (64, 48), 12, None)
+    first = data.cases[0]
+    far = replace(first, truth=replace(first.truth, boxes=(((5.0, 5.0, 1e300, 20.0), 0),)))
+    with pytest.raises(BoxError, match="outside the image"):
+        plan(data.with_cases([far, *data.cases[1:]]), budget_s=5)

@@ -15,7 +15,7 @@ import pytest
 from medmap.augment import OFF
 from medmap.bundle import Bundle, verify
 from medmap.cli import run as medmap
-from medmap.errors import BundleError, ConfigError, DatasetError
+from medmap.errors import BoxError, BundleError, ConfigError, DatasetError
 from medmap.evaluate import evaluate
 from medmap.fit import FitSection
 from medmap.geometry import Geometry
@@ -251,6 +251,28 @@ def test_boxes_are_not_mixed(discs: Path, tmp_path: Path) -> None:
         train(run.override(["augment.mixup=0.4"]), open_dataset(discs), tmp_path / "run", listener=lambda event: None)
 
 
+def test_more_formats_are_not_forgotten_by_resume(
+    trained: Path, discs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["predict", str(trained), str(discs / "images/23.nii.gz"), "-o", str(tmp_path / "out"), "--quiet"]
+    assert medmap([*words, "--format", "json"]) == 0
+    assert medmap([*words, "--format", "json,overlay", "--resume"]) == 2
+    assert "other formats" in capsys.readouterr().err
+    assert medmap([*words, "--format", "json,csv", "--resume"]) == 0, "a table is made of what is there"
+
+
+def test_boxes_beside_their_image_are_not_judged(trained: Path, discs: Path, tmp_path: Path) -> None:
+    data = open_dataset(discs)
+    looks = (trained / "looks.jsonl").read_text() if (trained / "looks.jsonl").exists() else ""
+    first, *others = [case for case in data if case.truth.boxes]
+    (corners, label), *_ = first.truth.boxes or ()
+    for far in ((*(v + 500 for v in corners),), (*corners[:2], 9.0, *corners[2:], 9.0)):
+        odd = replace(first, truth=replace(first.truth, boxes=((far, label),)))
+        with pytest.raises(BoxError, match=first.id):
+            evaluate(Bundle.load(trained / "bundle"), data.with_cases([odd, *others]), "all")
+    assert ((trained / "looks.jsonl").read_text() if (trained / "looks.jsonl").exists() else "") == looks
+
+
 def test_two_stages_learn_from_volumes(tmp_path: Path) -> None:
     data = open_dataset(write_discs(tmp_path / "data", 14, ndim=3))
     run = small_run("faster_rcnn", 3, epochs=6, batch_size=4).override(
@@ -309,6 +331,8 @@ def test_boxes_hardly_meant_are_not_learned_silently(discs: Path) -> None:
         "1 box of a single voxel",
         "1 box given more than once",
     ]
+    bright = [replace(case, truth=replace(case.truth, boxes=(case.truth.boxes or ())[:1])) for case in (first, second)]
+    assert detected.doubts(data.with_cases(bright)) == ("there is no box of dark to learn from",)
 
 
 def test_the_memory_allowed_is_kept_or_refused(trained: Path, discs: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,14 +15,16 @@ from medmap.check.facts import Facts
 from medmap.check.issue import Issue, named
 from medmap.check.volumes import unusual
 from medmap.dataset import Case, Dataset
-from medmap.errors import BoxError, DataError, counted
+from medmap.errors import BoxError, DataError, QualityWarning, counted
 from medmap.metrics.boxes import box_iou
 
 Floats = NDArray[np.float64]
 
 BEYOND = 1.0  # voxels that a box may reach beyond its image without a word: what rounding makes
-SMALLEST_IMAGE = 8  # voxels along each axis from which a box within 0…1 is no box of pixels
+SMALLEST_IMAGE = 8  # voxels along two axes from which a box within 0…1 is no box of pixels
+PARTS_BEYOND = 0.05  # part of an image's side that a box in parts may reach beyond it
 PERCENT = 100.5
+LEAST_INSIDE = 0.1  # part of a box that must lie in its image to be meant: what shows less is not learned
 BY_CHANCE = 1e-6  # probability below which boxes in the first hundred voxels of every image are no chance
 SAME_PLACE = 0.95  # intersection over union
 WHOLE = 0.98  # part of each axis from which a box is as large as the image
@@ -51,7 +54,7 @@ class _Box:
     def size(self) -> float:
         """Geometric mean of its edges, in mm where the image has them, else in voxels."""
         edges = self.edges * np.asarray(self.spacing_mm) if self.spacing_mm else self.edges
-        return float(np.prod(edges) ** (1 / len(edges)))
+        return float(np.exp(np.log(edges).mean()))
 
     def row(self, dataset: Dataset) -> dict[str, object]:
         """As a finding lists it."""
@@ -120,7 +123,8 @@ def require_usable_boxes(dataset: Dataset) -> None:
     A layout with sizes of its own refuses such boxes when it is opened; in medmap's own table they stand as written.
 
     Raises:
-        BoxError: Boxes of another number of axes, wholly outside their image, or in parts or percent of its size.
+        BoxError: Boxes of another number of axes, outside their image for the most part, or in parts or percent of its
+            size.
     """
     from concurrent.futures import ThreadPoolExecutor
 
@@ -139,13 +143,21 @@ def require_usable_boxes(dataset: Dataset) -> None:
         what = f"case {odd.id} has boxes of another number of axes than its image"
         raise BoxError(what, "box_axes", remedy=remedy, case=odd.id)
     for code, found, told in (
-        ("box_outside_image", outside, "outside the image"),
+        ("box_outside_image", outside, "outside the image or mostly so"),
         ("box_wrong_unit", unit, "in parts or percent of the image's size"),
     ):
         if found:
             what = f"{counted(len(found), 'box', 'boxes')} of {len(boxes):,} {_lie(found)} {told}"
             what += f", the first {_shown(found[0])}"
             raise BoxError(what, code, remedy=remedy, case=found[0].case)
+    partly = [box for box in boxes if _beyond(box.corners, box.shape)[0]]
+    if partly:
+        warnings.warn(
+            f"{counted(len(partly), 'box', 'boxes')} of {len(boxes):,} {'reaches' if len(partly) == 1 else 'reach'} "
+            f"beyond the image, the first {_shown(partly[0])}",
+            QualityWarning,
+            stacklevel=3,
+        )
 
 
 def _shape_of(dataset: Dataset, case: Case) -> tuple[int, ...] | None:
@@ -160,7 +172,7 @@ def _shape_of(dataset: Dataset, case: Case) -> tuple[int, ...] | None:
 
 
 def box_outside_image(facts: Facts) -> Iterator[Issue]:
-    """Boxes beside their image, or partly."""
+    """Boxes beside their image, wholly or for the most part, or reaching beyond it."""
     boxes = _boxes(facts)
     lie = [_beyond(box.corners, box.shape) for box in boxes]
     outside = [box for box, (_, wholly) in zip(boxes, lie, strict=True) if wholly]
@@ -169,8 +181,8 @@ def box_outside_image(facts: Facts) -> Iterator[Issue]:
         yield Issue(
             "box_outside_image",
             "error",
-            f"{counted(len(outside), 'box', 'boxes')} of {len(boxes):,} {_lie(outside)} outside the image, the first "
-            f"{_shown(outside[0])}{_exchanged(boxes, outside)}",
+            f"{counted(len(outside), 'box', 'boxes')} of {len(boxes):,} {_lie(outside)} outside the image,"
+            f" the first {_shown(outside[0])}{_exchanged(boxes, outside)}",
             "Nothing is there to be learned; the true place goes without a box and is learned as background.",
             "Corners are index coordinates, low corner before high corner, rows before columns, counted from 0. See "
             "whether the boxes belong to another image or another resolution of it.",
@@ -203,12 +215,11 @@ def _has(boxes: Sequence[object]) -> str:
 
 
 def _beyond(corners: Sequence[float], shape: Sequence[int]) -> tuple[bool, bool]:
-    """Whether a box reaches beyond its image by more than a voxel, and whether it lies wholly outside."""
-    half = len(shape)
-    low, high = corners[:half], corners[half:]
-    partly = any(a < -BEYOND or b > n - 1 + BEYOND for a, b, n in zip(low, high, shape, strict=True))
-    outside = any(a > n - 0.5 or b < -0.5 for a, b, n in zip(low, high, shape, strict=True))
-    return partly, outside
+    """Whether a box reaches beyond its image by more than a voxel, and whether hardly any of it lies inside."""
+    sides = list(zip(corners[: len(shape)], corners[len(shape) :], shape, strict=True))
+    partly = any(a < -BEYOND or b > n - 1 + BEYOND for a, b, n in sides)
+    inside = math.prod(max(0.0, (min(b, n - 1) - max(a, 0) + 1) / (b - a + 1)) for a, b, n in sides)
+    return partly, partly and inside < LEAST_INSIDE
 
 
 def _exchanged(boxes: Sequence[_Box], odd: Sequence[_Box]) -> str:
@@ -244,8 +255,8 @@ def _in_parts(boxes: Sequence[_Box]) -> list[_Box]:
     return [
         box
         for box in boxes
-        if min(box.shape) >= SMALLEST_IMAGE
-        and all(0 <= v <= 1 for v in box.corners)
+        if sorted(box.shape)[-2] >= SMALLEST_IMAGE
+        and all(-PARTS_BEYOND <= v <= 1 + PARTS_BEYOND for v in box.corners)
         and any(v != int(v) for v in box.corners)
     ]
 

@@ -67,6 +67,11 @@ class Request:
     resume: bool = False
     view: MaskView | None = None
 
+    @property
+    def of_a_case(self) -> list[str]:
+        """Formats of which each case has a file of its own; tables are made anew by every call."""
+        return sorted(set(self.formats) - {"json", "csv", *findings.TABLES})
+
 
 def write_answers(
     bundles: Sequence[Bundle], inputs: Sequence[Path], output: Path, how: Request, screen: Screen
@@ -85,7 +90,7 @@ def write_answers(
     if how.resume and "json" not in how.formats:
         raise UsageError("--resume goes by the JSON of each case", got=",".join(how.formats), expected="--format json")
     digests = [bundle.digest for bundle in (*bundles, *(how.view.within if how.view else ()))]
-    done = earlier(output, how.resume, digests, how.view.as_json() if how.view else None)
+    done = earlier(output, how.resume, digests, how.of_a_case, how.view.as_json() if how.view else None)
     with tempfile.TemporaryDirectory(prefix="medmap-predict-") as room:
         data, shown = as_dataset(inputs, bundles[0], Path(room).resolve())
         numbers = findings.coco_numbers(data, inputs, bundles[0]) if "coco" in how.formats else None
@@ -151,7 +156,7 @@ def _answered(
         if "json" in how.formats:  # last: it says that the case is finished
             row["files"] = [names[case.id], *row["files"]]
             document = {**answer.as_json(), "outputs": row["outputs"], **{key: row[key] for key in KEPT if key in row}}
-            document |= {"view": how.view.as_json()} if how.view else {}
+            document |= {"formats": how.of_a_case, **({"view": how.view.as_json()} if how.view else {})}
             write_atomically(output / names[case.id], json.dumps(document, indent=1, ensure_ascii=False))
         if not row["files"] and not {"csv", *findings.TABLES} & set(how.formats) - row["unwritten"].keys():
             row["error"] = "; ".join(_sentences(row["unwritten"])) or None

@@ -26,7 +26,7 @@ Row = dict[str, Any]
 
 
 def earlier(
-    output: Path, resume: bool, digests: Sequence[str], view: Mapping[str, Any] | None = None
+    output: Path, resume: bool, digests: Sequence[str], formats: Sequence[str], view: Mapping[str, Any] | None = None
 ) -> dict[tuple[str, str], Row]:
     """What an earlier call finished, by case and input.
 
@@ -34,10 +34,12 @@ def earlier(
         output: The folder of the answers.
         resume: Whether to go on in it.
         digests: Of the bundles that answer.
+        formats: Of a case's files.
         view: How they look, beyond what they say themselves.
 
     Raises:
-        UsageError: The folder is in use and ``resume`` was not asked for, or it is not of these bundles and this view.
+        UsageError: The folder is in use and ``resume`` was not asked for, or it is of other bundles, formats or another
+            view.
     """
     require_folder(output)
     present = sorted(path.name for path in output.iterdir()) if output.is_dir() else []
@@ -55,7 +57,8 @@ def earlier(
             continue
         found = _document(output / name)
         _require_same(output, found.get("bundle"), "+".join(digests))
-        _require_same_view(output, found.get("view", {}), dict(view or {}))
+        _require_same_words(output, found.get("view", {}), dict(view or {}), "were looked for otherwise")
+        _require_same_words(output, found.get("formats", [*formats]), [*formats], "are files of other formats")
         if {"case", "input", "outputs", "warnings"} <= found.keys():
             row: Row = {"files": [name], "unwritten": {}, "error": None}
             row |= {key: found[key] for key in ("case", "outputs", *KEPT) if key in found}
@@ -80,12 +83,10 @@ def _require_same(output: Path, found: object, expected: object) -> None:
         raise UsageError(f"{output} holds the answers of another bundle", got=found, expected=expected, remedy=remedy)
 
 
-def _require_same_view(output: Path, found: object, expected: dict[str, Any]) -> None:
+def _require_same_words(output: Path, found: object, expected: object, what: str) -> None:
     if found != expected:
         remedy = "resume with the options it was begun with, or choose another folder"
-        raise UsageError(
-            f"{output} holds answers that were looked for otherwise", got=found, expected=expected, remedy=remedy
-        )
+        raise UsageError(f"{output} holds answers that {what}", got=found, expected=expected, remedy=remedy)
 
 
 def _ordered(row: Row) -> Row:

@@ -28,7 +28,7 @@ def compare_detections(
     """The differences a − b of AP50, AP50:95 and CPM, on the cases that both have judged.
 
     Sensitivity and false alarms an image are compared too, each detector at its own operating point. Patients are drawn
-    again, the same for both. Both are held against the truth by the first one's rule of hits.
+    again, the same for both.
 
     Args:
         a: The boxes of one.
@@ -37,7 +37,8 @@ def compare_detections(
         bootstrap: Replicates and seed; 1,000 and 0 when absent.
 
     Raises:
-        DataError: Other classes, no case in common, another truth or another patient for the same case.
+        DataError: Other classes, another rule of hits, no case in common, another truth or another patient for the same
+            case.
     """
     if set(a.labels) != set(b.labels):
         raise DataError(
@@ -45,7 +46,14 @@ def compare_detections(
             got=", ".join(b.labels),
             expected=", ".join(a.labels),
         )
-    b = replace(_in_order(b, a.labels), rule=a.rule)
+    if a.rule != b.rule:
+        raise DataError(
+            "the two evaluations have different rules of hits",
+            got=str(b.rule),
+            expected=str(a.rule),
+            remedy="judge both with one rule: medmap evaluate … --hit",
+        )
+    b = _in_order(b, a.labels)
     rows_a, rows_b = ({case: row for row, case in enumerate(table.cases)} for table in (a, b))
     both = sorted(rows_a.keys() & rows_b.keys())  # an order of its own: a against b is b against a
     if not both:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medmap.bundle import Bundle
+from medmap.check import require_usable_boxes
 from medmap.dataset import Case, Dataset, with_splits
 from medmap.decision import Decision, calibrated, decide, recalibrate
 from medmap.errors import DataError, DatasetError, UsageError
@@ -108,6 +109,7 @@ def evaluate(
     if task in _WITHOUT_SCORES and (options.recalibrate_on is not None or options.aggregate_by):
         what = _WITHOUT_SCORES[task]
         raise UsageError(f"{what} are neither recalibrated nor taken together", remedy="leave these options out")
+    require_usable_boxes(inside)
     if task != "detect" and options.boxes is not None:
         raise UsageError("only boxes are judged by hits and sizes", got=task, remedy="leave these options out")
     fitted_on, judged = _separated(whole, inside, options.recalibrate_on)

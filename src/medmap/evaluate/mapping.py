@@ -111,7 +111,7 @@ def _with_labels(bundle: Bundle, dataset: Dataset, labels: dict[str, str | None]
             "the bundle does not know a class of the dataset",
             got=", ".join(str(becomes[name]) for name in strange),
             expected=", ".join(ours),
-            remedy=f"say what it is called there (labels={{{strange[0]!r}: …}}), or leave it out (None)",
+            remedy=f"say what it is called there (--label {strange[0]}=…), or leave it out (--label {strange[0]}=)",
         )
     if kind not in INDEXED and (absent := [name for name in ours if name not in becomes.values()]):
         raise UsageError("the dataset says nothing about a class of the bundle", got=absent, expected=", ".join(ours))
@@ -163,7 +163,7 @@ def _with_boxes(bundle: Bundle, dataset: Dataset, labels: dict[str, str | None])
             "the bundle does not know a class of the dataset",
             got=", ".join(strange),
             expected=", ".join(ours),
-            remedy=f"say what it is called there (labels={{{strange[0]!r}: …}}), or leave its boxes out (None)",
+            remedy=f"say what it is called there (--label {strange[0]}=…), or leave it out (--label {strange[0]}=)",
         )
     if not any(becomes):
         raise UsageError(f"no class of {dataset.name} is left to be found", expected=", ".join(ours))

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 
-from medmap.errors import BoxError, QualityWarning
+from medmap.errors import BoxError, DatasetError, QualityWarning
 from medmap.read import open_header
 
 Corners = tuple[float, ...]
@@ -160,3 +160,27 @@ def picture_shapes(files: Iterable[tuple[Path, str | None]]) -> list[tuple[int, 
     """
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         return list(pool.map(lambda file: open_header(*file).geometry.shape, files))
+
+
+def require_stated_size(stated: Sequence[int | None] | None, shape: Sequence[int], where: str) -> None:
+    """Refuse boxes that were drawn on a picture of another size than the one that is there.
+
+    Args:
+        stated: Rows and columns as the layout's file has them; None, or a part that is None or 0: not stated.
+        shape: Rows and columns of the picture.
+        where: File and picture, for the message.
+
+    Raises:
+        DatasetError: Another size.
+    """
+    if not stated or not all(stated) or tuple(stated) == tuple(shape[:2]):
+        return
+    turned = tuple(stated)[::-1] == tuple(shape[:2])
+    raise DatasetError(
+        f"{where}: the picture has another size than the annotation says",
+        got=_shape(shape[:2]),
+        expected=_shape([side or 0 for side in stated]),
+        remedy="the picture lies on its side, or width and height are exchanged: boxes would lie elsewhere"
+        if turned
+        else "boxes were drawn on another resolution of it: put that one there, or scale boxes and stated size",
+    )

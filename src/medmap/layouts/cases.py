@@ -36,6 +36,7 @@ _MISSING = frozenset({"", "nan", "na", "n/a", "none", "null"})
 _MASK = re.compile(r"mask(_[0-9]+)?")
 _IMAGE = re.compile(r"image(_[0-9]+)?")
 TRUTH_OF_TASK: dict[TaskName, str] = {"classify": "label", "segment": "mask", "detect": "boxes", "enhance": "target"}
+FARTHEST = 1e9  # voxels from the first one that a corner may lie; what is farther, or no number, is a slip
 
 
 def is_truth_column(name: str) -> bool:
@@ -371,7 +372,7 @@ def _wrong_box(item: object, words: Vocabulary) -> tuple[str, str, object, str] 
         and isinstance(item.get("ignored", False), bool)
         and isinstance(corners, list)
         and len(corners) in (4, 6)
-        and all(isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in corners)
+        and all(isinstance(v, int | float) and not isinstance(v, bool) and abs(v) <= FARTHEST for v in corners)
     )
     if not good or corners is None or not isinstance(item, dict):
         return "a box is written otherwise", "box_unreadable", repr(item)[:80], ""

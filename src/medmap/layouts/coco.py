@@ -23,7 +23,15 @@ from pydantic import Field
 
 from medmap.dataset import Case, Dataset, InputSpec, Ref, TaskName, Truth
 from medmap.errors import BoxError, DatasetError, LayoutError
-from medmap.layouts.boxes import Corners, Fitting, corners_of_edges, edges_of_corners, picture_shapes, refused
+from medmap.layouts.boxes import (
+    Corners,
+    Fitting,
+    corners_of_edges,
+    edges_of_corners,
+    picture_shapes,
+    refused,
+    require_stated_size,
+)
 from medmap.layouts.foreign import Foreign, inside, json_object, mentions, parsed, require_files, require_task
 from medmap.layouts.kept import with_kept_block, with_kept_table
 from medmap.layouts.naming import SPLIT_NAMES, unique_ids
@@ -204,11 +212,10 @@ def _cases(file: Path, said: _Described, root: Path, index: Mapping[int, int]) -
     prefix = _prefix(file, root, names, where)
     paths = [prefix + name for name in names]
     require_files(root, paths, where)
-    shapes = [(i.height, i.width) if i.height and i.width else None for i in said.images]
-    unsized = [n for n, shape in enumerate(shapes) if shape is None]
-    read = picture_shapes((root / paths[n], None) for n in unsized)
-    sizes = {image.id: shape for image, shape in zip(said.images, shapes, strict=True) if shape}
-    sizes |= {said.images[n].id: (shape[0], shape[1]) for n, shape in zip(unsized, read, strict=True)}
+    shapes = picture_shapes((root / path, None) for path in paths)
+    for image, path, shape in zip(said.images, paths, shapes, strict=True):
+        require_stated_size((image.height, image.width), shape, f"{where}: {path}")
+    sizes = {image.id: (shape[0], shape[1]) for image, shape in zip(said.images, shapes, strict=True)}
     if len(sizes) < len(said.images):
         raise DatasetError(f"{where}: two images have the same id")
     pictures = {image.id: path for image, path in zip(said.images, paths, strict=True)}
@@ -295,9 +302,12 @@ def _bbox_of_segmentation(value: Any, where: str) -> tuple[float, float, float, 
 
 def _prefix(file: Path, root: Path, names: Sequence[str], where: str) -> str:
     """The folder that file names start from, by where the first image is: relative to ``root``, ending in ``/``."""
-    stem = re.sub(r"^(instances|image_info|annotations|person_keypoints)_?", "", file.stem)
+    stem: str = re.sub(r"^(instances|image_info|annotations|person_keypoints)_?", "", file.stem)
     here = "" if file.parent in (root, root / "annotations") else f"{file.parent.name}/"
-    for prefix in (here, f"images/{stem}/", "images/", f"{stem}/", "train2017/" if "train" in stem else "val2017/"):
+    below = (f"images/{stem}/", f"{stem}/") if stem else ()
+    usual = "train2017/" if "train" in stem else "val2017/"
+    prefixes: tuple[str, ...] = (here, *below[:1], "images/", *below[1:], usual)
+    for prefix in prefixes:
         if not names or (root / prefix / names[0]).is_file():
             return prefix
     raise DatasetError(

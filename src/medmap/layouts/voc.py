@@ -21,7 +21,7 @@ from xml.etree import ElementTree  # documents with a DTD are refused before the
 from medmap.config import read_text
 from medmap.dataset import Case, Dataset, InputSpec, Ref, TaskName, Truth
 from medmap.errors import BoxError, DatasetError, LayoutError
-from medmap.layouts.boxes import Corners, Fitting, picture_shapes, refused
+from medmap.layouts.boxes import Corners, Fitting, picture_shapes, refused, require_stated_size
 from medmap.layouts.folders import is_image_name
 from medmap.layouts.foreign import require_task
 from medmap.layouts.kept import with_kept_table
@@ -103,8 +103,10 @@ def open_voc(path: Path, task: TaskName | None = None) -> Dataset:
     lost = sorted(pages.keys() - pictures.keys(), key=natural_key)
     if lost:
         raise DatasetError(f"{xml} has annotations of {len(lost)} pictures that do not exist", got=", ".join(lost[:3]))
-    unsized = [s for s, page in pages.items() if page.shape is None and page.objects]
-    shapes = dict(zip(unsized, picture_shapes((path / pictures[s], None) for s in unsized), strict=True))
+    boxed = [stem for stem, page in pages.items() if page.objects]
+    shapes = dict(zip(boxed, picture_shapes((path / pictures[stem], None) for stem in boxed), strict=True))
+    for stem, shape in shapes.items():
+        require_stated_size(pages[stem].shape, shape, f"{xml / stem}.xml")
     names = _classes(path / CLASSES, {o.name for page in pages.values() for o in page.objects})
     if not names:
         raise LayoutError(f"{xml} names no object")
@@ -113,7 +115,7 @@ def open_voc(path: Path, task: TaskName | None = None) -> Dataset:
     cases = []
     for stem in sorted(pictures, key=natural_key):
         page = pages.get(stem)
-        truth = Truth() if page is None else _truth(page, page.shape or shapes.get(stem, ()), names, stem, fitting)
+        truth = Truth() if page is None else _truth(page, shapes.get(stem, ()), names, stem, fitting)
         cases.append(Case(stem, stem, {"image": Ref(pictures[stem])}, truth, splits.get(stem)))
     fitting.warn()
     dataset = Dataset(
@@ -168,7 +170,7 @@ def _object(item: ElementTree.Element, path: Path) -> _Object | None:
         what = f"{path}: a box has swapped corners"
         refused(BoxError(what, "box_swapped_corners", got=(xmin, ymin, xmax, ymax), case=path.stem))
         return None
-    if 0 < max(xmax, ymax) < 1:
+    if 0 < max(xmax, ymax) <= 1 and any(v != int(v) for v in (xmin, ymin, xmax, ymax)):
         what, wanted = f"{path}: a box in parts of the picture's size", "pixels from 1"
         refused(BoxError(what, "box_wrong_unit", got=(xmin, ymin, xmax, ymax), expected=wanted, case=path.stem))
         return None

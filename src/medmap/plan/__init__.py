@@ -66,7 +66,7 @@ def plan(
     validate(EnsembleSection, {"folds": folds or 0, "members": max(1, folds or 1)}, "--folds")
     words = {"seed": 0, "device": "auto", "budget_s": budget_s, **fixed}
     words["memory_bytes"] = words.get("memory_bytes") or _default_memory()
-    words["network"] = with_overrides({}, texts).get("network")
+    words["network"] = _network_by_hand(texts)
     run = draft.first_draft(pool, facts, recipe_name, words)
     drafted = run.network.width
     run = run.override(texts)
@@ -78,6 +78,19 @@ def plan(
     run = _with_speed(run, measured, texts)
     settled: Run = draft.settled(run, spent, facts, recipe_name, folds)
     return settled.override(texts)
+
+
+def _network_by_hand(texts: list[str]) -> dict[str, Any]:
+    """What was set of the network, as its section takes it; a draft is made around it.
+
+    Raises:
+        ConfigError: An override that the section does not take.
+    """
+    asked = with_overrides({}, texts).get("network") or {}
+    if not isinstance(asked, dict):
+        raise ConfigError("network is a block", got=repr(asked), expected="network.name=…, network.width=…")
+    section = validate(NetworkSection, {"name": "fcos", **asked}, "network")
+    return {name: getattr(section, name) for name in asked}
 
 
 def require_learnable(dataset: Dataset) -> None:

@@ -53,7 +53,9 @@ def doubts(dataset: Dataset) -> tuple[str, ...]:
         ]
         single += [case.id] * sum(bool((side <= 0).all()) for side in sides)
         twice += [case.id] * (len(boxes) - len(set(boxes)))
-    told = []
+    with_one = {label for case in dataset for _, label in case.truth.boxes or ()}
+    without = [label.name for n, label in enumerate(dataset.labels) if n not in with_one]
+    told = [f"there is no box of {name} to learn from" for name in without]
     for cases, what in ((single, "of a single voxel"), (twice, "given more than once")):
         if cases:
             told.append(f"{counted(len(cases), 'box', 'boxes')} {what}: learned as written (first in {cases[0]})")
