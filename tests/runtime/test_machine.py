@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from medmap.runtime import available_cores, cpu_facts, machine, peak_rss_bytes
+from medmap.runtime import available_cores, cpu_facts, machine, passing_bytes, peak_rss_bytes
 
 CPUINFO = """processor : 0
 model name : Some Xeon
@@ -65,3 +65,15 @@ def test_what_the_parent_held_is_not_the_childs(tmp_path, monkeypatch):
     assert int(child.stdout) < 250 * 2**20 < len(held) < peak_rss_bytes()
     monkeypatch.setattr(machine, "_STATUS", tmp_path / "absent")
     assert peak_rss_bytes() >= len(held)
+
+
+def test_what_a_call_takes_is_not_what_was_held_before():
+    held = bytearray(os.urandom(2**20) * 300)
+    del held
+    assert passing_bytes(lambda: None) < 100 * 2**20
+    assert passing_bytes(lambda: len(os.urandom(2**20) * 200)) > 150 * 2**20
+
+
+def test_where_the_peak_cannot_be_counted_anew_it_is_told_as_it_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(machine, "_PEAK_ANEW", tmp_path / "absent" / "file")
+    assert passing_bytes(lambda: len(os.urandom(2**20) * 200)) > 150 * 2**20

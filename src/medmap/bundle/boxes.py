@@ -87,7 +87,7 @@ class BoxLikeness:
     @property
     def decides(self) -> bool:
         """Proposals that are as sure as each other may change places."""
-        return self._task.spec.name.startswith("faster_rcnn")
+        return self._task.spec.two_stage
 
     def passed(self) -> bool | None:
         """By the boxes that both report, and by the AP50 lost where a truth is known."""

@@ -19,7 +19,6 @@ Floats = NDArray[np.float32]
 ONNX = "model.onnx"
 SECOND = "second.onnx"
 INT8 = ("model.int8.xml", "model.int8.bin")
-TWO_STAGES = "faster_rcnn"
 
 
 def write_graphs(network: Ensemble, example: Floats, folder: Path) -> None:
@@ -61,9 +60,11 @@ def open_graphs(
     Raises:
         BundleError: A file that is no graph, or that the engine cannot run.
     """
+    from medmap.networks import NetworkSpec
+
     path = folder / (INT8[0] if precision == "int8" else ONNX)
     first = open_engine(kind, model_path=path, threads=threads, precision=precision, device=device)
-    if not spec.members[0].network.get("name", "").startswith(TWO_STAGES):
+    if not NetworkSpec(**spec.members[0].network).two_stage:
         return first
     plain: Precision = "float32" if precision == "int8" else precision  # dense layers lose most and gain least
     try:

@@ -67,6 +67,11 @@ class NetworkSpec:
     finest: int = 3
     anchors: tuple[tuple[tuple[float, ...], ...], ...] = ()
 
+    @property
+    def two_stage(self) -> bool:
+        """Whether places only propose boxes and a second stage decides (`medmap.networks.two_stage`)."""
+        return self.name.partition("+")[0] == "faster_rcnn"
+
     def __post_init__(self) -> None:
         """Check every range, so that a spec that exists can be believed."""
         object.__setattr__(self, "input_shape", tuple(self.input_shape))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ from medmap.predict.accept import FailedCase, images_of, refuse_unlike, unlike
 from medmap.predict.ahead import in_order
 from medmap.prepare import Prepared, Recipe
 from medmap.results import Prediction
-from medmap.runtime import Windows, peak_rss_bytes, rss_bytes
+from medmap.runtime import Windows, passing_bytes, rss_bytes
 from medmap.tasks.box_reading import WINDOWS_AT_ONCE, Found, decided
 from medmap.tasks.detect import Detect
 
@@ -57,11 +58,10 @@ class Predictor:
         self._views = [_views(*one, test_time_flips) for one in zip(bundles, self.tasks, strict=True)]
         self._memory_bytes, self._passing_bytes = memory_bytes, 0
         if memory_bytes is not None:  # one batch is run, so that what the engines take for it is known
-            before = rss_bytes()
             for recipe, engine_ in zip(self.recipes, self._engines, strict=True):
                 seen = recipe.section
-                engine_(np.zeros((WINDOWS_AT_ONCE, seen.channels, *seen.shape), dtype=np.float32))
-            self._passing_bytes = max(0, (peak_rss_bytes() or 0) - before)
+                nothing = np.zeros((WINDOWS_AT_ONCE, seen.channels, *seen.shape), dtype=np.float32)
+                self._passing_bytes = max(self._passing_bytes, passing_bytes(partial(engine_, nothing)))
 
     def __enter__(self) -> Predictor:
         return self

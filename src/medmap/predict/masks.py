@@ -21,7 +21,7 @@ from medmap.predict.ahead import in_order
 from medmap.predict.within import AROUND_BODY_MM, box_of, box_on_prepared, foreground_of
 from medmap.prepare import Prepared, Recipe
 from medmap.results import Mask, Output, Picture, Prediction
-from medmap.runtime import Box, peak_rss_bytes, plan_memory, rss_bytes
+from medmap.runtime import Box, passing_bytes, plan_memory, rss_bytes
 from medmap.tasks.segment import WINDOWS_AT_ONCE, Looking, Segment, SegmentSection, voxel_size
 
 MARGIN_MM = 10.0  # around what a coarse mask found, where nothing else is asked for
@@ -130,8 +130,8 @@ class Predictor:
         self._memory_bytes, self._passing_bytes = memory_bytes, 0
         if memory_bytes is not None:  # one batch is run, so that what the engines take for it is known
             seen = self.recipe.section
-            self.scores(np.zeros((WINDOWS_AT_ONCE, seen.channels, *seen.shape), dtype=np.float32))
-            self._passing_bytes = max(0, (peak_rss_bytes() or 0) - rss_bytes())
+            nothing = np.zeros((WINDOWS_AT_ONCE, seen.channels, *seen.shape), dtype=np.float32)
+            self._passing_bytes = passing_bytes(partial(self.scores, nothing))
 
     def __enter__(self) -> Predictor:
         return self

@@ -13,7 +13,7 @@ from medmap.runtime.boxes import fused, suppressed
 from medmap.runtime.engines import Engine, EngineKind, Precision, open_engine
 from medmap.runtime.expected import ExpectedOverlap, ExpectedOverlapSink, mean_dice
 from medmap.runtime.graph import export_onnx, read_onnx
-from medmap.runtime.machine import CpuFacts, available_cores, cpu_facts, peak_rss_bytes, rss_bytes
+from medmap.runtime.machine import CpuFacts, available_cores, cpu_facts, passing_bytes, peak_rss_bytes, rss_bytes
 from medmap.runtime.memory import MemoryPlan, plan_memory
 from medmap.runtime.parity import Comparison, Parity, choose, compare_engines, measure_parity
 from medmap.runtime.quantize import quantized
@@ -50,6 +50,7 @@ __all__ = [
     "mean_dice",
     "measure_parity",
     "open_engine",
+    "passing_bytes",
     "peak_rss_bytes",
     "plan_memory",
     "quantized",

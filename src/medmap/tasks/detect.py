@@ -121,7 +121,7 @@ class Detect:
     @property
     def _two_stage(self) -> bool:
         """Whether places only propose, and the answer is boxes already."""
-        return self.spec.name.startswith("faster_rcnn")
+        return self.spec.two_stage
 
     @cached_property
     def reading(self) -> Reading:
