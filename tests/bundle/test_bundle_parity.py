@@ -1,5 +1,7 @@
 """Export and verify: measured on real inputs, kept as numbers and phantoms, asked again anywhere."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from medmap.bundle import Bundle, MemberSpec, export, graphs, model_card, verify
 from medmap.bundle import parity as bundle_parity
 from medmap.bundle.parity import phantom_inputs, read_parity
 from medmap.errors import BundleError, UsageError
-from medmap.runtime import CpuFacts, cpu_facts
+from medmap.runtime import CpuFacts, Parity, cpu_facts
 
 
 def test_an_export_keeps_numbers_and_phantoms_never_the_inputs(whole, plain):
@@ -29,6 +31,23 @@ def test_an_export_keeps_numbers_and_phantoms_never_the_inputs(whole, plain):
     assert whole.spec.model_copy(update={"engines": {}}) == plain.spec
     assert all(torch.equal(t, plain.state_dict(1)[n]) for n, t in whole.state_dict(1).items())
     assert (whole.path / "folds.csv").read_bytes() == b"case,fold\na,0\n"
+
+
+def test_what_was_refused_beside_a_truth_is_not_taken_back_without_one(whole, tmp_path):
+    older = {"onnx": {"passed": False, "cases": 40}, "openvino": {"passed": True, "cases": 40}}
+    found = [
+        Parity("onnx", "float32", 3, 1.0, 0.0, 0.0, True, 1e-3),
+        Parity("openvino", "float32", 3, 1.0, 0.0, 0.0, True, 1e-3),
+    ]
+    without = bundle_parity._verdicts(found, older, known=False)
+    assert [without[key]["passed"] for key in ("onnx", "openvino")] == [False, True]
+    assert [without[key]["cases"] for key in ("onnx", "openvino")] == [40, 3]
+    assert bundle_parity._verdicts(found, older, known=True)["onnx"]["passed"] is True
+    copy = shutil.copytree(whole.path, tmp_path / "copy")
+    bundle = Bundle.load(copy)
+    refused = {**bundle.spec.engines, "onnx": {**bundle.spec.engines["onnx"], "passed": False}}
+    object.__setattr__(bundle, "spec", bundle.spec.model_copy(update={"engines": refused}))
+    assert export(bundle, ["onnx"], images()).spec.engines["onnx"]["passed"] is False
 
 
 def test_verify_asks_every_engine_again(whole):

@@ -179,7 +179,7 @@ def export(
         found = _measure(network, path.parent, _trials(formats, int8), inputs, truths, comparisons)
     states = [bundle.state_dict(index) for index in range(len(bundle.spec.members))]
     older = {key: parity for key, parity in bundle.spec.engines.items() if not key.endswith(":int8")}
-    engines = {**older, **{_key(parity): parity.as_json() for parity in found}}
+    engines = {**older, **_verdicts(found, older, known=truths is not None)}
     own = {"spec.json", WEIGHTS, "CARD.md", PARITY, ONNX, SECOND, *INT8, SUMS}
     files = {name: (bundle.path / name).read_bytes() for name in bundle.hashes if name not in own}
     spec = bundle.spec.model_copy(update={"engines": engines})
@@ -212,6 +212,13 @@ class _Comparisons:
             exclusive = self.spec.kind != "multilabel"
             return Comparison(engine, class_axis=ENSEMBLE_AXIS, exclusive=exclusive)
         return Comparison(engine, class_axis=LAST_OF_BOXES, likeness=self._likeness.again())
+
+
+def _verdicts(found: Sequence[Parity], older: Mapping[str, Any], *, known: bool) -> dict[str, Any]:
+    """What is now known of each engine; what was refused beside a truth is not taken back by inputs without one."""
+    said = {_key(parity): parity.as_json() for parity in found}
+    refused = {key for key in said if not known and key in older and not older[key]["passed"]}
+    return {key: older[key] if key in refused else parity for key, parity in said.items()}
 
 
 def _key(parity: Parity) -> str:

@@ -60,7 +60,8 @@ def plan(
     keep_heap()
     texts = list(overrides)
     require_learnable(dataset)
-    pool = training_cases(_dealt(dataset, fixed, texts))
+    dealt = _dealt(dataset, fixed, texts)
+    pool = training_cases(dealt)
     facts = fingerprint(pool)
     draft = DRAFTS[pool.task]
     validate(EnsembleSection, {"folds": folds or 0, "members": max(1, folds or 1)}, "--folds")
@@ -68,6 +69,8 @@ def plan(
     words["memory_bytes"] = words.get("memory_bytes") or _default_memory()
     words["network"] = _network_by_hand(texts)
     run = draft.first_draft(pool, facts, recipe_name, words)
+    if not any(case.split == "test" for case in dealt):
+        run = run.model_copy(update={"reasons": {**run.reasons, "splits.test": NO_TEST}})
     drafted = run.network.width
     run = run.override(texts)
     if run.network.name not in OF_ANY_WIDTH and run.network.width == drafted:
@@ -78,6 +81,12 @@ def plan(
     run = _with_speed(run, measured, texts)
     settled: Run = draft.settled(run, spent, facts, recipe_name, folds)
     return settled.override(texts)
+
+
+NO_TEST = (
+    "no case is kept for a test: all are learned from or choose something, and are judged out of fold where there are "
+    "folds; medmap evaluate wants other cases"
+)
 
 
 def _network_by_hand(texts: list[str]) -> dict[str, Any]:

@@ -130,7 +130,8 @@ def augment_section(facts: Fingerprint, dataset: Dataset) -> tuple[AugmentSectio
         reasons = {"augment.flip_axes": f"{modality}: mirroring along axes {flips} shows a possible image"}
     else:
         reasons = {
-            "augment.flip_axes": f"{modality}: left and right (or up and down) may matter, so nothing is mirrored"
+            "augment.flip_axes": f"{modality}: left and right (or up and down) may matter, so nothing is mirrored; "
+            "where they do not, set augment.flip_axes=[0,1]"
         }
     drop = WITHHELD if len(facts.inputs) > 1 else 0.0
     if drop:
