@@ -205,3 +205,20 @@ def test_the_same_boxes_give_the_same_page(volumes: Report) -> None:
     again = replace(report_of(dataset(24)), failed=volumes.failed, created=volumes.created, seconds=volumes.seconds)
     assert render_html(again) == render_html(volumes)
     assert detection_table(dataset(24), answers(dataset(24))).cases == volumes.detections.cases
+
+
+def test_an_operating_point_beyond_the_axis_is_told_in_words(cells: Report) -> None:
+    assert "beyond the axis" not in figures(cells)["froc"].caption
+    data = dataset(24, flat=True)
+    flood = [(case, boxes.taken(np.repeat(np.arange(len(boxes.scores)), 40))) for case, boxes in answers(data)]
+    flooded = report_from_boxes(data, flood, split="test", rules=QUICK)
+    assert "beyond the axis, in false alarms an image: red " in figures(flooded)["froc"].caption
+
+
+def test_cases_judged_out_of_fold_are_no_training_cases() -> None:
+    data = dataset(24)
+    data = data.with_cases([replace(case, split="train") for case in data])
+    words = "say nothing about new patients"
+    for split, said in (("train", True), ("oof", False)):
+        report = report_from_boxes(data, answers(data), split=split, rules=QUICK)
+        assert any(words in warning for warning in report.warnings) is said

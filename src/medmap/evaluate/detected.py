@@ -108,7 +108,7 @@ def report_from_boxes(
     groups, notes = detection_subgroup_rows(table)
     gone = (("that nobody has looked at", without), ("unreadable or refused", len(failed)))
     flow = (("supplied", len(dataset)), *(step for step in gone if step[1]), ("evaluated", len(table)))
-    told = [*warnings, *failure_words(failed, len(table)), *unannotated_words(without), *_told(table)]
+    told = [*warnings, *failure_words(failed, len(table)), *unannotated_words(without), *_told(table, split)]
     patients = () if dataset.patients_known else (NO_PATIENTS,)
     return Report(
         split=split,
@@ -141,7 +141,7 @@ def unannotated_words(count: int) -> list[str]:
     return [f"{count} {which} left out: a box there is neither right nor wrong."]
 
 
-def _told(table: DetectionTable) -> list[str]:
+def _told(table: DetectionTable, split: str) -> list[str]:
     """What a reader must know of the cases."""
     findings = int(table.findings.sum())
     told = []
@@ -154,7 +154,7 @@ def _told(table: DetectionTable) -> list[str]:
         )
     if not len(table.found):
         told.append("Not one box was found.")
-    if "train" in table.splits:
+    if "train" in table.splits and split != "oof":
         told.append("Some cases are of the training split: they say nothing about new patients.")
     return told
 

@@ -64,11 +64,13 @@ def froc_figure(report: Report, classes: list[int]) -> Figure:
         plot.line(list(zip(across, up, strict=True)), colour, _legend(report, "froc_cpm", table, c))
         for rate, value in zip(RATES, rank.values(), strict=True):
             plot.dot(float(np.log2(rate)), float(value), colour, 2.6)
-    _points(plot, table, classes)
+    beyond = _points(plot, table, classes)
     caption = (
         "How many findings are found when so many false alarms an image are put up with. The dots are the seven "
         "places whose mean is the CPM."
     )
+    if beyond:
+        caption += f" Operating points beyond the axis, in false alarms an image: {', '.join(beyond)}."
     if len(classes) == 1:
         caption += " Band: bootstrap over patients."
     words = "; ".join(
@@ -79,10 +81,11 @@ def froc_figure(report: Report, classes: list[int]) -> Figure:
     return Figure("froc", plot.title, plot.svg(words, x_ticks=ticks), caption)
 
 
-def _points(plot: Plot, table: DetectionTable, classes: list[int]) -> None:
-    """Where the operating point stands, of each class, where there is one."""
+def _points(plot: Plot, table: DetectionTable, classes: list[int]) -> list[str]:
+    """Where the operating point of each class stands; in words those that the axis does not reach."""
     if not table.thresholds:
-        return
+        return []
+    beyond = []
     counts = PointCounts.of(table)
     single = len(classes) == 1
     drawn = False
@@ -92,11 +95,15 @@ def _points(plot: Plot, table: DetectionTable, classes: list[int]) -> None:
         )
         if not findings or not cases:
             continue
-        x = float(np.clip(np.log2(alarms / cases), -3.1, 3.1)) if alarms else -3.1
+        if alarms / cases > RATES[-1] * 2**0.1:
+            beyond.append(f"{table.labels[c]} {alarms / cases:.3g} (sensitivity {found / findings:.2f})")
+            continue
+        x = max(-3.1, float(np.log2(alarms / cases))) if alarms else -3.1
         plot.dot(x, found / findings, ORANGE if single else colour, 5, hollow=not single)
         drawn = True
     if drawn:
         plot.named("operating point", ORANGE if single else GREY, "dot" if single else "ring")
+    return beyond
 
 
 def precision_figure(report: Report, classes: list[int]) -> Figure:
