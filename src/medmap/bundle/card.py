@@ -111,7 +111,8 @@ def _metrics(estimates: Sequence[Mapping[str, Any]]) -> list[str]:
         value = _number(row.get("value"))
         if row.get("value") is None and row.get("reason"):
             value = f"not defined: {_text(row['reason'])}"
-        name = str(row.get("name", "?")) + (f" ({row['stage']})" if row.get("stage") else "")
+        details = [str(row[key]) for key in ("stage", "average") if row.get(key)]
+        name = str(row.get("name", "?")) + (f" ({', '.join(details)})" if details else "")
         cells = [
             _text(name),
             _text(row.get("group") or "all"),

@@ -130,7 +130,8 @@ def ratio_row(name: str, values: Floats, draws: Floats, table: DetectionTable, n
         drawn = Bootstrap(max(100, len(means)))
         row = bounded_estimate(name, value, means, n, drawn, ((low, high), "Wilson over patients with a finding"))
     missing = [label for label, yes in zip(table.labels, there, strict=True) if not yes] if len(values) > 1 else []
-    return row.with_(reason=f"without {', '.join(missing)}: {NOTHING}") if missing else row
+    why = "nothing called" if name in ("ppv", "precision") else NOTHING
+    return row.with_(reason=f"without {', '.join(missing)}: {why}") if missing else row
 
 
 def counts_of(table: DetectionTable, inside: Bools | None = None) -> NDArray[np.int64]:

@@ -52,7 +52,10 @@ def detection_summary(report: Report) -> str:
     found, alarms = report.row("sensitivity"), report.row("false_positives_per_image")
     at_one = report.row("sensitivity_at_fppi_1")
     parts = []
-    average = ", on average over the classes" if len(table.labels) > 1 else ""
+    average = ""
+    if len(table.labels) > 1 and table.findings.any():
+        pooled = float(table.found_when_called[table.findings].mean())
+        average = f", on average over the classes ({100 * pooled:.0f} when all findings count alike)"
     if found is not None and found.value is not None:
         parts.append(f"Of 100 findings like these, about {percent(found)} are found{average},")
         parts.append(f"with {_plain(alarms)} false alarms an image.")
