@@ -275,7 +275,7 @@ def test_boxes_beside_their_image_are_not_judged(trained: Path, discs: Path, tmp
 
 def test_two_stages_learn_from_volumes(tmp_path: Path) -> None:
     data = open_dataset(write_discs(tmp_path / "data", 14, ndim=3))
-    run = small_run("faster_rcnn", 3, epochs=6, batch_size=4).override(
+    run = small_run("faster_rcnn", 3, epochs=4, batch_size=4).override(
         ["ensemble.folds=0", "ensemble.members=1", "task.patches=8", "network.norm=instance"]
     )
     bundle = train(run, data, tmp_path / "run", listener=lambda event: None)
