@@ -123,8 +123,8 @@ def require_usable_boxes(dataset: Dataset) -> None:
     A layout with sizes of its own refuses such boxes when it is opened; in medmap's own table they stand as written.
 
     Raises:
-        BoxError: Boxes of another number of axes, outside their image for the most part, or in parts or percent of its
-            size.
+        BoxError: Boxes of another number of axes, of which hardly anything lies in their image, or in parts or percent
+            of its size.
     """
     from concurrent.futures import ThreadPoolExecutor
 
@@ -143,7 +143,7 @@ def require_usable_boxes(dataset: Dataset) -> None:
         what = f"case {odd.id} has boxes of another number of axes than its image"
         raise BoxError(what, "box_axes", remedy=remedy, case=odd.id)
     for code, found, told in (
-        ("box_outside_image", outside, "outside the image or mostly so"),
+        ("box_outside_image", outside, "outside the image"),
         ("box_wrong_unit", unit, "in parts or percent of the image's size"),
     ):
         if found:
@@ -172,7 +172,7 @@ def _shape_of(dataset: Dataset, case: Case) -> tuple[int, ...] | None:
 
 
 def box_outside_image(facts: Facts) -> Iterator[Issue]:
-    """Boxes beside their image, wholly or for the most part, or reaching beyond it."""
+    """Boxes beside their image, wholly or nearly so, or reaching beyond it."""
     boxes = _boxes(facts)
     lie = [_beyond(box.corners, box.shape) for box in boxes]
     outside = [box for box, (_, wholly) in zip(boxes, lie, strict=True) if wholly]

@@ -199,8 +199,9 @@ def apart(edges: Tensor) -> Tensor:
     if edges.shape[1] == 4:
         from torchvision.ops import nms
 
-        falling: Tensor = nms(edges, torch.arange(len(edges), 0, -1, dtype=edges.dtype), MOST_OVERLAP)
-        return falling
+        falling = torch.arange(len(edges), 0, -1, dtype=edges.dtype, device=edges.device)
+        best: Tensor = nms(edges, falling, MOST_OVERLAP)
+        return best
     n = edges.shape[1] // 2
     low = torch.maximum(edges[:, None, :n], edges[None, :, :n])
     high = torch.minimum(edges[:, None, n:], edges[None, :, n:])

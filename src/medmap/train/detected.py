@@ -151,7 +151,8 @@ def _boxes(work: Work, row: int, members: Sequence[Member]) -> Boxes:
     for member in members:
         with np.load(work.output / JUDGED / _file(row, member)) as held:
             each.append(Found(held["corners"], held["scores"], held["labels"]))
-    return work.task.boxes(work.task.reading.fused(each), work.store.prepared[row].trace.source)  # type: ignore[no-any-return]
+    together: Boxes = work.task.boxes(work.task.reading.fused(each), work.store.prepared[row].trace.source)
+    return together
 
 
 def _report(work: Work, first: dict[int, Member], found: dict[int, Boxes]) -> Report:
