@@ -13,15 +13,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from PIL import Image as Pillow
 from scipy import ndimage
 
 from medmap import phantom
 from medmap.cli import run as medmap
 from medmap.dataset import Case, Dataset, InputSpec, Ref, Truth
-from medmap.errors import DatasetError, QualityWarning, UsageError
+from medmap.errors import DataError, DatasetError, QualityWarning, UsageError
 from medmap.geometry import Geometry
 from medmap.image import Image
 from medmap.layouts import boxes_from_masks, boxes_from_points, component_boxes, import_dataset, open_dataset
+from medmap.layouts.boxes import shapes_as_stated
 from medmap.read import read_ref
 from medmap.results import Label
 from medmap.write import write
@@ -224,3 +226,16 @@ def test_points_need_millimetres_of_a_patient_and_known_classes(tmp_path: Path) 
     (tmp_path / "points.csv").write_text("case,x,y,z,diameter_mm,label\nchest-0000,1,2,3,4,mass\n")
     with pytest.raises(DatasetError, match="unknown class: got mass, expected nodule"):
         boxes_from_points(open_dataset(root), tmp_path / "points.csv")
+
+
+def test_a_picture_that_cannot_be_read_fails_alone(tmp_path: Path) -> None:
+    """Its stated size is believed while the dataset is opened; one without a stated size is refused."""
+    good, bad = tmp_path / "a.png", tmp_path / "b.png"
+    Pillow.fromarray(np.zeros((48, 64), np.uint8)).save(good)
+    bad.write_bytes(b"no picture")
+    assert shapes_as_stated([(good, "a"), (bad, "b")], [(48, 64), (30, 40)]) == [(48, 64), (30, 40)]
+    assert shapes_as_stated([(good, "a")], [None]) == shapes_as_stated([(good, "a")], [(0, 64)]) == [(48, 64)]
+    with pytest.raises(DatasetError, match="another size"):
+        shapes_as_stated([(good, "a")], [(30, 40)])
+    with pytest.raises(DataError):
+        shapes_as_stated([(bad, "b")], [None])

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 
-from medmap.errors import BoxError, DatasetError, QualityWarning
+from medmap.errors import BoxError, DataError, DatasetError, QualityWarning
 from medmap.read import open_header
 
 Corners = tuple[float, ...]
@@ -162,7 +162,38 @@ def picture_shapes(files: Iterable[tuple[Path, str | None]]) -> list[tuple[int, 
         return list(pool.map(lambda file: open_header(*file).geometry.shape, files))
 
 
-def require_stated_size(stated: Sequence[int | None] | None, shape: Sequence[int], where: str) -> None:
+def shapes_as_stated(
+    files: Sequence[tuple[Path, str]], stated: Sequence[Sequence[int | None] | None]
+) -> list[tuple[int, ...]]:
+    """Sizes of pictures, held against those that a layout's file states.
+
+    A picture that cannot be read is believed to have the stated size: reading it says what is wrong, for it alone.
+
+    Args:
+        files: Each picture and what it is called in a message.
+        stated: Rows and columns of each; None, or a part that is None or 0: not stated.
+
+    Raises:
+        DatasetError: Another size.
+        ReadError: A file that is no image, whose size is not stated.
+    """
+
+    def shape_of(file: tuple[Path, str], said: Sequence[int | None] | None) -> tuple[int, ...]:
+        known = tuple(side for side in said or () if side)
+        try:
+            shape = open_header(file[0]).geometry.shape
+        except DataError:
+            if len(known) != 2:
+                raise
+            return known
+        _require_stated_size(said, shape, file[1])
+        return shape
+
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        return list(pool.map(shape_of, files, stated))
+
+
+def _require_stated_size(stated: Sequence[int | None] | None, shape: Sequence[int], where: str) -> None:
     """Refuse boxes that were drawn on a picture of another size than the one that is there.
 
     Args:

@@ -28,9 +28,8 @@ from medmap.layouts.boxes import (
     Fitting,
     corners_of_edges,
     edges_of_corners,
-    picture_shapes,
     refused,
-    require_stated_size,
+    shapes_as_stated,
 )
 from medmap.layouts.foreign import Foreign, inside, json_object, mentions, parsed, require_files, require_task
 from medmap.layouts.kept import with_kept_block, with_kept_table
@@ -212,9 +211,8 @@ def _cases(file: Path, said: _Described, root: Path, index: Mapping[int, int]) -
     prefix = _prefix(file, root, names, where)
     paths = [prefix + name for name in names]
     require_files(root, paths, where)
-    shapes = picture_shapes((root / path, None) for path in paths)
-    for image, path, shape in zip(said.images, paths, shapes, strict=True):
-        require_stated_size((image.height, image.width), shape, f"{where}: {path}")
+    files = [(root / path, f"{where}: {path}") for path in paths]
+    shapes = shapes_as_stated(files, [(image.height, image.width) for image in said.images])
     sizes = {image.id: (shape[0], shape[1]) for image, shape in zip(said.images, shapes, strict=True)}
     if len(sizes) < len(said.images):
         raise DatasetError(f"{where}: two images have the same id")

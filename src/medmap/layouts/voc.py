@@ -21,7 +21,7 @@ from xml.etree import ElementTree  # documents with a DTD are refused before the
 from medmap.config import read_text
 from medmap.dataset import Case, Dataset, InputSpec, Ref, TaskName, Truth
 from medmap.errors import BoxError, DatasetError, LayoutError
-from medmap.layouts.boxes import Corners, Fitting, picture_shapes, refused, require_stated_size
+from medmap.layouts.boxes import Corners, Fitting, refused, shapes_as_stated
 from medmap.layouts.folders import is_image_name
 from medmap.layouts.foreign import require_task
 from medmap.layouts.kept import with_kept_table
@@ -104,9 +104,8 @@ def open_voc(path: Path, task: TaskName | None = None) -> Dataset:
     if lost:
         raise DatasetError(f"{xml} has annotations of {len(lost)} pictures that do not exist", got=", ".join(lost[:3]))
     boxed = [stem for stem, page in pages.items() if page.objects]
-    shapes = dict(zip(boxed, picture_shapes((path / pictures[stem], None) for stem in boxed), strict=True))
-    for stem, shape in shapes.items():
-        require_stated_size(pages[stem].shape, shape, f"{xml / stem}.xml")
+    files = [(path / pictures[stem], f"{xml / stem}.xml") for stem in boxed]
+    shapes = dict(zip(boxed, shapes_as_stated(files, [pages[stem].shape for stem in boxed]), strict=True))
     names = _classes(path / CLASSES, {o.name for page in pages.values() for o in page.objects})
     if not names:
         raise LayoutError(f"{xml} names no object")
