@@ -8,9 +8,10 @@
       model.onnx           optional: all members as one graph, (N, C, *spatial) → (N, members, outputs …)
       parity.npz           optional: phantom inputs and the outputs they must give
       CARD.md              the model card
+      coarse/              optional: the bundle of a coarse mask, which says where to look
       SHA256SUMS           every file's hash; the bundle's digest is the hash of this
 
-No pickle, no expressions, no import strings, no links, no folders, no archives that are unpacked.
+No pickle, no expressions, no import strings, no links, no other folder, no archives that are unpacked.
 """
 
 from medmap.bundle.card import model_card

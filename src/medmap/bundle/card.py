@@ -158,11 +158,25 @@ def _network(member: MemberSpec) -> str:
     return f"- {_text(member.network.get('name', 'network'))}{fold}"
 
 
+def _coarse(spec: BundleSpec) -> list[str]:
+    """Where a cascade looks."""
+    coarse, task = spec.run.get("coarse"), spec.run.get("task")
+    if not isinstance(coarse, Mapping) or not isinstance(task, Mapping):
+        return []
+    spacing = coarse.get("prepare", {}).get("spacing_mm") or ()
+    at = f" at {' × '.join(f'{step:g}' for step in spacing)} mm" if spacing else ""
+    return [
+        f"- A coarse network (the bundle in `coarse/`) looks at the whole image{at}; the networks above look where it "
+        f"found something and {_text(task.get('around_mm', '?'))} mm around it, at everything where it found nothing."
+    ]
+
+
 def _making(spec: BundleSpec) -> list[str]:
     lines = [f"- Made {_text(spec.created)} with medmap {_text(spec.medmap_version)}."]
     count = len(spec.members)
     lines.append(f"- {count} network{'s whose outputs are averaged' if count > 1 else ''}:")
     lines += [f"  {_network(member)}" for member in spec.members]
+    lines += _coarse(spec)
     for key, parity in spec.engines.items():
         verdict = "gives the same answer as torch" if parity.get("passed") else "differs from torch"
         largest = parity.get("max_abs")

@@ -20,15 +20,16 @@ SUFFIXES = frozenset(
     {".json", ".safetensors", ".onnx", ".xml", ".bin", ".md", ".npz", ".csv", ".yaml", ".txt", ".svg", ".png", ".html"}
 )
 MAX_FILES = 256
+COARSE = "coarse"  # the one folder that a bundle may hold: a bundle itself, which says where to look
 MAX_SUMS_BYTES = 2**20
 AGAIN = "get the bundle again from where it was made"
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_NAME = re.compile(rf"({COARSE}/)?[A-Za-z0-9][A-Za-z0-9._-]{{0,127}}")
 _LINE = re.compile(r"([0-9a-f]{64})  (.+)")
 
 
 def check_name(name: str, where: str) -> str:
-    """The name of a file in a bundle: flat, plain, of a kind that is data.
+    """The name of a file in a bundle: flat (or in the folder ``coarse``), plain, of a kind that is data.
 
     Raises:
         BundleError: A path, ``..``, an odd character, or a suffix that is not data.
@@ -40,7 +41,7 @@ def check_name(name: str, where: str) -> str:
             expected="a plain file name without folders",
             remedy=AGAIN,
         )
-    if Path(name).suffix not in SUFFIXES:
+    if Path(name).suffix not in SUFFIXES and name != f"{COARSE}/{SUMS}":
         raise BundleError(
             f"{where} names a file that is not data",
             got=repr(name),
@@ -116,7 +117,7 @@ def verify_folder(folder: Path) -> tuple[dict[str, str], str]:
     text = read_small(folder / SUMS, MAX_SUMS_BYTES)
     hashes = parse_sums(text, str(folder / SUMS))
     try:
-        found = {entry.name: entry.stat(follow_symlinks=False) for entry in os.scandir(folder)}
+        found = _entries(folder, hashes)
         for name, info in sorted(found.items()):
             if not stat.S_ISREG(info.st_mode):
                 raise BundleError(f"{folder / name} is a link, a folder or no plain file", remedy=AGAIN)
@@ -135,6 +136,17 @@ def verify_folder(folder: Path) -> tuple[dict[str, str], str]:
             f"{error.filename or folder} cannot be read", got=error.strerror, remedy="check its permissions"
         ) from error
     return hashes, "sha256:" + hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def _entries(folder: Path, hashes: Mapping[str, str]) -> dict[str, os.stat_result]:
+    """What lies in a bundle's folder, by name; the folder ``coarse`` is looked into where files of it are listed."""
+    found = {entry.name: entry.stat(follow_symlinks=False) for entry in os.scandir(folder)}
+    listed = any(name.startswith(f"{COARSE}/") for name in hashes)
+    if listed and COARSE in found and stat.S_ISDIR(found[COARSE].st_mode):
+        del found[COARSE]
+        inner = os.scandir(folder / COARSE)
+        found |= {f"{COARSE}/{entry.name}": entry.stat(follow_symlinks=False) for entry in inner}
+    return found
 
 
 # ---------------------------------------------------------------------------------------------------------- writing
@@ -175,10 +187,12 @@ def write_folder(folder: Path, contents: Mapping[str, bytes], *, overwrite: bool
         try:
             new.mkdir()
             for name, data in contents.items():
+                (new / name).parent.mkdir(exist_ok=True)
                 _write(new / name, data)
             hashes = {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()}
             _write(new / SUMS, sums_text(hashes).encode("ascii"))
-            _sync_folder(new)
+            for made in sorted({(new / name).parent for name in contents}, reverse=True):
+                _sync_folder(made)
             _swap(new, folder, previous)
         except BaseException:
             _remove(new)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from medmap.bundle.files import SUMS, read_small, standing, verify_folder, write_folder
+from medmap.bundle.files import COARSE, SUMS, read_small, standing, verify_folder, write_folder
 from medmap.bundle.graphs import INT8, ONNX, SECOND, open_graphs
 from medmap.bundle.spec import MAX_SPEC_BYTES, BundleSpec, MemberSpec, parse_spec
 from medmap.bundle.weights import WEIGHTS, check_weights, pack_weights, read_weights, require_fit
@@ -76,6 +76,8 @@ class Bundle:
         bundle = cls(folder, spec, digest, hashes)
         if spec.decision:
             _ = bundle.decision
+        if (coarse := bundle.coarse) is not None and coarse.spec.task != "segment":
+            raise BundleError(f"{coarse.path} does not say where to look", got=coarse.spec.task, expected="segment")
         return bundle
 
     @classmethod
@@ -99,7 +101,8 @@ class Bundle:
             card: The model card, Markdown.
             parity_inputs: Phantom inputs (never a patient's pixels), (N, C, *spatial) or, where members have recipes
                 of their own, (N, members, C, *spatial); their outputs are kept with them.
-            files: Further files by plain name: tables, figures.
+            files: Further files by plain name: tables, figures; ``coarse/…`` those of a bundle that says where to
+                look, all of them.
             overwrite: Replace a bundle that stands there; until the new one is whole, the old one stays.
 
         Raises:
@@ -147,6 +150,19 @@ class Bundle:
             return Decision.from_json(self.spec.decision)
         except (MedmapError, ValueError, TypeError, KeyError) as error:
             raise BundleError(f"{self.path / 'spec.json'} holds no usable decision", got=f"{error!s:.300}") from error
+
+    @property
+    def coarse(self) -> Bundle | None:
+        """The bundle of a coarse mask, in the folder ``coarse``: what it finds is where this one looks; or None.
+
+        Raises:
+            BundleError: What stands there is no bundle.
+        """
+        return Bundle.load(self.path / COARSE) if f"{COARSE}/{SUMS}" in self.hashes else None
+
+    def contents(self) -> dict[str, bytes]:
+        """Every file by name, SHA256SUMS among them."""
+        return {name: (self.path / name).read_bytes() for name in (*self.hashes, SUMS)}
 
     @property
     def provenance(self) -> Mapping[str, Any]:

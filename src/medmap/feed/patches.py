@@ -18,6 +18,7 @@ from medmap.feed.whole import MEMORY_SHARE, Progress, content_hash
 from medmap.geometry import Trace
 from medmap.prepare import Recipe
 from medmap.read import read_ref
+from medmap.runtime import Box
 from medmap.tasks.protocol import IGNORED, Tensors
 
 CHUNK = {2: 128, 3: 32}  # voxels a side that are compressed together on disk
@@ -36,6 +37,7 @@ class PreparedCase:
         trace: The way from the case's own grid to the prepared one.
         content: Hash of the source's pixels; empty for an image of one value.
         boxed: Whether ``truth`` is boxes, as ``build_box_store`` says, and always in memory.
+        inside: (first, after last) voxel along each axis of the part that is looked at; None: all of it.
     """
 
     case: Case
@@ -45,6 +47,7 @@ class PreparedCase:
     trace: Trace
     content: str
     boxed: bool = False
+    inside: Box | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,12 +82,13 @@ class PatchStore:
         return PatchStore(tuple(self.prepared[i] for i in rows), self.recipe, self.failed)
 
     def __getitem__(self, row: int) -> Tensors:
-        """``image`` and ``truth``, read where they are sliced, and ``places_<label>``; or ``image`` and ``boxes``."""
+        """``image`` and ``truth``, read where they are sliced, ``places_<label>`` and ``inside``; or ``boxes``."""
         found = self.prepared[row]
         if found.boxed:
             return {"image": found.image, "boxes": found.truth}
         places = {f"places_{label}": where for label, where in found.places.items()}
-        return {"image": found.image, "truth": found.truth, **places}
+        inside = {} if found.inside is None else {"inside": np.array(found.inside)}
+        return {"image": found.image, "truth": found.truth, **places, **inside}
 
 
 def build_patch_store(

@@ -13,6 +13,7 @@ from medmap.errors import ConfigError, DataError, counted
 from medmap.fit import keep_heap
 from medmap.plan import classify, rules, segment
 from medmap.plan import detect as detect
+from medmap.plan.cascade import TIME_SHARE
 from medmap.plan.fingerprint import Fingerprint, fingerprint, sample_images
 from medmap.plan.recipes import RECIPES
 from medmap.plan.run import EnsembleSection, NetworkSection, Run, SplitsSection
@@ -58,7 +59,7 @@ def plan(
         ConfigError: An override that is wrong.
     """
     keep_heap()
-    texts = list(overrides)
+    texts, coarse_texts = _apart(overrides)
     require_learnable(dataset)
     dealt = _dealt(dataset, fixed, texts)
     pool = training_cases(dealt)
@@ -72,15 +73,78 @@ def plan(
     if not any(case.split == "test" for case in dealt):
         run = run.model_copy(update={"reasons": {**run.reasons, "splits.test": NO_TEST}})
     drafted = run.network.width
+    left = None if budget_s is None else max(1.0, budget_s * (1 - RESERVE_SHARE) - RESERVE_S - spent_s)
+    run, coarse = _coarse_apart(run, texts, coarse_texts, left)
     run = run.override(texts)
     if run.network.name not in OF_ANY_WIDTH and run.network.width == drafted:
         # the rules' width was for a network of medmap's own
         run = run.model_copy(update={"network": run.network.model_copy(update={"width": 1.0})})
-    left = None if budget_s is None else max(1.0, budget_s * (1 - RESERVE_SHARE) - RESERVE_S - spent_s)
-    run, measured, spent = _arranged(run, pool, facts, left, (recipe_name == "rules", folds, texts))
-    run = _with_speed(run, measured, texts)
-    settled: Run = draft.settled(run, spent, facts, recipe_name, folds)
+    coarse_s = None if left is None or coarse is None else left * TIME_SHARE
+    left = left if left is None or coarse_s is None else left - coarse_s - RESERVE_S
+    settled = _settled(run, pool, facts, left, (recipe_name, folds, texts))
+    if coarse is None:
+        return settled
+    coarse = _as_dealt(coarse, settled)
+    coarse = _settled(coarse, pool, facts, coarse_s, (recipe_name, settled.ensemble.folds, coarse_texts))
+    coarse = coarse.model_copy(update={"reasons": {**coarse.reasons, "ensemble.folds": "those of the run itself"}})
+    return _cascaded(settled, _as_dealt(coarse, settled), coarse_s)
+
+
+def _apart(overrides: Iterable[str]) -> tuple[list[str], list[str]]:
+    """What is set of the run itself, and of its coarse network (without ``coarse.``)."""
+    texts = list(overrides)
+    of_coarse = [text.strip() for text in texts if text.strip().startswith("coarse.")]
+    own = [text for text in texts if not text.strip().startswith("coarse.")]
+    return own, [text.removeprefix("coarse.") for text in of_coarse]
+
+
+def _coarse_apart(run: Run, texts: list[str], coarse_texts: list[str], left_s: float | None) -> tuple[Run, Run | None]:
+    """The draft without its coarse network, and that; dropped where it was set by hand or the time is too short.
+
+    Raises:
+        ConfigError: Something is set of a coarse network and none is planned.
+    """
+    run, coarse = run.model_copy(update={"coarse": None}), run.coarse
+    if any(text.partition("=")[0].strip() == "coarse" for text in texts):
+        coarse = None
+    elif coarse is not None and left_s is not None and left_s * TIME_SHARE < RESERVE_S:
+        why = f"{left_s:.0f} s are too short for a coarse network before this one: looked for everywhere"
+        run, coarse = run.model_copy(update={"reasons": {**run.reasons, "coarse": why}}), None
+    if coarse is not None:
+        return run, coarse.override(coarse_texts)
+    if coarse_texts:
+        raise ConfigError(
+            "no coarse network is planned for these images",
+            got=f"coarse.{coarse_texts[0]}",
+            remedy="leave it out; one is planned where structures fill a small part of large volumes and time allows",
+        )
+    return run, None
+
+
+def _settled(
+    run: Run, pool: Dataset, facts: Fingerprint, left_s: float | None, asked: tuple[str, int | None, list[str]]
+) -> Run:
+    """A draft measured and fitted into the time left; what was set by hand wins."""
+    recipe_name, folds, texts = asked
+    draft = DRAFTS[pool.task]
+    run, measured, spent = _arranged(run, pool, facts, left_s, (recipe_name == "rules", folds, texts))
+    settled: Run = draft.settled(_with_speed(run, measured, texts), spent, facts, recipe_name, folds)
     return settled.override(texts)
+
+
+def _as_dealt(coarse: Run, fine: Run) -> Run:
+    """The coarse run with the splits and folds of the fine one, on the same machine."""
+    ensemble = coarse.ensemble.model_copy(update={"folds": fine.ensemble.folds})
+    same = {name: getattr(fine, name) for name in ("seed", "splits", "device", "memory_bytes")}
+    return coarse.model_copy(update={**same, "ensemble": ensemble})
+
+
+def _cascaded(fine: Run, coarse: Run, coarse_s: float | None) -> Run:
+    """The run with its coarse one; every reason stands in the run's own list."""
+    reasons = {**fine.reasons, **{f"coarse.{where}": why for where, why in coarse.reasons.items()}}
+    budget = None if coarse_s is None else (coarse_s + RESERVE_S) / (1 - RESERVE_SHARE)
+    coarse = coarse.model_copy(update={"reasons": {}, "budget_s": budget})
+    return validate(Run, {**fine.model_dump(), "coarse": coarse.model_dump(), "reasons": reasons}, "the plan")
 
 
 NO_TEST = (

@@ -18,7 +18,7 @@ from medmap.tasks.classify import ClassifySection
 from medmap.tasks.detect import DetectSection
 from medmap.tasks.segment import SegmentSection
 
-SECTIONS_WITH_REASONS = ("task", "splits", "prepare", "augment", "network", "fit", "ensemble", "decision")
+SECTIONS_WITH_REASONS = ("task", "splits", "prepare", "augment", "network", "fit", "ensemble", "decision", "coarse")
 
 
 class SplitsSection(Section):
@@ -120,6 +120,9 @@ class DecisionSection(Section):
 class Run(Section):
     """A training, completely: from ``plan``, or loaded from a file.
 
+    ``coarse`` is the training of a coarse network that comes first; what it finds is where this one looks
+    (``task.around_mm``). Both learn from the same splits and folds.
+
     Example:
         >>> run = Run(prepare=PrepareSection(shape=(28, 28))).override(["fit.epochs=3"])
         >>> run.fit.epochs
@@ -139,12 +142,26 @@ class Run(Section):
     decision: DecisionSection = DecisionSection()
     budget_s: float | None = Field(default=None, gt=0)
     memory_bytes: int = Field(default=4 * 2**30, ge=2**28)
+    coarse: Run | None = None
     reasons: dict[str, str] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _axes_exist(self) -> Run:
         if any(axis >= len(self.prepare.shape) for axis in self.augment.flip_axes):
             raise ValueError(f"augment.flip_axes names an axis that {len(self.prepare.shape)}-D images do not have")
+        return self
+
+    @model_validator(mode="after")
+    def _coarse_beside_fine(self) -> Run:
+        if self.coarse is None:
+            return self
+        if self.coarse.coarse is not None:
+            raise ValueError("coarse.coarse: a coarse network is found by no other")
+        if not self.task.kind == self.coarse.task.kind == "segment":
+            raise ValueError("coarse is for masks: task.kind and coarse.task.kind are segment")
+        ours, theirs = ((run.seed, run.splits, run.ensemble.folds) for run in (self, self.coarse))
+        if ours != theirs:
+            raise ValueError("coarse.seed, coarse.splits and coarse.ensemble.folds are those of the run itself")
         return self
 
     @classmethod

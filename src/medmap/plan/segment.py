@@ -12,6 +12,7 @@ from medmap.dataset import Dataset
 from medmap.errors import UsageError, counted
 from medmap.networks import multiple_of, unet_strides
 from medmap.plan import rules
+from medmap.plan.cascade import cascade
 from medmap.plan.fingerprint import Fingerprint
 from medmap.plan.run import EnsembleSection, NetworkSection, Run
 from medmap.plan.slices import SLICES_OF_A_PATCH, Slicing, slicing
@@ -42,6 +43,22 @@ def first_draft(pool: Dataset, facts: Fingerprint, recipe_name: str, words: dict
     """
     if recipe_name != "rules":
         raise UsageError("the classical recipes are for classes", got=recipe_name, expected="rules")
+    fine = _draft(pool, facts, words)
+    found = None if fine.network.slices else cascade(pool, facts, fine.prepare.shape)
+    if found is None:
+        return fine
+    if isinstance(found, str):
+        return fine.model_copy(update={"reasons": {**fine.reasons, "coarse": found}})
+    coarse = _draft(pool, found.facts, {**words, "init": None, "network": {}})
+    seen = " × ".join(f"{step:.3g}" for step in found.facts.spacing_mm or ())
+    told = {"prepare.spacing_mm": f"{seen} mm: the field in a few patches, the structures still some voxels across"}
+    coarse = coarse.model_copy(update={"reasons": {**coarse.reasons, **told}})
+    task = fine.task.model_copy(update={"around_mm": found.around_mm})
+    return fine.model_copy(update={"coarse": coarse, "task": task, "reasons": {**fine.reasons, "coarse": found.reason}})
+
+
+def _draft(pool: Dataset, facts: Fingerprint, words: dict[str, Any]) -> Run:
+    """One network's run."""
     where = "cuda" if _device(words["device"]) == "cuda" else "cpu"
     by = slicing(facts, words.get("network") or {})
     prepare, strides, reasons = _grid(facts, where, by)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from medmap.bundle import Bundle
 from medmap.dataset import Case, Dataset
-from medmap.decision import ExpectedDice
+from medmap.decision import ComponentRule, ExpectedDice
 from medmap.errors import BundleError, UsageError
 from medmap.geometry import Trace
 from medmap.image import Image
@@ -23,6 +23,7 @@ from medmap.prepare import Prepared, Recipe
 from medmap.results import Mask, Output, Picture, Prediction
 from medmap.runtime import Box, passing_bytes, plan_memory, rss_bytes
 from medmap.tasks.segment import WINDOWS_AT_ONCE, Looking, Segment, SegmentSection, voxel_size
+from medmap.tasks.structures import Structures
 
 MARGIN_MM = 10.0  # around what a coarse mask found, where nothing else is asked for
 Ready = tuple[dict[str, Image], Prepared]
@@ -33,14 +34,15 @@ class MaskView:
     """How masks are looked for, beyond what their bundles say.
 
     Args:
-        within: Bundles of a coarse mask of the same images: only the box of what they find is looked at.
-        margin_mm: Around that box, on every side; in voxels where an image states no size.
+        within: Bundles of a coarse mask of the same images: only the box of what they find is looked at. Without them
+            a bundle that holds a coarse one of its own looks there, as it was trained (of several the first says).
+        margin_mm: Around the box that ``within`` finds, on every side; in voxels where an image states no size.
         mirror: Whether scores are averaged over views mirrored along the axes that training mirrored
             (``augment.flip_axes`` of the run): twice the time an axis.
         uncertainty: Whether a prediction has ``uncertainty`` beside ``mask``: at each voxel the entropy of the averaged
             scores in parts of the largest possible one, of overlapping regions the largest; 0 where nobody looked.
-        whole: Whether a volume is looked at as a whole and not within the box of what is no background; without
-            ``within``.
+        whole: Whether a volume is looked at as a whole, and neither where a coarse bundle says nor within the box of
+            what is no background; without ``within``.
 
     Raises:
         UsageError: A margin below 0; the whole volume and the part that a coarse bundle finds at once.
@@ -85,6 +87,21 @@ def task_of(bundle: Bundle, shape: tuple[int, ...]) -> Segment:
     return Segment(section, bundle.labels, shape, regions=values)
 
 
+def component_rules(bundle: Bundle, structures: Structures) -> dict[int, ComponentRule]:
+    """Which parts of each structure a bundle keeps, by the structure's number."""
+    numbers = {label.name: number for number, label in structures.named.items()}
+    rules = bundle.decision.component_rules
+    return {numbers[name]: rule for name, rule in rules.items() if name in numbers}
+
+
+def _where_to_look(bundle: Bundle, view: MaskView) -> tuple[tuple[Bundle, ...], float]:
+    """The bundles that say where to look, and how far around, mm: those asked for, else the bundle's own coarse one."""
+    own = None if view.within or view.whole else bundle.coarse
+    if own is None:
+        return view.within, view.margin_mm
+    return (own,), SegmentSection.model_validate(bundle.spec.run["task"]).around_mm
+
+
 class Predictor:
     """Bundles made ready to answer together. Use as a context manager.
 
@@ -117,16 +134,15 @@ class Predictor:
         self.recipe = Recipe.from_json(first.spec.members[0].recipe)
         self.task = task_of(first, self.recipe.section.shape)
         self._engines = [b.engine(engine, device=device, precision="auto") for b in bundles]  # type: ignore[arg-type]
-        numbers = {label.name: number for number, label in self.task.structures.named.items()}
-        rules = first.decision.component_rules
-        self._rules = {numbers[name]: rule for name, rule in rules.items() if name in numbers}
+        self._rules = component_rules(first, self.task.structures)
         self._expected = ExpectedDice.from_json(first.decision.expected_dice)
         self._modality = next(iter(first.spec.inputs.values())).modality
         self._mirror = _mirrored(bundles) if self.view.mirror else ()
         self._coarse: Predictor | None = None
-        if self.view.within:
-            _require_coarse(self.view.within, first)
-            self._coarse = Predictor(self.view.within, engine, device, memory_bytes)
+        within, self._margin_mm = _where_to_look(first, self.view)
+        if within:
+            _require_coarse(within, first)
+            self._coarse = Predictor(within, engine, device, memory_bytes)
         self._memory_bytes, self._passing_bytes = memory_bytes, 0
         if memory_bytes is not None:  # one batch is run, so that what the engines take for it is known
             seen = self.recipe.section
@@ -179,10 +195,10 @@ class Predictor:
         if self._coarse is None:
             body = None if self.view.whole else foreground_of(image, self._modality)
             return None if body is None else box_on_prepared(body, trace, AROUND_BODY_MM), None
-        given = {next(iter(self.view.within[0].spec.inputs)): image}
+        given = {next(iter(self._coarse.bundles[0].spec.inputs)): image}
         coarse = self._coarse.answer("", self._coarse.prepared(given)).outputs["mask"]
         ends = box_of(coarse) if isinstance(coarse, Mask) else None
-        box = None if ends is None else box_on_prepared(ends, trace, self.view.margin_mm)
+        box = None if ends is None else box_on_prepared(ends, trace, self._margin_mm)
         return box, None if box else "the coarse bundle found nothing: the whole image was looked at"
 
     def answer(self, case: str, ready: Ready) -> Prediction:

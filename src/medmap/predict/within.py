@@ -11,7 +11,7 @@ import numpy as np
 from medmap.geometry import Trace
 from medmap.image import Image
 from medmap.results import Mask
-from medmap.runtime import Box
+from medmap.runtime import Box, occupied
 
 Ends = tuple[tuple[int, int], ...]
 AIR_HU = -500.0  # half way from air to water: noise does not carry air so far, and a body's surface lies beyond
@@ -21,13 +21,7 @@ AROUND_BODY_MM = 15.0  # of air that a network still sees around a body
 def box_of(mask: Mask) -> Ends | None:
     """(first, after last) voxel of all structures along each axis of the mask's grid; None where there is none."""
     there = mask.array if mask.array.dtype == np.bool_ else mask.array > 0
-    ends = []
-    for axis in range(mask.geometry.ndim):
-        used = np.flatnonzero(there.any(axis=tuple(a for a in range(there.ndim) if a != axis)))
-        if not len(used):
-            return None
-        ends.append((int(used[0]), int(used[-1]) + 1))
-    return tuple(ends)
+    return occupied(there, mask.geometry.ndim)
 
 
 def foreground_of(image: Image, modality: str | None = None) -> Ends | None:

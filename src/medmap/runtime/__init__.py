@@ -19,7 +19,7 @@ from medmap.runtime.parity import Comparison, Parity, choose, compare_engines, m
 from medmap.runtime.quantize import quantized
 from medmap.runtime.sinks import CertaintySink, LabelSink, RegionSink, ScoreSink, Several
 from medmap.runtime.tiles import each_window
-from medmap.runtime.windows import Box, Place, Sink, Windows, slide
+from medmap.runtime.windows import Box, Place, Sink, Windows, occupied, slide
 
 __all__ = [
     "Box",
@@ -49,6 +49,7 @@ __all__ = [
     "fused",
     "mean_dice",
     "measure_parity",
+    "occupied",
     "open_engine",
     "passing_bytes",
     "peak_rss_bytes",

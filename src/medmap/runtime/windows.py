@@ -149,6 +149,17 @@ class Windows:
         return np.asarray(np.maximum(out, SMALLEST_WEIGHT), np.float32)
 
 
+def occupied(there: NDArray[np.bool_], axes: int) -> Box | None:
+    """(first, after last) along each of the first ``axes`` axes of what is True; None where nothing is.
+
+    Example:
+        >>> occupied(np.eye(5, dtype=bool)[1:3], 2)
+        ((0, 2), (1, 3))
+    """
+    spans = [np.flatnonzero(there.any(tuple(a for a in range(there.ndim) if a != axis))) for axis in range(axes)]
+    return tuple((int(span[0]), int(span[-1]) + 1) for span in spans) if len(spans[0]) else None
+
+
 def _grown(ends: tuple[int, int], patch: int, size: int) -> tuple[int, int]:
     missing = max(patch - (ends[1] - ends[0]), 0)
     first = min(max(ends[0] - missing // 2, 0), max(size - patch, 0))

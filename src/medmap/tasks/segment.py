@@ -46,6 +46,7 @@ class SegmentSection(Section):
         patches: Patches of each case in an epoch.
         deep_supervision: Whether lower stages of the network learn too, each half as much as the one above.
         overlap: Share of a window's side that the next one looks at again.
+        around_mm: With a coarse network (``coarse:``), how far around what it finds this one looks, mm.
     """
 
     kind: Literal["segment"] = "segment"
@@ -60,6 +61,7 @@ class SegmentSection(Section):
     patches: int = Field(default=1, ge=1, le=10_000)
     deep_supervision: bool = True
     overlap: float = Field(default=0.5, ge=0, lt=0.9)
+    around_mm: float = Field(default=20.0, ge=0, le=1000)
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,7 @@ class Segment:
         return build(NetworkSpec(name=name, outputs=self.outputs, **{**options, "dense": True}), seed=seed)
 
     def draw(self, tensors: Tensors, rng: np.random.Generator) -> Tensors:
-        """A patch: around a voxel of some class for ``foreground`` of them, else anywhere."""
+        """A patch: around a voxel of some class for ``foreground`` of them, else anywhere, or anywhere ``inside``."""
         image, truth = tensors["image"], tensors["truth"]
         shape = np.array(truth.shape)
         classes = sorted(name for name in tensors if name.startswith("places_") and len(tensors[name]))
@@ -146,7 +148,9 @@ class Segment:
             # anywhere such that the voxel is inside, so that structures are seen at every place of a patch
             start = centre - np.array([int(rng.integers(side)) for side in self.patch])
         else:
-            start = np.array([int(rng.integers(max(1, extra + 1))) for extra in room])
+            first, after = np.array(tensors["inside"]).T if "inside" in tensors else (np.zeros_like(shape), shape)
+            free = after - first - np.array(self.patch)  # below 0 the patch may lie as far around it
+            start = first + np.array([int(rng.integers(min(extra, 0), max(1, extra + 1))) for extra in free])
         start = np.where(room > 0, np.clip(start, 0, np.maximum(room, 0)), room // 2)  # a small image in the middle
         return {
             "image": patch_of(image, start, self.patch),
@@ -278,7 +282,8 @@ class Segment:
             tensors = store[int(row)]
             image = np.asarray(tensors["image"], dtype=np.float32)
             here = Trace(Geometry.without_size(image.shape[1:]), ())
-            mask = self.labelled(forward, image, here, self.windows(image, SCORING_OVERLAP))
+            how = Looking(self.windows(image, SCORING_OVERLAP), _box(tensors.get("inside")))
+            mask = self.labelled(forward, image, here, how)
             found[number] = self._counts(mask, np.asarray(tensors["truth"]), store.cases[int(row)].id)
         return found
 
@@ -288,7 +293,7 @@ class Segment:
         return Windows(self.patch, shared, WINDOWS_AT_ONCE, fill=float(image.min()))
 
     def labelled(
-        self, network: Forward, image: NDArray[np.float32], trace: Trace, windows: Windows | None = None
+        self, network: Forward, image: NDArray[np.float32], trace: Trace, how: Looking | None = None
     ) -> NDArray[Any]:
         """The mask of one case on its own grid: a map of labels, or a bool channel a region.
 
@@ -296,19 +301,15 @@ class Segment:
             network: (batch, channels, patch …) to (batch, outputs, patch …).
             image: (channels, spatial …) prepared.
             trace: The way from the case's own grid to that of ``image``.
-            windows: How to cover it; None as ``windows`` says.
+            how: Windows, and where to look.
         """
+        how = how or Looking()
         sink: Any = self.structures.sinks(trace).sinks["mask"]
-        found: NDArray[Any] = slide(network, image, windows or self.windows(image), sink)
+        found: NDArray[Any] = slide(network, image, how.windows or self.windows(image), sink, inside=how.inside)
         return found
 
     def seen(self, network: Forward, image: NDArray[np.float32], trace: Trace, how: Looking | None = None) -> Seen:
-        """As ``labelled``, with what the probabilities say of the mask.
-
-        Args:
-            network, image, trace: As in ``labelled``.
-            how: Windows, where to look, and whether uncertainty is wanted.
-        """
+        """As ``labelled``, with what the probabilities say of the mask, and its uncertainty where ``how`` wants it."""
         how = how or Looking()
         sinks = self.structures.sinks(trace, how.uncertainty)
         found = slide(network, image, how.windows or self.windows(image), sinks, inside=how.inside)
@@ -369,6 +370,10 @@ def patch_of(array: Any, start: Sequence[int], shape: Sequence[int], fill: float
         return part
     around = [(0, 0)] * len(lead) + list(zip(before, after, strict=True))
     return np.pad(part, around, constant_values=part.min() if fill is None else fill)
+
+
+def _box(inside: NDArray[Any] | None) -> Box | None:
+    return None if inside is None else tuple((int(first), int(after)) for first, after in inside)
 
 
 def voxel_size(geometry: Geometry) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from medmap.fit import FitState, fit, keep_heap, start
 from medmap.networks import load_weights
 from medmap.plan import Run, build, choose_device, make_task, require_learnable, sample_images, training_cases
 from medmap.runtime import available_cores
-from medmap.train import classified, detected, segmented
+from medmap.train import cascade, classified, detected, segmented
 from medmap.train.checkpoint import Checkpoints
 from medmap.train.clock import Clock
 from medmap.train.events import Event, Listener, warn_only
@@ -116,6 +117,7 @@ def _prepare(run: Run, dataset: Dataset, output: Path, how: tuple[Clock, Listene
     run = run.model_copy(update={"fit": fit_section, "device": choose_device(run.device).type})
     if not resume:
         run.save(output / "run.yaml")
+    coarse_bundle = _coarse_first(run, dataset, output, (listen, resume))
     recipe = prepare.fit(run.prepare, sample_images(training_cases(dataset), 1000))
     craft = CRAFTS[run.task.kind]
 
@@ -123,7 +125,7 @@ def _prepare(run: Run, dataset: Dataset, output: Path, how: tuple[Clock, Listene
         listen(Event("progress", "preparing", done, total))
 
     store = craft.store(run, dataset, recipe, output / "store", progress)
-    pool = _pool(store)
+    pool, coarse = cascade.looked_at(_pool(store), run, coarse_bundle, output / cascade.COARSE)
     checkpoints = Checkpoints(output / "checkpoint", _digest(run, recipe, pool))
     checkpoints.require_same_run()
     hashes = {case.id: digest for case, digest in zip(store.cases, store.hashes, strict=True) if digest}
@@ -139,7 +141,25 @@ def _prepare(run: Run, dataset: Dataset, output: Path, how: tuple[Clock, Listene
     for where, why in run.reasons.items():
         listen(Event("line", f"{where}: {why}"))
     write_contact_sheet(output / "augmented.png", pool, task, run)
-    return Work(run, dataset, output, task, craft, recipe, pool, checkpoints, clock, listen, Record(output), warned)
+    record = Record(output)
+    return Work(run, dataset, output, task, craft, recipe, pool, checkpoints, clock, listen, record, warned, coarse)
+
+
+def _coarse_first(run: Run, dataset: Dataset, output: Path, how: tuple[Listener, bool]) -> Bundle | None:
+    """The coarse network, trained in a folder of its own before anything else; None where the run has none."""
+    if run.coarse is None:
+        return None
+    from medmap.bundle import Bundle
+
+    listen, resume = how
+    folder = output / cascade.COARSE
+    if resume and (output / "checkpoint").exists():  # the other network has begun
+        return Bundle.load(folder)
+
+    def told(event: Event) -> None:
+        listen(event if event.kind in ("warning", "leakage") else replace(event, text=f"coarse: {event.text}"))
+
+    return train(run.coarse, dataset, folder, resume=resume and (folder / "run.yaml").exists(), listener=told)
 
 
 def _pool(store: Any) -> Any:
@@ -153,7 +173,7 @@ def _digest(run: Run, recipe: prepare.Recipe, store: Any) -> str:
     import hashlib
     import json
 
-    settings = run.model_dump(mode="json", exclude={"reasons", "budget_s", "memory_bytes"})
+    settings = run.model_dump(mode="json", exclude={"reasons", "budget_s", "memory_bytes", "coarse"})
     text = json.dumps([settings, recipe.as_json(), [c.id for c in store.cases], store.hashes], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -17,6 +17,7 @@ from medmap.evaluate import Report
 from medmap.plan import network_options
 from medmap.report import save_evaluation
 from medmap.runtime import Parity, available_cores, cpu_facts
+from medmap.train.cascade import COARSE
 from medmap.train.events import Event
 
 if TYPE_CHECKING:
@@ -32,7 +33,10 @@ def finish(work: Work, done: Sequence[Trained]) -> Bundle:
     spec = _spec(work, done, found.decision, list(found.notes))
     estimates = [row.as_json() for row in report.rows] if report else []
     states = [one.weights for one in done]
-    bundle = Bundle.write(work.output / "bundle", spec, states, card=model_card(spec, estimates), overwrite=True)
+    coarse = work.coarse.bundle.contents() if work.coarse else {}
+    files = {f"{COARSE}/{name}": data for name, data in coarse.items()}
+    card = model_card(spec, estimates)
+    bundle = Bundle.write(work.output / "bundle", spec, states, card=card, files=files, overwrite=True)
     bundle = _exported(work, bundle, done, estimates)
     if report is not None:
         report = replace(report, bundles=(bundle.digest,))

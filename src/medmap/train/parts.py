@@ -11,6 +11,7 @@ from medmap.dataset import Dataset
 from medmap.decision import Decision
 from medmap.evaluate import Report
 from medmap.plan import Run, sample_images
+from medmap.train.cascade import Coarse
 from medmap.train.checkpoint import Checkpoints
 from medmap.train.clock import Clock
 from medmap.train.events import Listener
@@ -51,6 +52,7 @@ class Work:
 
     Args:
         craft: The module with what is the task's own in a training (``classified``, ``segmented``).
+        coarse: The coarse network and where it says to look, where there is one.
     """
 
     run: Run
@@ -65,6 +67,7 @@ class Work:
     listen: Listener
     record: Record
     warnings: tuple[str, ...] = ()
+    coarse: Coarse | None = None
 
 
 @dataclass(frozen=True, eq=False)

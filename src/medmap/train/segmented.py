@@ -29,7 +29,8 @@ from medmap.plan import Run
 from medmap.prepare import Recipe
 from medmap.read import read_ref
 from medmap.results import Mask
-from medmap.tasks.segment import voxel_size
+from medmap.tasks.segment import Looking, Seen, voxel_size
+from medmap.train.cascade import JUDGED
 from medmap.train.events import Event
 from medmap.train.members import Member
 from medmap.train.parts import Concluded, accepted, flow_of
@@ -38,8 +39,6 @@ if TYPE_CHECKING:
     import torch
 
     from medmap.train.parts import Trained, Work
-
-JUDGED = "judged"
 
 
 def store(run: Run, dataset: Dataset, recipe: Recipe, folder: Path, progress: Progress) -> PatchStore:
@@ -59,8 +58,10 @@ def learned(work: Work, member: Member, state: FitState) -> dict[str, torch.Tens
     with forwarding(state.fabric, state.judged, work.run.fit) as forward:
         for done, row in enumerate(member.judge):
             found = work.store.prepared[int(row)]
-            seen = work.task.seen(forward, np.asarray(found.image, dtype=np.float32), found.trace)
-            write_atomically(folder / _file(int(row), member), _packed(seen.mask, seen.expected_dice))
+            inside = work.coarse.boxes.get(found.case.id) if work.coarse else None
+            pixels = np.asarray(found.image, dtype=np.float32)
+            seen = work.task.seen(forward, pixels, found.trace, Looking(inside=inside))
+            write_atomically(folder / _file(int(row), member), _packed(found.case.id, seen))
             work.listen(Event("progress", f"network {member.number + 1}, its cases", done + 1, len(member.judge)))
     return {}
 
@@ -69,10 +70,11 @@ def _file(row: int, member: Member) -> str:
     return f"{row:06d}_{member.number:03d}.npz"
 
 
-def _packed(labels: NDArray[Any], said: float | None) -> bytes:
+def _packed(case: str, seen: Seen) -> bytes:
     """The mask, and the Dice that its probabilities say (NaN for no structure)."""
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, labels=labels, said=np.float64(np.nan if said is None else said))
+    said = np.float64(np.nan if seen.expected_dice is None else seen.expected_dice)
+    np.savez_compressed(buffer, labels=seen.mask, said=said, case=np.str_(case))
     return buffer.getvalue()
 
 
