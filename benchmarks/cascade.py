@@ -91,7 +91,7 @@ def judged(name: str, data: Path, output: Path, sets: list[str], budget: str) ->
     trained = time.monotonic() - begin
     found = output / f"{name}-test"
     begin = time.monotonic()
-    subprocess.run([*medmap, "evaluate", str(output / name), str(data), "-o", str(found), "-q"], check=True)
+    subprocess.run([*medmap, "evaluate", str(output / name), str(data), "-o", str(found), "--quiet"], check=True)
     seconds = (time.monotonic() - begin) / TEST
     rows = json.loads((found / "metrics.json").read_text())["metrics"]
     dice = next(r for r in rows if r["name"] == "dice" and r["group"] == "all")

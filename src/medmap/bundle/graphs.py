@@ -19,6 +19,8 @@ Floats = NDArray[np.float32]
 ONNX = "model.onnx"
 SECOND = "second.onnx"
 INT8 = ("model.int8.xml", "model.int8.bin")
+# Convolutions of a detector's heads and of the pyramid below them: edges of boxes lose most there, time little.
+HEADS_OF_BOXES = 5
 
 
 def write_graphs(network: Ensemble, example: Floats, folder: Path) -> None:
@@ -46,6 +48,11 @@ def write_graphs(network: Ensemble, example: Floats, folder: Path) -> None:
     export_onnx(Ensemble([one.second for one in stages], shared_recipe=False).eval(), regions, folder / SECOND)
 
 
+def heads_kept(spec: BundleSpec) -> int:
+    """How many convolutions before the answer are computed in float32 in every precision: of a detector its heads."""
+    return HEADS_OF_BOXES if spec.task == "detect" else 0
+
+
 def open_graphs(
     kind: EngineKind,
     folder: Path,
@@ -63,7 +70,8 @@ def open_graphs(
     from medmap.networks import NetworkSpec
 
     path = folder / (INT8[0] if precision == "int8" else ONNX)
-    first = open_engine(kind, model_path=path, threads=threads, precision=precision, device=device)
+    kept = heads_kept(spec)
+    first = open_engine(kind, model_path=path, threads=threads, precision=precision, device=device, kept=kept)
     if not NetworkSpec(**spec.members[0].network).two_stage:
         return first
     plain: Precision = "float32" if precision == "int8" else precision  # dense layers lose most and gain least

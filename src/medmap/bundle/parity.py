@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medmap.bundle.files import SUMS
-from medmap.bundle.graphs import INT8, ONNX, SECOND, open_graphs, write_graphs
+from medmap.bundle.graphs import INT8, ONNX, SECOND, heads_kept, open_graphs, write_graphs
 from medmap.bundle.spec import BundleSpec
 from medmap.bundle.stored import PARITY, Bundle, member_module, shared_recipe
 from medmap.bundle.weights import WEIGHTS
@@ -44,7 +44,6 @@ Format = Literal["onnx", "openvino"]
 PHANTOMS = 2
 PHANTOM_SEED = 20_250_101
 MAX_PARITY_BYTES = 2**30
-HEADS_OF_BOXES = 4  # convolutions of a detector's heads and below them: in 8 bits edges of boxes lose most there
 LAST_OF_BOXES = 3  # of numbers, in a detector's (N, members, places, numbers)
 AGAIN = 1.5  # another processor rounds elsewhere: on phantoms it may differ by half more than it did at the export
 
@@ -171,8 +170,7 @@ def export(
         path = Path(folder) / ONNX
         write_graphs(cast("Ensemble", network), inputs, path.parent)
         if scales is not None:
-            kept = HEADS_OF_BOXES if bundle.spec.task == "detect" else 0
-            for name, data in zip(INT8, quantized(path, scales, kept=kept), strict=True):
+            for name, data in zip(INT8, quantized(path, scales, kept=heads_kept(bundle.spec)), strict=True):
                 (path.parent / name).write_bytes(data)
         made = {file.name: file.read_bytes() for file in sorted(path.parent.iterdir())}
         comparisons = _Comparisons(bundle)

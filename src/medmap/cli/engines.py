@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 TARGETS = ("onnx", "openvino")
 EXAMPLES = 16
+EXAMPLES_FOR_SCALES = 64  # of 16, ranges are too narrow for images to come
 
 
 def export_bundle(model: Path, output: Path, to: str, dataset: Path | None, int8: bool = False) -> dict[str, Any]:
@@ -70,7 +71,7 @@ def _parity_examples(bundle: Bundle, path: Path | None, int8: bool) -> tuple[Any
     if not int8:
         return (*examples(bundle, data, EXAMPLES), None)
     for_scales, for_judging = _apart(bundle, data)
-    return (*examples(bundle, for_judging, EXAMPLES), examples(bundle, for_scales, EXAMPLES)[0])
+    return (*examples(bundle, for_judging, EXAMPLES), examples(bundle, for_scales, EXAMPLES_FOR_SCALES)[0])
 
 
 def _apart(bundle: Bundle, data: Dataset) -> tuple[Dataset, Dataset]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from medmap.errors import BundleError, DataError, UsageError
 from medmap.runtime.graph import read_graph, read_onnx
 from medmap.runtime.machine import available_cores, cpu_facts
+from medmap.runtime.openvino_graph import answer_apart, openvino
 
 if TYPE_CHECKING:
     from torch import nn
@@ -52,6 +52,7 @@ def open_engine(
     threads: int | None = None,
     precision: Precision = "float32",
     device: str = "auto",
+    kept: int = 0,
 ) -> Engine:
     """An engine ready to run.
 
@@ -64,6 +65,8 @@ def open_engine(
         precision: ``float32`` unless asked otherwise; ``auto`` takes bfloat16 where the processor computes it. Only a
             passed parity makes bfloat16 and int8 trustworthy.
         device: ``auto``: for torch a CUDA device where there is one, else the CPU; ``cpu``, ``cuda``, ``mps``, ``gpu``.
+        kept: OpenVINO computes so many convolutions before the answer, and what follows them, in float32 whatever the
+            precision, counted back along each way to it.
 
     Raises:
         UsageError: An unknown engine, device or precision, or neither network nor file given.
@@ -80,13 +83,14 @@ def open_engine(
         if module is None:
             raise UsageError("the torch engine needs a network", remedy="give module=")
         return _Torch(module, count if threads else None, precision, device)
-    if kind not in _FROM_FILE:
+    if kind not in ("onnx", "openvino"):
         raise UsageError("an unknown engine", got=kind, expected="torch, onnx or openvino")
     if model_path is None:
         raise UsageError(f"the {kind} engine needs an ONNX file", remedy="give model_path=, or export the bundle first")
-    if precision == "int8":
-        return _OpenVino(read_graph(model_path), str(model_path), count, precision, device)
-    return _FROM_FILE[kind]((read_onnx(model_path), b""), str(model_path), count, precision, device)
+    if kind == "onnx":
+        return _OnnxRuntime(read_onnx(model_path), str(model_path), count, precision, device)
+    data = read_graph(model_path) if precision == "int8" else (read_onnx(model_path), b"")
+    return _OpenVino(data, str(model_path), count, (precision, kept), device)
 
 
 def _checked(batch: Floats, ndim: int) -> Floats:
@@ -149,7 +153,7 @@ class _OnnxRuntime:
     name: str = "onnx"
     precision: str = "float32"
 
-    def __init__(self, data: tuple[bytes, bytes], where: str, threads: int, precision: Precision, device: str) -> None:
+    def __init__(self, data: bytes, where: str, threads: int, precision: Precision, device: str) -> None:
         ort = _onnxruntime()
         if precision == "bfloat16":
             raise UsageError(
@@ -164,7 +168,7 @@ class _OnnxRuntime:
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         options.log_severity_level = 4
         try:
-            self._session: Any = ort.InferenceSession(data[0], options, providers=[wanted])
+            self._session: Any = ort.InferenceSession(data, options, providers=[wanted])
         except _ort_errors() as error:
             raise BundleError(f"ONNX Runtime cannot run {where}", got=" ".join(str(error).split())[:300]) from error
         (self._input,) = self._session.get_inputs()
@@ -201,9 +205,12 @@ class _OpenVino:
 
     name: str = "openvino"
 
-    def __init__(self, data: tuple[bytes, bytes], where: str, threads: int, precision: Precision, device: str) -> None:
+    def __init__(
+        self, data: tuple[bytes, bytes], where: str, threads: int, how: tuple[Precision, int], device: str
+    ) -> None:
         ov = openvino()
         core = ov.Core()
+        precision, kept = how
         self.device: str = "cpu" if device == "auto" else device
         place = {"cpu": "CPU", "gpu": "GPU"}.get(self.device)
         if place is None or not any(name.split(".")[0] == place for name in core.available_devices):
@@ -214,27 +221,33 @@ class _OpenVino:
         # Said outright: left alone, OpenVINO takes bfloat16 wherever the processor has it.
         # In int8 it is what lies between the whole numbers.
         low = precision == "bfloat16" or (precision == "int8" and cpu_facts().fast_bfloat16)
-        settings = {"INFERENCE_PRECISION_HINT": "bf16" if low else "f32"}
-        if place == "CPU":
-            settings |= {"INFERENCE_NUM_THREADS": str(threads), "NUM_STREAMS": "1"}
+        settings = {"INFERENCE_NUM_THREADS": str(threads), "NUM_STREAMS": "1"} if place == "CPU" else {}
         try:
             model = core.read_model(model=data[0], weights=data[1])
             self._shape = [dim.get_length() if dim.is_static else None for dim in model.input(0).partial_shape]
-            self._request: Any = core.compile_model(model, place, settings).create_infer_request()
+            parts = answer_apart(model, kept) if low and kept else None
+            hints = ("bf16" if low else "f32", "f32")
+            self._requests: list[Any] = [
+                core.compile_model(part, place, {**settings, "INFERENCE_PRECISION_HINT": hint}).create_infer_request()
+                for part, hint in zip(parts or (model,), hints, strict=False)
+            ]
         except RuntimeError as error:
             raise BundleError(f"OpenVINO cannot run {where}", got=" ".join(str(error).split())[:300]) from error
 
     def __call__(self, batch: Floats) -> Floats:
-        if self._request is None:
+        if not self._requests:
             raise UsageError("the engine is closed")
         given = _checked(batch, len(self._shape))
         _require_size(given, self._shape)
-        self._request.infer([given], share_inputs=True)
+        values: list[Any] = [given]
+        for request in self._requests:
+            request.infer(values, share_inputs=True)
+            values = [tensor.data for tensor in request.output_tensors]
         # a copy: the next call writes into the same memory
-        return np.array(self._request.get_output_tensor(0).data, dtype=np.float32)
+        return np.array(values[0], dtype=np.float32)
 
     def close(self) -> None:
-        self._request = None
+        self._requests = []
 
 
 def _require_size(batch: Floats, shape: list[Any]) -> None:
@@ -254,20 +267,3 @@ def _onnxruntime() -> Any:
 
     onnxruntime.disable_telemetry_events()
     return onnxruntime
-
-
-def openvino() -> Any:
-    """OpenVINO without its telemetry.
-
-    ``import openvino`` reports the import to a web analytics service and leaves a file in the user's home, unless the
-    package ``openvino_telemetry`` is absent. To Python it is absent where ``sys.modules`` holds None for it; OpenVINO
-    then takes its own silent stand-in. It stays absent: parts of OpenVINO are imported later.
-    """
-    if "openvino_telemetry" not in sys.modules:
-        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
-    import openvino
-
-    return openvino
-
-
-_FROM_FILE: dict[str, type[_OnnxRuntime] | type[_OpenVino]] = {"onnx": _OnnxRuntime, "openvino": _OpenVino}

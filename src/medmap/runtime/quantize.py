@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import math
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,14 +15,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medmap.errors import BundleError, DataError, MissingExtraError
-from medmap.runtime.engines import openvino
 from medmap.runtime.graph import read_onnx
+from medmap.runtime.openvino_graph import CONVOLUTIONS, from_last_convolutions, openvino
 
 CALIBRATION_INPUTS = 64
+# Sums and means at the end of a block cost no arithmetic worth saving; of a detector's error in 8 bits more than half
+# came from rounding them.
+ROUNDED_FOR_NOTHING = ["Add", "AvgPool"]
+SMALL_SHARE = 0.1  # of all arithmetic; point-wise convolutions that take less are shortcuts past a block, and stay
 
 
 def quantized(model: str | Path, inputs: NDArray[np.float32], *, kept: int = 0) -> tuple[bytes, bytes]:
     """A network whose convolutions compute in 8-bit integers, as an OpenVINO graph and its weights.
+
+    The first convolutions, those of shortcuts past a block, and the sums that these end in stay as they are: they cost
+    little and rounding them loses most.
 
     Weights take one scale a channel, activations one a layer, set from what the layers see on the inputs; biases are
     then corrected for what rounding shifts (NNCF's post-training quantisation; Nagel et al. 2019 for the correction).
@@ -31,7 +39,8 @@ def quantized(model: str | Path, inputs: NDArray[np.float32], *, kept: int = 0) 
     Args:
         model: The ONNX file in float32.
         inputs: (N, C, *spatial) float32 prepared inputs like those that will come; at most 64 are looked at.
-        kept: So many convolutions before the answer stay as they are, counted back along each way to it.
+        kept: So many convolutions before the answer, counted back along each way to it, stay as they are, and all that
+            follows them.
 
     Raises:
         MissingExtraError: NNCF is not installed.
@@ -52,7 +61,11 @@ def quantized(model: str | Path, inputs: NDArray[np.float32], *, kept: int = 0) 
                 nncf.Dataset(chosen),
                 preset=nncf.QuantizationPreset.MIXED,  # activations need not be symmetric: LeakyReLU's are not
                 subset_size=len(chosen),
-                ignored_scope=nncf.IgnoredScope(names=_before_the_answer(network, kept)),
+                ignored_scope=nncf.IgnoredScope(
+                    names=sorted({*from_last_convolutions(network, kept), *_better_left(network)}),
+                    types=ROUNDED_FOR_NOTHING,
+                    validate=False,
+                ),
                 advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=nncf.OverflowFix.DISABLE),
             )
     except (RuntimeError, ValueError, nncf.ValidationError) as error:
@@ -66,22 +79,29 @@ def quantized(model: str | Path, inputs: NDArray[np.float32], *, kept: int = 0) 
         return path.read_bytes(), path.with_suffix(".bin").read_bytes()
 
 
-def _before_the_answer(network: Any, count: int) -> list[str]:
-    """Names of the convolutions with fewer than ``count`` others between them and the answer on some way to it."""
-    fewest: dict[str, int] = {}
-    found: set[str] = set()
-    waiting = [(result, 0) for result in network.get_results()] if count else []
-    while waiting:
-        node, passed = waiting.pop()
+def _better_left(network: Any) -> list[str]:
+    """Names of the convolutions that read the image, and of the point-wise ones where these are a small share."""
+    seen: dict[str, bool] = {}  # what depends on the image, and whether a convolution stands between
+    first, pointwise = [], []
+    work = dict.fromkeys(("all", "pointwise"), 0)
+    for node in network.get_ordered_ops():
         name = node.get_friendly_name()
-        if fewest.get(name, count) <= passed:
+        given = [one.get_source_output().get_node().get_friendly_name() for one in node.inputs()]
+        beyond = [seen[one] for one in given if one in seen]
+        if node.get_type_name() == "Parameter" or beyond:
+            seen[name] = any(beyond)
+        if node.get_type_name() not in CONVOLUTIONS:
             continue
-        fewest[name] = passed
-        if node.get_type_name() in ("Convolution", "GroupConvolution"):
-            found.add(name)
-            passed += 1
-        waiting += [(given.get_source_output().get_node(), passed) for given in node.inputs() if passed < count]
-    return sorted(found)
+        if not seen.get(name):
+            first.append(name)
+        seen[name] = True
+        weights = [int(side) for side in node.input(1).get_shape()]
+        places = math.prod(side.get_length() for side in list(node.output(0).get_partial_shape())[2:] if side.is_static)
+        work["all"] += math.prod(weights) * places
+        if math.prod(weights[-(len(node.output(0).get_partial_shape()) - 2) :]) == 1:
+            work["pointwise"] += math.prod(weights) * places
+            pointwise.append(name)
+    return [*first, *(pointwise if work["pointwise"] < SMALL_SHARE * work["all"] else [])]
 
 
 def _nncf() -> Any:
