@@ -155,7 +155,7 @@ class Choice:
         if self.better_than_next:
             return f"{best.run} is better than {second.run}, the next ({found})."
         if _rounded(best.value) == _rounded(second.value):
-            which = "smaller" if best.weights < second.weights else "first"
+            which = "smaller" if (best.weights, best.networks) < (second.weights, second.networks) else "first"
             return f"{best.run} and {second.run} have the same score: the {which} one is chosen ({found})."
         return f"{best.run} has the best score, but within chance of {second.run}, the next ({found})."
 
@@ -207,7 +207,7 @@ class Choice:
         """
         text = json.dumps(self.as_json(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
         beside = {FILE: text.encode("utf-8", "backslashreplace")}
-        log = Path(self.best.run) / LOG
+        log = self.best.bundle.path.parent / LOG
         if log.is_file():
             beside[LOG] = log.read_bytes()
         return self.best.bundle.copied(folder, beside)
