@@ -155,6 +155,12 @@ def test_the_table_says_what_differs(tmp_path: Path) -> None:
     assert "fit.epochs: 1000 | 100000" in text
     assert 'prepare.grid: null | "spacing"' in text
     assert "reasons" not in text
+    many = {"fit": {f"setting_{n:02}": n for n in range(30)}, "network": {"anchors": [[1.5, 2.5]] * 9}}
+    other = finished(tmp_path / "other", of_masks(judged(noise=0.5)), run=many)
+    lines = choose_run([good, other]).as_text().splitlines()
+    assert lines[-1].startswith("and ")
+    assert lines[-1].endswith("more: --json shows them")
+    assert len([line for line in lines if " | " in line]) == 12
 
 
 def test_the_chosen_bundle_is_copied_with_its_bytes_and_the_choice_beside_it(tmp_path: Path) -> None:

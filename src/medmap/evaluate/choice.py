@@ -23,7 +23,7 @@ from medmap.metrics import Comparison
 
 CHANCE = 0.05  # from this p value on, a difference is called one that chance may give
 ROUNDING = 1e-6  # between a score that was written down and one that is computed again
-WIDE = 40  # characters of a setting that the table has room for
+WIDE, MOST = 40, 12  # characters of a setting, and settings, that the text has room for
 FILE = "choice.json"
 
 
@@ -188,10 +188,17 @@ class Choice:
             "",
             *aligned([head, *(_cells(one) for one in self.ranked)]),
         ]
+        if self.best.settings:
+            lines += ["", "settings that differ, in the same order:", *self._settings()]
+        return "\n".join(lines)
+
+    def _settings(self) -> list[str]:
+        """The settings that differ, as many as a person reads and as short as a line bears."""
         names = self.best.settings
         each = {name: [json.dumps(one.settings[name], ensure_ascii=False) for one in self.ranked] for name in names}
         narrow = [f"{name}: {' | '.join(texts)}" for name, texts in each.items() if max(map(len, texts)) <= WIDE]
-        return "\n".join([*lines, *(["", "settings that differ, in this order:", *narrow] if narrow else [])])
+        left = len(each) - len(narrow[:MOST])
+        return [*narrow[:MOST], *([f"and {left} more: --json shows them"] if left else [])]
 
     def save(self, folder: str | Path) -> Bundle:
         """Copy the chosen bundle to ``folder/bundle``, with ``choice.json`` beside it, all of it or nothing.
