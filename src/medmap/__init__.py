@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from medmap.decision import Decision
     from medmap.deidentify import deidentify
     from medmap.errors import LeakageWarning, MedmapError, MedmapWarning
-    from medmap.evaluate import Report, evaluate
+    from medmap.evaluate import Report, choose_run, evaluate
     from medmap.evaluate.folders import compare
     from medmap.geometry import Geometry, Trace
     from medmap.image import Image
@@ -67,6 +67,7 @@ _ROOMS = {
     "Report": "evaluate",
     "evaluate": "evaluate",
     "compare": "evaluate",
+    "choose_run": "evaluate",
 }
 
 __all__ = [

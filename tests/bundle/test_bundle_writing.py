@@ -149,3 +149,59 @@ def test_a_folder_that_cannot_be_made_is_a_sentence(tmp_path, states):
     (tmp_path / "file").write_text("")
     with pytest.raises(BundleError, match="could not be written"):
         _new(tmp_path / "file" / "bundle", states)
+
+
+# -- a copy ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_copy_keeps_every_byte_and_has_files_beside_it(old, tmp_path):
+    copy = old.copied(tmp_path / "deep" / "copy", {"choice.json": b"{}"})
+    assert (copy.path, copy.digest) == (tmp_path / "deep" / "copy" / "bundle", old.digest)
+    assert {path.name for path in copy.path.parent.iterdir()} == {"bundle", "choice.json"}
+    assert copy.weight_count == old.weight_count == sum(t.numel() for m in (0, 1) for t in old.state_dict(m).values())
+    (tmp_path / "empty").mkdir()
+    assert old.copied(tmp_path / "empty").digest == old.digest
+
+
+@pytest.mark.parametrize("at", range(8))  # four files, their folder, the file beside, the new folder, the parent
+def test_a_copy_is_whole_or_not_at_all(old, monkeypatch, at):
+    calls = _failing(monkeypatch, os, "fsync", at)
+    with pytest.raises(BundleError, match=r"could not be copied to .*copy: got No space left"):
+        old.copied(old.path.parent / "copy", {"choice.json": b"{}"})
+    assert len(calls) == at + 1
+    monkeypatch.undo()
+    assert Bundle.load(old.path).digest == old.digest
+    left = {entry.name for entry in old.path.parent.iterdir()}
+    assert left == {"bundle", "copy"} if at == 7 else {"bundle"}
+    if at == 7:  # it was in its place already
+        assert Bundle.load(old.path.parent / "copy").digest == old.digest
+
+
+def test_an_interrupted_copy_leaves_nothing(old, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(bundle_files, "_write", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        old.copied(old.path.parent / "copy", {"choice.json": b"{}"})
+    assert [entry.name for entry in old.path.parent.iterdir()] == ["bundle"]
+
+
+def test_a_bundle_changed_meanwhile_and_a_place_that_is_taken_are_refused(old, states, tmp_path):
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "chapter.txt").write_text("years of work")
+    for taken in ("file", "link", "full", "bundle"):
+        with pytest.raises(BundleError, match="exists already"):
+            old.copied(tmp_path / taken)
+    assert (tmp_path / "full" / "chapter.txt").read_text() == "years of work"
+    with pytest.raises(BundleError, match="could not be copied"):
+        old.copied(tmp_path / "file" / "copy")
+    _new(old.path, states, overwrite=True)
+    with pytest.raises(BundleError, match="was changed after it was opened"):
+        old.copied(tmp_path / "copy")
+    (old.path / "extra.csv").write_bytes(b"b\n")
+    with pytest.raises(BundleError, match="was changed after the bundle was written"):
+        old.copied(tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()

@@ -118,7 +118,7 @@ def test_plan_import_schema_verify_export(world: Path, tmp_path: Path, capsys: p
     assert (tmp_path / "set" / "dataset.yaml").exists()
     assert medmap(["schema"]) == 0
     capsys.readouterr()
-    for name in ("run.yaml", "dataset.yaml", "spec.json", "metrics.json"):
+    for name in ("run.yaml", "dataset.yaml", "spec.json", "metrics.json", "choice.json"):
         assert medmap(["schema", name]) == 0
         assert json.loads(capsys.readouterr().out)["type"] == "object"
     assert medmap(["verify", str(world / "run")]) == 0
@@ -155,6 +155,7 @@ def test_help_is_there_for_every_command() -> None:
         "train",
         "evaluate",
         "compare",
+        "choose",
         "predict",
         "export",
     ):

@@ -269,3 +269,10 @@ def test_an_exported_copy_keeps_the_coarse_bundle(trained: Path, pictures: Path,
     out = str(tmp_path / "exported")
     assert medmap(["export", str(trained), "-o", out, "--to", "openvino", "--dataset", str(pictures)]) == 0
     assert Bundle.load(out).coarse.digest == Bundle.load(trained).coarse.digest  # type: ignore[union-attr]
+
+
+def test_a_copied_bundle_keeps_its_coarse_one(trained: Path, tmp_path: Path) -> None:
+    bundle = Bundle.load(trained)
+    copied = bundle.copied(tmp_path / "kept", {"note.txt": b"why"})
+    assert copied.digest == bundle.digest
+    assert copied.coarse is not None

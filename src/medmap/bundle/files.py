@@ -207,6 +207,61 @@ def write_folder(folder: Path, contents: Mapping[str, bytes], *, overwrite: bool
         _remove(previous)
 
 
+def copy_folder(source: Path, digest: str, folder: Path, beside: Mapping[str, bytes]) -> None:
+    """Copy a bundle, byte for byte, to ``folder/bundle`` and write files beside it, all of it or nothing.
+
+    The copy is made beside its place, synced and verified, and only then renamed in.
+
+    Args:
+        source: The bundle's folder.
+        digest: What the copy's digest must be.
+        folder: Must not exist, or be empty.
+        beside: Further files by plain name.
+
+    Raises:
+        BundleError: The place is taken, the bundle was changed meanwhile, the disk is full or not writable.
+    """
+    if os.path.lexists(folder) and (folder.is_symlink() or not folder.is_dir() or any(folder.iterdir())):
+        raise BundleError(f"{folder} exists already", remedy="choose another folder")
+    new = _aside(folder, "writing")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        _remove(new)
+        try:
+            _copy(source, new / "bundle")
+            if verify_folder(new / "bundle")[1] != digest:
+                raise BundleError(f"{source} was changed after it was opened", remedy="open it again")
+            for name, data in beside.items():
+                _write(new / name, data)
+            _sync_folder(new)
+            if folder.exists():
+                folder.rmdir()  # it is empty
+            new.rename(folder)
+            _sync_folder(folder.parent)
+        except BaseException:
+            _remove(new)
+            raise
+    except OSError as error:
+        raise BundleError(
+            f"the bundle could not be copied to {folder}",
+            got=error.strerror or str(error),
+            remedy="free space or choose another folder",
+        ) from error
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.mkdir(parents=True)
+    for path in sorted(source.iterdir()):
+        if path.name == COARSE and path.is_dir():
+            _copy(path, target / COARSE)
+            continue
+        with path.open("rb") as old, (target / path.name).open("xb") as new:
+            shutil.copyfileobj(old, new)
+            new.flush()
+            os.fsync(new.fileno())
+    _sync_folder(target)
+
+
 def _may_replace(folder: Path, overwrite: bool) -> None:
     if not os.path.lexists(folder):
         return

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from medmap.bundle.files import COARSE, SUMS, read_small, standing, verify_folder, write_folder
+from medmap.bundle.files import COARSE, SUMS, copy_folder, read_small, standing, verify_folder, write_folder
 from medmap.bundle.graphs import INT8, ONNX, SECOND, open_graphs
 from medmap.bundle.spec import MAX_SPEC_BYTES, BundleSpec, MemberSpec, parse_spec
-from medmap.bundle.weights import WEIGHTS, check_weights, pack_weights, read_weights, require_fit
+from medmap.bundle.weights import WEIGHTS, check_weights, count_weights, pack_weights, read_weights, require_fit
 from medmap.errors import BundleError, ConfigError, MedmapError, MedmapWarning
 from medmap.results import Label
 
@@ -130,7 +130,28 @@ class Bundle:
         write_folder(Path(path), contents, overwrite=overwrite)
         return cls.load(path)
 
+    def copied(self, folder: str | Path, beside: Mapping[str, bytes] | None = None) -> Bundle:
+        """Copy the bundle to ``folder/bundle``, whole or not at all: every byte and so the digest stays.
+
+        Args:
+            folder: The new folder; must not exist, or be empty.
+            beside: Further files beside the bundle, by plain name.
+
+        Returns:
+            The copy, opened and checked.
+
+        Raises:
+            BundleError: The folder is taken, the bundle was changed meanwhile, the disk is full or not writable.
+        """
+        copy_folder(self.path, self.digest, Path(folder), beside or {})
+        return Bundle.load(Path(folder))
+
     # --------------------------------------------------------------------------------------------------- what it holds
+
+    @property
+    def weight_count(self) -> int:
+        """Numbers that the networks of all members hold together: how large the bundle is."""
+        return count_weights(self.path / WEIGHTS)
 
     @property
     def labels(self) -> tuple[Label, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -69,6 +70,23 @@ def check_weights(path: Path, members: int) -> None:
         ) from error
     if missing := sorted(set(range(members)) - found):
         raise BundleError(f"{path} lacks the weights of a member", got=f"none for member {missing[0]}", remedy=_AGAIN)
+
+
+def count_weights(path: Path) -> int:
+    """Numbers that ``weights.safetensors`` holds, of all members together; only its header is read.
+
+    Raises:
+        BundleError: It is no whole safetensors file.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return sum(math.prod(file.get_slice(key).get_shape()) for key in file.keys())  # noqa: SIM118  (no mapping)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise BundleError(
+            f"{path} is not a whole safetensors file", got=" ".join(str(error).split())[:300], remedy=_AGAIN
+        ) from error
 
 
 def read_weights(path: Path, member: int) -> dict[str, Tensor]:

@@ -277,4 +277,15 @@ def schemas() -> dict[str, Callable[[], dict[str, Any]]]:
 
         return metrics_schema()
 
-    return {"run.yaml": run, "dataset.yaml": dataset, "spec.json": spec, "metrics.json": metrics}
+    def choice() -> dict[str, Any]:
+        from medmap.evaluate import choice_schema
+
+        return choice_schema()
+
+    return {
+        "run.yaml": run,
+        "dataset.yaml": dataset,
+        "spec.json": spec,
+        "metrics.json": metrics,
+        "choice.json": choice,
+    }

@@ -33,6 +33,7 @@ COMMANDS = (
     (model.train, "train", "Train, and always leave a usable bundle."),
     (model.evaluate, "evaluate", "Judge a model on a dataset: numbers and a report."),
     (model.compare, "compare", "Compare two evaluations of the same cases."),
+    (model.choose, "choose", "Choose the best of several runs, test cases unseen."),
     (model.predict, "predict", "Answer for images, folders, a zip or a dataset."),
     (measured.measure, "measure", "Measure the structures of a mask: sizes, intensities."),
     (model.export, "export", "Export a model for another engine, with a parity test."),

@@ -1,4 +1,4 @@
-"""Commands about models: plan, train, judge, compare, answer, export, verify."""
+"""Commands about models: plan, train, judge, compare, choose, answer, export, verify."""
 
 from __future__ import annotations
 
@@ -254,6 +254,39 @@ def compare(
         screen.result(found.as_text())
 
 
+def choose(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Finished runs, judged on the same cases.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="New folder: the chosen bundle, and choice.json.")
+    ] = None,
+    by: Annotated[
+        str | None,
+        typer.Option("--by", metavar="METRIC", help="Default: auroc of classes, dice of masks, ap50 of boxes."),
+    ] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Choose the best of several runs by the cases that were held out of training; test cases stay unseen."""
+    from medmap.evaluate import choose_run
+
+    if output is not None and require_folder(output).exists() and any(output.iterdir()):
+        raise UsageError(f"{output} is not empty", remedy="choose another folder with -o")
+    screen = Screen(quiet, json)
+    found = choose_run(runs, by)
+    bundle = None if output is None else found.save(output)
+    if json:
+        screen.document({**found.as_json(), "saved": None if bundle is None else str(bundle.path)})
+        return
+    screen.line(found.as_text() + "\n")
+    for text in found.verdict:
+        screen.result(text)
+    for text in found.warnings:
+        screen.warning(text)
+    screen.result(f"chosen: {found.best.run}")
+    if bundle is not None:
+        screen.result(f"bundle: {bundle.path}")
+
+
 def predict(
     paths: Annotated[list[Path], typer.Argument(metavar="MODEL... INPUT...", help="Bundles or runs, then images.")],
     output: Annotated[
@@ -372,7 +405,9 @@ def verify(
 
 
 def schema(
-    name: Annotated[str | None, typer.Argument(help="run.yaml, dataset.yaml, spec.json or metrics.json.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="run.yaml, dataset.yaml, spec.json, metrics.json or choice.json.")
+    ] = None,
 ) -> None:
     """Print the JSON Schema of a file that medmap reads or writes."""
     from medmap.cli.about import schemas

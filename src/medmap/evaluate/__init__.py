@@ -1,10 +1,11 @@
 """How good a bundle is, on whom, and whether to believe it: predictions beside the truth, judged.
 
 ``evaluate`` predicts and judges; ``report_from_table`` judges predictions that are there already; ``compare`` sets two
-evaluations side by side from their ``predictions.csv`` alone.
+evaluations side by side from their ``predictions.csv`` alone; ``choose_run`` takes the best of several trained runs.
 """
 
 from medmap.evaluate.baselines import baselines
+from medmap.evaluate.choice import Choice, ChoiceFile, choice_schema, choose_run
 from medmap.evaluate.compare import ComparisonReport, compare_tables
 from medmap.evaluate.csvfile import csv_text, read_predictions, write_predictions
 from medmap.evaluate.detected import DetectionRules, report_from_boxes
@@ -38,6 +39,8 @@ from medmap.evaluate.table import PredictionTable, table_of
 __all__ = [
     "Aggregated",
     "Baseline",
+    "Choice",
+    "ChoiceFile",
     "Circumstances",
     "ComparisonReport",
     "DetectionRules",
@@ -57,6 +60,8 @@ __all__ = [
     "beside_observers",
     "case_scores",
     "channel_order",
+    "choice_schema",
+    "choose_run",
     "compare",
     "compare_detection_folders",
     "compare_detections",

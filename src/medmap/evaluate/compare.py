@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -60,21 +61,30 @@ class ComparisonReport:
         ]
         lines += [f"warning: {text}" for text in self.warnings]
         head = ("metric", "group", "a", "b", "a − b", "95 % interval", "p", "n", "method")
-        table = [head, *(_cells(row) for row in self.rows)]
-        widths = [max(len(row[column]) for row in table) for column in range(len(head))]
-        lines += ["", *("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in table)]
-        return "\n".join(lines)
+        return "\n".join([*lines, "", *aligned([head, *(_cells(row) for row in self.rows)])])
 
 
 def _cells(row: Comparison) -> tuple[str, ...]:
+    why = row.method or row.reason or ""
+    return row.name, row.group, shown(row.a), shown(row.b), *difference_cells(row), str(row.n), why
+
+
+def difference_cells(row: Comparison) -> tuple[str, str, str]:
+    """A difference, its interval and its p value in words; a dash for what there is not."""
     interval = "–" if row.low is None else f"{row.low:+.3f} to {row.high:+.3f}"
     p = "–" if row.p is None else ("< 0.001" if row.p < 0.001 else f"{row.p:.3f}")
-    why = row.method or row.reason or ""
-    return row.name, row.group, _shown(row.a), _shown(row.b), _shown(row.difference, "+"), interval, p, str(row.n), why
+    return shown(row.difference, "+"), interval, p
 
 
-def _shown(value: float | None, sign: str = "") -> str:
+def shown(value: float | None, sign: str = "") -> str:
+    """A number with three decimals, or a dash."""
     return "–" if value is None else f"{value:{sign}.3f}"
+
+
+def aligned(table: Sequence[Sequence[str]]) -> list[str]:
+    """Rows of cells as lines whose columns stand below each other."""
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
 
 
 def compare_tables(a: PredictionTable, b: PredictionTable, name_a: str = "a", name_b: str = "b") -> ComparisonReport:

@@ -8,21 +8,22 @@ from pathlib import Path
 from medmap.errors import DataError
 from medmap.evaluate.compare import ComparisonReport, compare_tables
 from medmap.evaluate.csvfile import read_predictions, read_rows
-from medmap.evaluate.detections_compare import compare_detection_folders
-from medmap.evaluate.structures_compare import compare_structure_folders
+from medmap.evaluate.detections import DetectionTable
+from medmap.evaluate.detections_compare import compare_detections
+from medmap.evaluate.detections_csv import read_detections
+from medmap.evaluate.outcome import Table
+from medmap.evaluate.structures import StructureTable
+from medmap.evaluate.structures_compare import compare_structures
+from medmap.evaluate.structures_csv import read_structures
+from medmap.evaluate.table import PredictionTable
 
 Paths = str | Path
 
-
-def _score_folders(folder_a: Paths, folder_b: Paths) -> ComparisonReport:
-    return compare_tables(read_predictions(folder_a), read_predictions(folder_b), str(folder_a), str(folder_b))
-
-
-# what an evaluation is of: a column that only its table has, and what compares two
-_KINDS: dict[str, tuple[str, Callable[[Paths, Paths], ComparisonReport]]] = {
-    "masks": ("structure", compare_structure_folders),
-    "boxes": ("box", compare_detection_folders),
-    "scores": ("kind", _score_folders),
+# what an evaluation is of: a column that only its table has, and what reads it
+_KINDS: dict[str, tuple[str, Callable[[Paths], Table]]] = {
+    "masks": ("structure", read_structures),
+    "boxes": ("box", read_detections),
+    "scores": ("kind", read_predictions),
 }
 
 
@@ -39,13 +40,50 @@ def compare(folder_a: Paths, folder_b: Paths) -> ComparisonReport:
     """
     first, second = _kind(folder_a), _kind(folder_b)
     if first != second:
-        raise DataError(
-            f"an evaluation of {' and one of '.join(sorted((first, second)))} cannot be compared",
-            got=f"{folder_b}: {second}",
-            expected=f"{first}, as in {folder_a}",
-            remedy="give two evaluations of the same task",
-        )
-    return _KINDS[first][1](folder_a, folder_b)
+        raise _unlike(f"{folder_b}: {second}", f"{first}, as in {folder_a}", (first, second))
+    return compare_any(read_table(folder_a), read_table(folder_b), str(folder_a), str(folder_b))
+
+
+def read_table(folder: Paths) -> Table:
+    """The table of an evaluation, of whichever kind it is.
+
+    Args:
+        folder: An evaluation's folder, or its ``predictions.csv``.
+
+    Raises:
+        ReadError: Absent, or no table of predictions.
+        DataError: Rows that contradict each other.
+    """
+    return _KINDS[_kind(folder)][1](folder)
+
+
+def compare_any(a: Table, b: Table, name_a: str = "a", name_b: str = "b") -> ComparisonReport:
+    """Compare two tables of one kind on the cases that both have, each metric by its paired test.
+
+    Raises:
+        DataError: Two of different kinds, nothing in common, other classes, or another truth for the same case.
+    """
+    if isinstance(a, PredictionTable) and isinstance(b, PredictionTable):
+        return compare_tables(a, b, name_a, name_b)
+    if isinstance(a, StructureTable) and isinstance(b, StructureTable):
+        return compare_structures(a, b, name_a, name_b)
+    if isinstance(a, DetectionTable) and isinstance(b, DetectionTable):
+        return compare_detections(a, b, name_a, name_b)
+    first, second = _kind_of(a), _kind_of(b)
+    raise _unlike(f"{name_b}: {second}", f"{first}, as in {name_a}", (first, second))
+
+
+def _unlike(got: str, expected: str, kinds: tuple[str, str]) -> DataError:
+    return DataError(
+        f"an evaluation of {' and one of '.join(sorted(kinds))} cannot be compared",
+        got=got,
+        expected=expected,
+        remedy="give two evaluations of the same task",
+    )
+
+
+def _kind_of(table: Table) -> str:
+    return "masks" if isinstance(table, StructureTable) else "boxes" if isinstance(table, DetectionTable) else "scores"
 
 
 def _kind(folder: Paths) -> str:

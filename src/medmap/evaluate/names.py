@@ -46,6 +46,11 @@ NAMES = {
     "volume_limit_high_ml": "Volume: upper limit of agreement (ml)",
 }
 
+LOWER_IS_BETTER = frozenset(
+    {"brier", "ece", "mae", "rmse", "hd95_mm", "assd_mm", "false_positives_per_image"}
+)  # of every other metric more is better
+SIGNED = frozenset({"volume_error_ml"})  # means of errors that may cancel: neither more nor less is better
+
 
 def metric_name(name: str) -> str:
     """The metric as a reader expects it."""

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import ConfigDict, Field
 
-from medmap.config import Section, write_atomically
+from medmap.config import Section, read_text, validate, write_atomically
 from medmap.decision import Decision
-from medmap.errors import UsageError
+from medmap.errors import ConfigError, ReadError, UsageError
 from medmap.evaluate.csvfile import write_predictions
 from medmap.evaluate.detections import DetectionTable
 from medmap.evaluate.detections_csv import write_detections
@@ -186,11 +186,8 @@ class Report:
         """The metric of a group; without ``stage`` the last one (calibrated before uncalibrated), or None."""
         fits = [r for r in self.rows if (r.name, r.group, r.average) == (name, group, average)]
         if stage is None:
-            order = {"calibrated": 0, None: 1, "uncalibrated": 2}
-            fits = sorted((r for r in fits if r.stage in order), key=lambda r: order[r.stage])
-        else:
-            fits = [r for r in fits if r.stage == stage]
-        return fits[0] if fits else None
+            return last_stage(fits)
+        return next((r for r in fits if r.stage == stage), None)
 
     def as_json(self) -> dict[str, Any]:
         """``metrics.json`` as plain values."""
@@ -328,6 +325,16 @@ class MetricRow(Section):
     reason: str | None = None
 
 
+RowOf = TypeVar("RowOf", Estimate, MetricRow)
+_STAGES = ("calibrated", None, "uncalibrated")
+
+
+def last_stage(rows: Sequence[RowOf]) -> RowOf | None:
+    """Of rows of one metric and group the one that counts: calibrated before uncalibrated; None where there is none."""
+    fits = [row for row in rows if row.stage in _STAGES]
+    return min(fits, key=lambda row: _STAGES.index(row.stage), default=None)
+
+
 class FailedCase(Section):
     """A case that gave no prediction, and why."""
 
@@ -352,6 +359,29 @@ class MetricsFile(Section):
     seconds: float = Field(ge=0)
     metrics: tuple[MetricRow, ...]
     warnings: tuple[str, ...]
+
+
+def read_metrics(folder: str | Path) -> MetricsFile:
+    """Read ``metrics.json`` back.
+
+    Args:
+        folder: The evaluation's folder.
+
+    Raises:
+        ReadError: Absent, unreadable, or no such file.
+    """
+    path = Path(folder) / "metrics.json"
+    try:
+        data = json.loads(read_text(path, _MAX_BYTES))
+        return validate(MetricsFile, data if isinstance(data, dict) else {}, str(path))
+    except ConfigError as error:
+        raise ReadError(error.what, got=error.got, remedy=_AGAIN) from error
+    except (ValueError, RecursionError) as error:
+        raise ReadError(f"{path} is not valid JSON", got=f"{error!s:.200}", remedy=_AGAIN) from error
+
+
+_MAX_BYTES = 2**28
+_AGAIN = "give a folder that medmap train or medmap evaluate wrote"
 
 
 def metrics_schema() -> dict[str, Any]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from medmap.errors import DatasetError
 from medmap.evaluate.groups import FEWEST, groups_of
-from medmap.evaluate.names import group_name, metric_name
+from medmap.evaluate.names import LOWER_IS_BETTER, group_name, metric_name
 from medmap.evaluate.outcome import Aggregated
 from medmap.evaluate.table import PredictionTable
 from medmap.metrics import (
@@ -156,7 +156,7 @@ def weak_groups(rows: Sequence[Estimate], headline: Estimate | None) -> list[str
     if headline is None or headline.value is None:
         return []
     looked = sum(row.name == headline.name and row.value is not None for row in rows)
-    worse_up = headline.name in ("mae", "rmse", "brier")
+    worse_up = headline.name in LOWER_IS_BETTER
     found = []
     for row in rows:
         if row.name != headline.name or row.value is None or row.low is None or row.high is None:
