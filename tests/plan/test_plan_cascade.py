@@ -14,7 +14,7 @@ from medmap.errors import ConfigError
 from medmap.geometry import Geometry
 from medmap.image import Image
 from medmap.layouts import open_dataset
-from medmap.plan import Fingerprint, plan, segment
+from medmap.plan import Fingerprint, Run, plan, segment
 from medmap.plan.cascade import Cascade, cascade
 from medmap.plan.cascade import _coarse_mm as coarse_mm
 from medmap.write import write
@@ -149,3 +149,10 @@ def test_a_coarse_network_can_be_left_out_and_needs_time(small: Path) -> None:
     assert "too short" in short.reasons["coarse"]
     with pytest.raises(ConfigError, match=r"no coarse network is planned.*coarse\.fit\.epochs=3"):
         plan(data, budget_s=100, overrides=["coarse.fit.epochs=3", "fit.threads=1"], device="cpu")
+
+
+def test_the_schema_has_the_run_at_its_root_and_refers_to_it() -> None:
+    schema = Run.model_json_schema()
+    assert schema["type"] == "object"
+    assert {"$ref": "#/$defs/Run"} in schema["properties"]["coarse"]["anyOf"]
+    assert schema["$defs"]["Run"]["properties"] == schema["properties"]

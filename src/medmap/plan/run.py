@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -163,6 +163,12 @@ class Run(Section):
         if ours != theirs:
             raise ValueError("coarse.seed, coarse.splits and coarse.ensemble.folds are those of the run itself")
         return self
+
+    @classmethod
+    def model_json_schema(cls, *args: Any, **words: Any) -> dict[str, Any]:
+        """The JSON Schema with the run at its root, to which ``coarse`` refers."""
+        schema = super().model_json_schema(*args, **words)
+        return {**schema["$defs"][cls.__name__], "$defs": schema["$defs"]}
 
     @classmethod
     def load(cls, path: str | Path, overrides: Iterable[str] = ()) -> Run:
