@@ -28,8 +28,10 @@ from medmap.report import (
     summary,
 )
 from medmap.report import detection_pictures as pictures
+from medmap.report.detection_figures import froc_figure
 from medmap.results import Label
 from medmap.write import write
+from medmap.write.colours import paper_colour_of
 
 QUICK = DetectionRules(bootstrap=Bootstrap(200))
 
@@ -178,6 +180,17 @@ def test_a_plane_is_shown_whole(cells: Report) -> None:
     strange = Image(np.zeros((4, 4, 4), np.int16), Geometry.from_spacing((4, 4, 4), (1.0, 1.0, 1.0)))
     assert boxes_drawn(table, 0, strange) is None
     assert all(case.picture is None for row in picture_rows(table, None) for case in row.cases)
+
+
+def test_curves_have_the_colours_of_the_classes_on_every_picture(cells: Report) -> None:
+    table = cells.detections
+    for name in ("froc", "precision_recall"):
+        for number in range(3):
+            assert f'stroke="{paper_colour_of(number)}"' in figures(cells)[name].svg
+    without = replace(table, true=replace(table.true, labels=np.maximum(table.true.labels, 1)))  # none of the first
+    svg = froc_figure(replace(cells, table=without), [1, 2]).svg
+    assert f'stroke="{paper_colour_of(0)}"' not in svg
+    assert f'stroke="{paper_colour_of(1)}"' in svg
 
 
 def test_no_word_of_the_data_becomes_markup() -> None:

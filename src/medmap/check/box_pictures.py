@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medmap.dataset import Case
-from medmap.write.planes import COLOURS
+from medmap.write.colours import colour_of
 
 MOST_CLASSES = 255
 
@@ -32,7 +32,7 @@ def boxed(picture: NDArray[np.uint8], case: Case, shape: Sequence[int]) -> NDArr
             continue
         ends = (np.array(corners).reshape(2, 2) + 0.5) * scale - 0.5
         (top, left), (bottom, right) = np.clip(np.rint(ends), 0, last).astype(int)
-        colour = COLOURS[label % len(COLOURS)]
+        colour = colour_of(label)
         drawn[[top, bottom], left : right + 1] = colour
         drawn[top : bottom + 1, [left, right]] = colour
     return drawn

@@ -22,7 +22,8 @@ from medmap.config import write_atomically
 from medmap.dataset import Case, Dataset
 from medmap.errors import DataError, UsageError
 from medmap.image import Image
-from medmap.write.planes import COLOURS, three_planes
+from medmap.write.colours import colour_of
+from medmap.write.planes import three_planes
 
 TEMPLATE = "page.html.jinja"
 PICTURE_SIDE = 128  # pixels of a thumbnail on the page
@@ -341,7 +342,7 @@ def _legend(dataset: Dataset, figures: Sequence[_Figure]) -> _Legend:
     first = 1 if dataset.task == "detect" else 0  # boxes have no background: their class 0 is drawn as 1
     names = {dataset.ignore: "ignored"} | {v: name for v, name in enumerate(dataset.label_names, first) if v}
     entries = [
-        ("#{:02x}{:02x}{:02x}".format(*COLOURS[(value - 1) % len(COLOURS)]), names.get(value, f"value {value}"))
+        ("#{:02x}{:02x}{:02x}".format(*colour_of(value - 1)), names.get(value, f"value {value}"))
         for value in values[:STRUCTURES_LISTED]
     ]
     return _Legend(entries, len(values) - len(entries))
