@@ -176,10 +176,32 @@ def test_a_plane_is_shown_whole(cells: Report) -> None:
     rows = picture_rows(table, lambda case: image)
     assert rows[0].title == "Worst cases"
     svg = rows[0].cases[0].picture
-    assert 'viewBox="0 0 300 225"' in svg
+    assert 'viewBox="0 0 480 360"' in svg
     strange = Image(np.zeros((4, 4, 4), np.int16), Geometry.from_spacing((4, 4, 4), (1.0, 1.0, 1.0)))
     assert boxes_drawn(table, 0, strange) is None
     assert all(case.picture is None for row in picture_rows(table, None) for case in row.cases)
+
+
+def test_each_box_on_a_plane_says_its_class(cells: Report) -> None:
+    table = cells.detections
+    image = Image(np.zeros((300, 400, 3), np.uint8), grid(0, True), "colour", ("red", "green", "blue"))
+    seen = []
+    for row in range(len(table)):
+        svg = boxes_drawn(table, row, image)
+        tags = re.findall(r">([^<]*)</text>", svg)
+        drawn = [t for t in re.findall(r"<g><title>([^<]*)</title>", svg) if "found box, right" not in t]
+        signs = dict(zip(table.labels, ("R", "W", "P"), strict=True))
+        names = [t.split(":")[0] for t in drawn]
+        assert sorted(tags) in (sorted(names), sorted(signs[name] for name in names))
+        seen += tags
+    assert {"red", "white", "platelet"} & set(seen)
+    html = render_html(cells, volumes=lambda case: image)
+    assert "Tags name the class: R is red, W is white, P is platelet." in html
+    alone = replace(
+        table, labels=("cell",), true=replace(table.true, labels=0 * table.true.labels),
+        found=replace(table.found, labels=0 * table.found.labels), thresholds=(0.5,), known=(None,) * len(table),
+    )  # fmt: skip
+    assert "</text>" not in boxes_drawn(alone, 0, image)
 
 
 def test_curves_have_the_colours_of_the_classes_on_every_picture(cells: Report) -> None:

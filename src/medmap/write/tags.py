@@ -34,7 +34,9 @@ class Tags:
         return not self.hidden and None not in self.places
 
 
-def placed_tags(boxes: Floats, widths: Sequence[int], height: int, size: tuple[int, int]) -> Tags:
+def placed_tags(
+    boxes: Floats, widths: Sequence[int], height: int, size: tuple[int, int], others: Floats | None = None
+) -> Tags:
     """Places for the tags of boxes, those that come first served first.
 
     A tag stands at a side of its box, outside or inside, within the picture. Of the places that no other tag takes it
@@ -45,8 +47,9 @@ def placed_tags(boxes: Floats, widths: Sequence[int], height: int, size: tuple[i
         widths: Of each tag, in px.
         height: Of all tags, in px.
         size: Of the picture, down and right, in px.
+        others: Further boxes without a tag.
     """
-    lines, insides = _drawn(boxes, size)
+    lines, insides = _drawn(boxes if others is None else np.concatenate([boxes, others]), size)
     taken = np.zeros(size, bool)
     found: list[Place | None] = []
     hidden = 0
