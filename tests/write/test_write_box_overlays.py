@@ -17,7 +17,8 @@ from medmap.geometry import Geometry
 from medmap.image import Image
 from medmap.results import Boxes, Label
 from medmap.write import box_overlays
-from medmap.write.box_overlays import AIR, GAP, LEAST, LINE, LUNG, MOST_FINDINGS, TILE, box_overlay
+from medmap.write.box_overlays import AIR, GAP, LEAST, LUNG, MOST_FINDINGS, TILE, box_overlay
+from medmap.write.captions import LINE
 from medmap.write.colours import COLOURS
 
 CELL, BLAST = Label("cell"), Label("blast")
@@ -66,9 +67,9 @@ def test_where_boxes_crowd_every_one_has_a_short_tag_and_the_legend_says_what_it
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     shape, told = (480, 640), []
-    lines = box_overlays._lines
+    lines = box_overlays.caption
     monkeypatch.setattr(
-        box_overlays, "_lines", lambda rows, wide: told.append([w for _, w in rows]) or lines(rows, wide)
+        box_overlays, "caption", lambda rows, wide: told.append([w for _, w in rows]) or lines(rows, wide)
     )
     few = plane([[50, 50, 150, 150], [300, 300, 400, 400]], [0, 1], [0.9, 0.8], shape)
     crowd = [[10 + 45 * n, 10 + 45 * m, 60 + 45 * n, 60 + 45 * m] for n in range(9) for m in range(12)]

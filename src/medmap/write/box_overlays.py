@@ -18,6 +18,7 @@ from medmap.errors import counted
 from medmap.geometry import Floats, Geometry
 from medmap.image import Image
 from medmap.results import Boxes
+from medmap.write.captions import BACK, caption, font, plain
 from medmap.write.colours import colour_of, short_names
 from medmap.write.overlays import WINDOWS
 from medmap.write.planes import intensity_window
@@ -26,12 +27,11 @@ from medmap.write.tags import placed_tags
 LEAST, MOST = 640, 1600  # px of a plane's longer edge
 TILE = 288  # px of a slice
 GAP = 6  # px
-FONT, LINE, TAG = 13, 20, 17  # px
+TAG = 17  # px of a tag, upright
 MOST_FINDINGS = 12  # of a volume, the surest
 AROUND_MM, AROUND_SIZES, AROUND_VOXELS = 60.0, 5.0, 48.0  # what is shown around a finding, at least
 LUNG = (-1350.0, 150.0)  # HU
 AIR = -400.0  # HU; what is darker around a finding is lung
-BACK, TEXT = (18, 20, 24), (235, 238, 242)
 
 
 @dataclass(frozen=True)
@@ -229,7 +229,7 @@ def _tagged(
     canvas = Pillow.fromarray(picture)
     draw: Any = ImageDraw.Draw(canvas)
     for signs, texts in _wordings(boxes):  # noqa: B007 - the last ones tried are drawn
-        widths = [int(draw.textlength(words, font=_font())) + 6 for words in texts]
+        widths = [int(draw.textlength(words, font=font())) + 6 for words in texts]
         tags = placed_tags(np.reshape(places, (-1, 4)), widths, TAG, picture.shape[:2])
         if tags.clear:
             break
@@ -237,7 +237,7 @@ def _tagged(
         if place is not None:
             top, left, bottom, right = place
             draw.rectangle((left, top, right - 1, bottom - 1), fill=colour_of(int(boxes.label_ids[row])))
-            draw.text((left + 3, top + 1), texts[row], fill=(0, 0, 0), font=_font())
+            draw.text((left + 3, top + 1), texts[row], fill=(0, 0, 0), font=font())
     return np.array(canvas), signs, sum(place is None for place in tags.places)
 
 
@@ -248,24 +248,13 @@ def _wordings(boxes: Boxes) -> Iterator[tuple[tuple[str, ...] | None, list[str]]
     if len(boxes.labels) == 1:
         yield None, [f"{boxes.scores[row]:.2f}" for row in rows]
         return
-    signs = short_names([_plain(label.name) for label in boxes.labels])
+    signs = short_names([plain(label.name) for label in boxes.labels])
     yield signs, [f"{signs[int(boxes.label_ids[row])]} {boxes.scores[row]:.2f}" for row in rows]
     yield signs, [signs[int(boxes.label_ids[row])] for row in rows]
 
 
 def _name(boxes: Boxes, row: int) -> str:
-    return f"{_plain(boxes.labels[int(boxes.label_ids[row])].name)} {boxes.scores[row]:.2f}"
-
-
-def _plain(text: str) -> str:
-    """What the built-in font has."""
-    return text.encode("latin-1", "replace").decode("latin-1")
-
-
-def _font() -> Any:
-    from PIL import ImageFont
-
-    return ImageFont.load_default(FONT)
+    return f"{plain(boxes.labels[int(boxes.label_ids[row])].name)} {boxes.scores[row]:.2f}"
 
 
 def _squared(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -279,7 +268,7 @@ def _squared(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def _captioned(pieces: list[NDArray[np.uint8]], words: str) -> NDArray[np.uint8]:
     row = _joined(pieces, axis=1)
-    return np.concatenate([row, _lines([(None, words)], row.shape[1])])
+    return np.concatenate([row, caption([(None, words)], row.shape[1])])
 
 
 def _joined(pieces: list[NDArray[np.uint8]], axis: int) -> NDArray[np.uint8]:
@@ -303,7 +292,7 @@ def _legend(boxes: Boxes, width: int, signs: tuple[str, ...] | None, untagged: i
     """How many boxes of each class are called, behind the sign that stands for it in tags."""
     counts = Counter(boxes.label_ids.tolist())
     rows: list[tuple[tuple[int, int, int] | None, str]] = [
-        (colour_of(i), ("" if signs is None else f"{signs[i]} = ") + f"{_plain(label.name)}: {counts[i]}")
+        (colour_of(i), ("" if signs is None else f"{signs[i]} = ") + f"{plain(label.name)}: {counts[i]}")
         for i, label in enumerate(boxes.labels)
         if counts[i]
     ]
@@ -311,18 +300,4 @@ def _legend(boxes: Boxes, width: int, signs: tuple[str, ...] | None, untagged: i
         rows.append((None, f"the surest {MOST_FINDINGS} of {len(boxes.scores)} are shown"))
     if untagged:
         rows.append((None, f"no room for the tag of {counted(untagged, 'box', 'boxes')}"))
-    return _lines(rows or [(None, "nothing is called")], width)
-
-
-def _lines(rows: list[tuple[tuple[int, int, int] | None, str]], width: int) -> NDArray[np.uint8]:
-    from PIL import Image as Pillow
-    from PIL import ImageDraw
-
-    canvas = Pillow.new("RGB", (width, LINE * len(rows) + 4), BACK)
-    draw: Any = ImageDraw.Draw(canvas)
-    for number, (colour, words) in enumerate(rows):
-        top = 3 + LINE * number
-        if colour is not None:
-            draw.rectangle((4, top + 2, 16, top + 14), fill=colour)
-        draw.text((4 if colour is None else 24, top), words, fill=TEXT, font=_font())
-    return np.array(canvas)
+    return caption(rows or [(None, "nothing is called")], width)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,11 +11,11 @@ from numpy.typing import NDArray
 from medmap.geometry import Geometry
 from medmap.image import Image
 from medmap.results import Mask
+from medmap.write.captions import caption
 from medmap.write.colours import colour_of
 from medmap.write.planes import three_planes
 
 HEIGHT = 384  # px
-LINE = 20  # px of a line of the legend
 # what becomes black and white: soft tissue and fat in HU, uptake in SUV
 WINDOWS: Mapping[str, tuple[float, float]] = MappingProxyType({"HU": (-160.0, 240.0), "SUVbw": (0.0, 10.0)})
 
@@ -44,7 +43,8 @@ def overlay(mask: Mask, image: Image) -> Image:
     picture = three_planes(placed, labels, height=HEIGHT, window=window)
     if mask.geometry.ndim == 2:
         picture = picture[:, : max(1, round(HEIGHT * labels.shape[0] / labels.shape[1]))]
-    legend = _legend(names, picture.shape[1])
+    rows = [(colour_of(number - 1), name) for number, name in names.items()]
+    legend = caption(rows or [(None, "no structure")], picture.shape[1])
     whole = np.concatenate([picture, legend])
     return Image(whole, Geometry.without_size(whole.shape[:2]), "colour", ("red", "green", "blue"))
 
@@ -61,18 +61,3 @@ def _numbered(mask: Mask) -> tuple[NDArray[np.uint16], dict[int, str]]:
             names[number] = label.name
             numbered[region] = number
     return numbered, names
-
-
-def _legend(names: dict[int, str], width: int) -> NDArray[Any]:
-    from PIL import Image as Pillow
-    from PIL import ImageDraw
-
-    picture = Pillow.new("RGB", (width, LINE * max(1, len(names)) + 4))
-    draw: Any = ImageDraw.Draw(picture)
-    for row, (number, name) in enumerate(names.items()):
-        top, colour = 4 + LINE * row, colour_of(number - 1)
-        draw.rectangle((4, top + 2, 16, top + 14), fill=colour)
-        draw.text((24, top), name.encode("latin-1", "replace").decode("latin-1"), fill=(255, 255, 255))
-    if not names:
-        draw.text((4, 4), "no structure", fill=(255, 255, 255))
-    return np.asarray(picture)
