@@ -440,6 +440,28 @@ def test_boxes_are_drawn_where_they_lie_on_a_smaller_picture() -> None:
     assert box_labels(case, (6, 7, 8)) is None
 
 
+def test_the_box_of_a_finding_is_marked_apart_in_its_picture(tmp_path: Path) -> None:
+    from medmap.check import page
+    from medmap.check.box_pictures import RED, WHITE, boxed, concerned
+    from medmap.write.colours import colour_of
+
+    data = open_dataset(planted(tmp_path / "d", {3: with_box([2, 2, 61, 75])}))
+    (issue,) = (one for one in check(data) if one.code == "box_size_outlier")
+    marks = concerned(issue.details)
+    assert marks == {"c03": {(2.0, 2.0, 61.0, 75.0)}}
+    drawn = boxed(np.zeros((ROWS, COLUMNS), np.uint8), data["c03"], (ROWS, COLUMNS), marks["c03"])
+    line = (drawn == RED).all(axis=-1) | (drawn == WHITE).all(axis=-1)
+    rows, columns = np.nonzero(line)
+    assert (rows.min(), columns.min(), rows.max(), columns.max()) == (1, 1, 62, 76)
+    assert line[1:63, 1:77][2:-2, 2:-2].sum() == 0  # two pixels wide
+    assert (drawn == RED).all(axis=-1).any()
+    assert (drawn == colour_of(0)).all(axis=-1).any()  # the others have their class's colour
+    text = page.render([issue], data)
+    assert "the boxes of this finding" in text
+    assert 'class="marked"' in text
+    assert "the boxes of this finding" not in page.render([], data)
+
+
 def test_the_report_names_the_classes_of_the_boxes(tmp_path: Path) -> None:
     root = planted(tmp_path / "d", {3: with_box([31, 31, 31, 31])})
     assert medmap(["check", str(root), "--report", str(tmp_path / "r.html"), "--quiet"]) == 0
