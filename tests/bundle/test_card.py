@@ -54,6 +54,15 @@ def test_every_part_of_the_card_is_there():
         assert text in card, text
 
 
+def test_patients_who_are_not_known_are_not_counted():
+    words = "patients: not known; every case counts as a patient of its own"
+    for count, said in ((None, True), (41, False)):
+        card = model_card(make_spec(provenance={"cases": 41, "patients": count}), ROWS)
+        assert (words in card) is said
+        assert ("patients: 41" in card) is not said
+    assert words not in model_card(make_spec(provenance={"cases": 41}), ROWS)  # older bundles
+
+
 DETECTOR = {
     "task": "detect",
     "kind": None,

@@ -147,6 +147,8 @@ def _plain(block: Mapping[str, Any]) -> list[str]:
 
 def _data(spec: BundleSpec) -> list[str]:
     lines = _plain(spec.provenance)
+    if "patients" in spec.provenance and spec.provenance["patients"] is None:
+        lines.append("- patients: not known; every case counts as a patient of its own")
     dataset = spec.provenance.get("dataset")
     if isinstance(dataset, Mapping):
         lines = _plain({f"dataset {key}": value for key, value in dataset.items()}) + lines

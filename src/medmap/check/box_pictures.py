@@ -15,7 +15,7 @@ Corners = tuple[float, ...]  # rounded, as a finding lists them
 MOST_CLASSES = 255
 ROUNDED, ROWS = 4, 100  # decimals of the corners, and how many boxes, that a finding lists
 RED, WHITE = (255, 0, 0), (255, 255, 255)
-DASH = 4  # pixels
+DASH, SEEN = 4, 8  # pixels of a dash, and of the smallest rectangle
 NOTHING: frozenset[Corners] = frozenset()
 
 
@@ -71,8 +71,13 @@ def boxed(
 
 
 def _dashed(drawn: NDArray[np.uint8], place: tuple[int, int, int, int]) -> None:
-    """A rectangle in red and white dashes, changed in place; two pixels wide, the outer one around the box."""
+    """A rectangle in red and white dashes, changed in place; two pixels wide, the outer one around the box.
+
+    Around a very small box it is drawn larger, so that it is seen.
+    """
     top, left, bottom, right = place
+    down, along = (max(0, SEEN - (high - low)) for low, high in ((top, bottom), (left, right)))
+    top, bottom, left, right = top - down // 2, bottom + down // 2, left - along // 2, right + along // 2
     rows, columns = np.indices(drawn.shape[:2], sparse=True)
     near = (rows >= top - 1) & (rows <= bottom + 1) & (columns >= left - 1) & (columns <= right + 1)
     inner = (rows > top) & (rows < bottom) & (columns > left) & (columns < right)
