@@ -17,6 +17,7 @@ from medmap.geometry import Geometry
 from medmap.image import Image
 from medmap.metrics import Bootstrap
 from medmap.metrics.froc import ALARM
+from medmap.metrics.meanings import OUT_OF_FOLD, meaning
 from medmap.report import (
     boxes_drawn,
     every_table,
@@ -95,6 +96,19 @@ def test_what_is_said(volumes: Report, cells: Report) -> None:
     assert "called from these scores: red 0.500, white 0.450, platelet 0.400" in " ".join(methods(cells))
     without = replace(volumes, table=replace(table, thresholds=(), called=np.ones(len(table.found), bool)))
     assert "of every box" in " ".join(methods(without))
+
+
+def test_words_are_explained_once_where_they_stand_first(volumes: Report, cells: Report) -> None:
+    for report in (volumes, cells):
+        html = render_html(report)
+        names = {row.name for row in report.rows if row.group == "all"}
+        assert {"ap50", "froc_cpm", "auroc"} <= names
+        for name in names:
+            if meaning(name):
+                assert html.count(meaning(name)) == 1, name
+        assert html.index(meaning("ap50")) < html.index("IoU 0.5")
+        assert OUT_OF_FOLD not in html
+    assert OUT_OF_FOLD in render_html(replace(volumes, split="oof"))
 
 
 def test_nothing_to_find_is_said() -> None:

@@ -202,6 +202,7 @@ def test_only_what_can_be_learned_from_leaks(run: Run, data: Dataset) -> None:
         replace(first["test"], patient="p"),
         replace(data.cases[1], patient="p", truth=Truth()),  # nobody learns from it
     ]
+    data = replace(data, patients_known=True)
     pool = SimpleNamespace(cases=cases[:2])
     assert leakage(_met(data.with_cases(cases), pool, run), {}) == []
     single = run.model_copy(update={"ensemble": EnsembleSection(folds=0, members=1)})

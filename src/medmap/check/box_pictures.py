@@ -57,8 +57,8 @@ def boxed(
         for corners, label in rows:
             if len(corners) == 4:
                 ends = (np.array(corners).reshape(2, 2) + 0.5) * scale - 0.5
-                (top, left), (bottom, right) = np.clip(np.rint(ends), 0, last).astype(int)
-                yield (int(top), int(left), int(bottom), int(right)), corners, label
+                top, left, bottom, right = np.clip(np.rint(ends), 0, last).astype(int).reshape(-1).tolist()
+                yield (top, left, bottom, right), corners, label
 
     for (top, left, bottom, right), _, label in placed(case.truth.boxes or ()):
         colour = colour_of(label)
@@ -78,7 +78,7 @@ def _dashed(drawn: NDArray[np.uint8], place: tuple[int, int, int, int]) -> None:
     top, left, bottom, right = place
     down, along = (max(0, SEEN - (high - low)) for low, high in ((top, bottom), (left, right)))
     top, bottom, left, right = top - down // 2, bottom + down // 2, left - along // 2, right + along // 2
-    rows, columns = np.indices(drawn.shape[:2], sparse=True)
+    rows, columns = np.ogrid[: drawn.shape[0], : drawn.shape[1]]
     near = (rows >= top - 1) & (rows <= bottom + 1) & (columns >= left - 1) & (columns <= right + 1)
     inner = (rows > top) & (rows < bottom) & (columns > left) & (columns < right)
     line = near & ~inner

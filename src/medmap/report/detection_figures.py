@@ -75,6 +75,8 @@ def froc_figure(report: Report, classes: list[int]) -> Figure:
         "How many findings are found when so many false alarms an image are put up with. The dots are the seven "
         "places whose mean is the CPM."
     )
+    if table.thresholds:
+        caption += " The operating point is the score from which on a box is called."
     if beyond:
         caption += f" Operating points beyond the axis, in false alarms an image: {', '.join(beyond)}."
     if len(classes) == 1:
