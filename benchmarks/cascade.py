@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 
 import medmap as mm
 
-SHAPE = (180, 180, 120)
-SPACING_MM = (2.0, 2.0, 2.0)
+SHAPE = (128, 128, 86)
+SPACING_MM = (2.8, 2.8, 2.8)
 TRAIN, TEST = 20, 10
 
 

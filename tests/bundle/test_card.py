@@ -54,6 +54,21 @@ def test_every_part_of_the_card_is_there():
         assert text in card, text
 
 
+def test_metrics_are_explained_once():
+    rows = [{"name": name, "value": 0.5, "group": group} for name in ("ap50", "nsd") for group in ("all", "a")]
+    card = model_card(make_spec(), rows)
+    assert card.count("- ap50: How pure boxes stay") == card.count("- nsd: The share of both surfaces") == 1
+
+
+def test_patients_who_are_not_known_are_not_counted():
+    words = "patients: not known; every case counts as a patient of its own"
+    for count, said in ((None, True), (41, False)):
+        card = model_card(make_spec(provenance={"cases": 41, "patients": count}), ROWS)
+        assert (words in card) is said
+        assert ("patients: 41" in card) is not said
+    assert words not in model_card(make_spec(provenance={"cases": 41}), ROWS)  # older bundles
+
+
 DETECTOR = {
     "task": "detect",
     "kind": None,

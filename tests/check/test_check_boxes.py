@@ -381,6 +381,55 @@ def test_parts_of_the_size_in_coco(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "3 boxes" in found["box_wrong_unit"]["message"]
 
 
+@pytest.mark.parametrize("corners", [True, False])
+def test_corners_in_the_place_of_width_and_height_in_coco(
+    corners: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    examples.coco(tmp_path)
+    said = json.loads((tmp_path / COCO).read_text())
+    places = [(4 + 5 * n, 3 + 3 * n, 9, 8 + n % 3) for n in range(10)]  # x, y, width, height in 64 × 48
+    boxes = [(x, y, x + w, y + h) if corners else (x, y, w, h) for x, y, w, h in places]
+    said["annotations"] = [{"id": n, "image_id": 7, "category_id": 1, "bbox": box} for n, box in enumerate(boxes, 1)]
+    (tmp_path / COCO).write_text(json.dumps(said))
+    code, found = told(tmp_path, capsys)
+    assert code == int(corners)
+    assert ("box_corners_as_size" in found) is corners
+    if corners:
+        issue = found["box_corners_as_size"]
+        assert "10 boxes" in issue["message"]
+        assert "x0, y0, x1, y1" in issue["message"]
+        assert issue["cases"] == ["a"]
+        with pytest.raises(BoxError, match="x0, y0, x1, y1"):
+            open_dataset(tmp_path)
+
+
+def test_percent_of_the_size_in_coco(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "images").mkdir()
+    images, boxes = [], []
+    for n in range(6):
+        Pillow.fromarray(np.full((480, 640), 40 + n, np.uint8)).save(tmp_path / f"images/{n}.png")
+        images.append({"id": n, "file_name": f"{n}.png", "width": 640, "height": 480})
+        boxes.append({"id": n, "image_id": n, "category_id": 1, "bbox": [10 + 9 * n, 60 - 5 * n, 20, 35]})
+    said = {"images": images, "categories": [{"id": 1, "name": "RBC"}], "annotations": boxes}
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / COCO).write_text(json.dumps(said))
+    code, found = told(tmp_path, capsys)
+    assert code == 1
+    assert "percent of the image's size" in found["box_wrong_unit"]["message"]
+
+
+def test_an_image_whose_only_box_was_refused_is_not_said_to_be_empty(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    only = [{"corners": [30, 10, 20, 25], "label": "RBC"}]
+    root = planted(tmp_path / "d", {3: only, 4: lambda cell: [*cell, *only], 5: []})
+    _, found = told(root, capsys)
+    issue = found["images_without_boxes"]
+    assert "2 of 24 images" in issue["message"]
+    assert "1 looked at and empty, 0 not annotated, 1 whose boxes were all refused" in issue["message"]
+    assert issue["details"] == {"empty": ["c05"], "not_annotated": [], "refused": ["c03"]}
+
+
 def test_gathering_ends_with_its_block(tmp_path: Path) -> None:
     root = planted(tmp_path / "d", {3: with_box([30, 10, 20, 25])})
     with gathering() as refused:
@@ -438,6 +487,28 @@ def test_boxes_are_drawn_where_they_lie_on_a_smaller_picture() -> None:
     where = np.argwhere(labels == 1)
     assert (*where.min(0), *where.max(0)) == (1, 2, 3, 4, 5, 7)
     assert box_labels(case, (6, 7, 8)) is None
+
+
+def test_the_box_of_a_finding_is_marked_apart_in_its_picture(tmp_path: Path) -> None:
+    from medmap.check import page
+    from medmap.check.box_pictures import RED, WHITE, boxed, concerned
+    from medmap.write.colours import colour_of
+
+    data = open_dataset(planted(tmp_path / "d", {3: with_box([2, 2, 61, 75])}))
+    (issue,) = (one for one in check(data) if one.code == "box_size_outlier")
+    marks = concerned(issue.details)
+    assert marks == {"c03": {(2.0, 2.0, 61.0, 75.0)}}
+    drawn = boxed(np.zeros((ROWS, COLUMNS), np.uint8), data["c03"], (ROWS, COLUMNS), marks["c03"])
+    line = (drawn == RED).all(axis=-1) | (drawn == WHITE).all(axis=-1)
+    rows, columns = np.nonzero(line)
+    assert (rows.min(), columns.min(), rows.max(), columns.max()) == (1, 1, 62, 76)
+    assert line[1:63, 1:77][2:-2, 2:-2].sum() == 0  # two pixels wide
+    assert (drawn == RED).all(axis=-1).any()
+    assert (drawn == colour_of(0)).all(axis=-1).any()  # the others have their class's colour
+    text = page.render([issue], data)
+    assert "the boxes of this finding" in text
+    assert 'class="marked"' in text
+    assert "the boxes of this finding" not in page.render([], data)
 
 
 def test_the_report_names_the_classes_of_the_boxes(tmp_path: Path) -> None:

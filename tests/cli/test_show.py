@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
+from medmap.cli import run as medmap
 from medmap.cli import show
 from medmap.cli.show import Screen
 
@@ -78,3 +81,36 @@ def test_the_time_left_is_of_what_is_counted_now(
             screen.progress("network 1, its cases", done, 33)
     told = capsys.readouterr().err.splitlines()
     assert told[-1] == "network 1, its cases: 9 %, about 30 s left"
+
+
+def test_what_takes_long_and_cannot_be_counted_is_named(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Screen().doing("thinking"):  # short: nothing is said
+        pass
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setattr(show, "PATIENCE_S", 0.01)
+    monkeypatch.setattr(show, "LINE_EVERY_S", 0.02)
+    for screen, told in ((Screen(), True), (Screen(json=True), True), (Screen(quiet=True), False)):
+        with screen.doing("thinking"):
+            time.sleep(0.3)
+        out, err = capsys.readouterr()
+        assert not out
+        assert err.startswith("thinking …\nthinking … 0 s so far\n") is told
+    with pytest.raises(ValueError, match="no"), Screen().doing("thinking"):
+        raise ValueError("no")
+
+
+@pytest.mark.parametrize("command", ["plan", "compare", "export"])
+def test_long_commands_say_what_they_do(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Each ends at its first step: what it was doing is said before."""
+    monkeypatch.setattr(show, "PATIENCE_S", 0.0)
+    (tmp_path / "a").mkdir()
+    given = {"plan": ["a", "-o", "run.yaml"], "compare": ["a", "a"], "export": ["a", "-o", "b"]}[command]
+    words = [str(tmp_path / word) if word[0] != "-" else word for word in given]
+    assert medmap([command, *words]) != 0
+    assert " …" in capsys.readouterr().err
+    assert medmap([command, *words, "--quiet"]) != 0
+    assert " …" not in capsys.readouterr().err

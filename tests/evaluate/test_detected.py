@@ -265,6 +265,21 @@ def test_compare_from_the_files_alone(tmp_path: Path) -> None:
         assert at[name, "all"].a == pytest.approx(expected.value)
 
 
+def test_compare_says_when_both_are_of_one_bundle(tmp_path: Path) -> None:
+    data = dataset(12)
+    for name, skill, bundle in (("a", 2.0, "sha256:1"), ("b", 1.9, "sha256:1"), ("c", 0.4, "sha256:2")):
+        one = report_from_boxes(data, answers(data, skill=skill), split="test", rules=QUICK)
+        replace(one, bundles=(bundle,)).save(tmp_path / name)
+    assert (
+        compare(tmp_path / "a", tmp_path / "b")
+        .warnings[0]
+        .startswith("Both evaluations are of the same bundle (sha256:1)")
+    )
+    assert not compare(tmp_path / "a", tmp_path / "c").warnings
+    (tmp_path / "b" / "metrics.json").write_text("not json")
+    assert not compare(tmp_path / "a", tmp_path / "b").warnings
+
+
 def test_compare_classes_in_another_order(pictures: DetectionTable) -> None:
     data = dataset(flat=True, known=True)
     names = (CELLS[2], CELLS[0], CELLS[1])

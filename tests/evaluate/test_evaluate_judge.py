@@ -25,6 +25,7 @@ from medmap.evaluate import (
 )
 from medmap.evaluate.baselines import baselines, not_beaten
 from medmap.evaluate.judge import as_dealt
+from medmap.evaluate.leakage import shared_patients
 from medmap.evaluate.pictures import averaged, content_hash, small
 from medmap.metrics import Bootstrap
 from medmap.read import read_ref
@@ -128,6 +129,16 @@ def test_a_training_image_among_the_evaluated_is_found(tmp_path, dataset, read_i
     assert "c090" in report.warnings[0]
 
 
+def test_an_image_that_only_judged_is_not_said_to_be_learned_from(tmp_path, dataset, read_images):
+    hashes = {"training_case_hashes": ["1", "2"], "validation_case_hashes": ["2", "3"]}
+    known = make_bundle(tmp_path / "run", dataset, read_images, **hashes)
+    learned, judged = leaks([known], {"a": "1", "b": "2", "c": "3", "d": "4"}, "test")
+    assert learned.startswith("Leakage: 2 of 4 evaluated images were")
+    assert "(a, b)" in learned
+    assert judged.startswith("Leakage: 1 of 4 evaluated image was also among those that chose the best epoch")
+    assert "(c)" in judged
+
+
 def test_leaks_in_words(bundle):
     assert "learned from" in leaks([bundle], {"a": "0"}, "train")[0]
     assert "validation" in leaks([bundle], {"a": "0"}, "val")[0]
@@ -174,6 +185,21 @@ def test_a_patient_in_two_splits_is_warned_of(bundle, dataset):
     cases = [replace(c, patient="p000") if c.id == "c100" else c for c in dataset]
     report = evaluate(bundle, dataset.with_cases(cases), options=QUICK)
     assert any("in another split too (p000)" in text for text in report.warnings)
+
+
+def test_a_patient_nobody_could_learn_from_is_no_leak(dataset):
+    def told(split, **changes):
+        cases = [replace(c, patient="p000", **changes) if c.id == "c100" else c for c in dataset]
+        whole = dataset.with_cases(cases)
+        return shared_patients(whole, split)
+
+    first = next(c for c in dataset if c.id == "c000")
+    assert (first.split, dataset["c100"].split) == ("train", "test")
+    assert told("test")
+    assert not told("train")  # nobody learns from the test split
+    bare = [replace(c, truth=Truth()) if c.patient == "p000" else c for c in dataset]
+    bare = [replace(c, patient="p000") if c.id == "c100" else c for c in bare]
+    assert not shared_patients(dataset.with_cases(bare), "test")  # nor from a case without a truth
 
 
 def test_several_bundles_answer_together(bundle, tmp_path, dataset, read_images):

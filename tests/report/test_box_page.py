@@ -17,6 +17,7 @@ from medmap.geometry import Geometry
 from medmap.image import Image
 from medmap.metrics import Bootstrap
 from medmap.metrics.froc import ALARM
+from medmap.metrics.meanings import OUT_OF_FOLD, meaning
 from medmap.report import (
     boxes_drawn,
     every_table,
@@ -28,8 +29,10 @@ from medmap.report import (
     summary,
 )
 from medmap.report import detection_pictures as pictures
+from medmap.report.detection_figures import froc_figure
 from medmap.results import Label
 from medmap.write import write
+from medmap.write.colours import paper_colour_of
 
 QUICK = DetectionRules(bootstrap=Bootstrap(200))
 
@@ -93,6 +96,19 @@ def test_what_is_said(volumes: Report, cells: Report) -> None:
     assert "called from these scores: red 0.500, white 0.450, platelet 0.400" in " ".join(methods(cells))
     without = replace(volumes, table=replace(table, thresholds=(), called=np.ones(len(table.found), bool)))
     assert "of every box" in " ".join(methods(without))
+
+
+def test_words_are_explained_once_where_they_stand_first(volumes: Report, cells: Report) -> None:
+    for report in (volumes, cells):
+        html = render_html(report)
+        names = {row.name for row in report.rows if row.group == "all"}
+        assert {"ap50", "froc_cpm", "auroc"} <= names
+        for name in names:
+            if meaning(name):
+                assert html.count(meaning(name)) == 1, name
+        assert html.index(meaning("ap50")) < html.index("IoU 0.5")
+        assert OUT_OF_FOLD not in html
+    assert OUT_OF_FOLD in render_html(replace(volumes, split="oof"))
 
 
 def test_nothing_to_find_is_said() -> None:
@@ -174,10 +190,43 @@ def test_a_plane_is_shown_whole(cells: Report) -> None:
     rows = picture_rows(table, lambda case: image)
     assert rows[0].title == "Worst cases"
     svg = rows[0].cases[0].picture
-    assert 'viewBox="0 0 300 225"' in svg
+    assert 'viewBox="0 0 480 360"' in svg
     strange = Image(np.zeros((4, 4, 4), np.int16), Geometry.from_spacing((4, 4, 4), (1.0, 1.0, 1.0)))
     assert boxes_drawn(table, 0, strange) is None
     assert all(case.picture is None for row in picture_rows(table, None) for case in row.cases)
+
+
+def test_each_box_on_a_plane_says_its_class(cells: Report) -> None:
+    table = cells.detections
+    image = Image(np.zeros((300, 400, 3), np.uint8), grid(0, True), "colour", ("red", "green", "blue"))
+    seen = []
+    for row in range(len(table)):
+        svg = boxes_drawn(table, row, image)
+        tags = re.findall(r">([^<]*)</text>", svg)
+        drawn = [t for t in re.findall(r"<g><title>([^<]*)</title>", svg) if "found box, right" not in t]
+        signs = dict(zip(table.labels, ("R", "W", "P"), strict=True))
+        names = [t.split(":")[0] for t in drawn]
+        assert sorted(tags) in (sorted(names), sorted(signs[name] for name in names))
+        seen += tags
+    assert {"red", "white", "platelet"} & set(seen)
+    html = render_html(cells, volumes=lambda case: image)
+    assert "Tags name the class: R is red, W is white, P is platelet." in html
+    alone = replace(
+        table, labels=("cell",), true=replace(table.true, labels=0 * table.true.labels),
+        found=replace(table.found, labels=0 * table.found.labels), thresholds=(0.5,), known=(None,) * len(table),
+    )  # fmt: skip
+    assert "</text>" not in boxes_drawn(alone, 0, image)
+
+
+def test_curves_have_the_colours_of_the_classes_on_every_picture(cells: Report) -> None:
+    table = cells.detections
+    for name in ("froc", "precision_recall"):
+        for number in range(3):
+            assert f'stroke="{paper_colour_of(number)}"' in figures(cells)[name].svg
+    without = replace(table, true=replace(table.true, labels=np.maximum(table.true.labels, 1)))  # none of the first
+    svg = froc_figure(replace(cells, table=without), [1, 2]).svg
+    assert f'stroke="{paper_colour_of(0)}"' not in svg
+    assert f'stroke="{paper_colour_of(1)}"' in svg
 
 
 def test_no_word_of_the_data_becomes_markup() -> None:

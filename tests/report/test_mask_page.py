@@ -34,6 +34,7 @@ from medmap.evaluate.names import decimals
 from medmap.geometry import Geometry
 from medmap.image import Image
 from medmap.metrics import Bootstrap, LesionCounts, MaskRules, MaskScores
+from medmap.metrics.meanings import meaning
 from medmap.report import drawn_of, every_table, figures, methods, render_html, save_evaluation, summary
 from medmap.report.structure_words import found_of, listed
 from medmap.results import Label, Mask
@@ -128,6 +129,13 @@ def test_the_summary_is_in_plain_words(report: Report) -> None:
     assert "weakest" not in summary(right)
     assert summary(replace(report, rows=())) == "These cases do not allow a result to be stated."
     assert [listed("a"), listed("ab"), listed("abc"), listed("abcd")] == ["a", "a and b", "a, b and c", "4 structures"]
+
+
+def test_words_are_explained_once(report: Report) -> None:
+    html = render_html(report)
+    for name in ("nsd", "hd95_mm", "iou", "assd_mm"):
+        assert html.count(meaning(name)) == 1, name
+    assert meaning("dice") not in html  # the sentence at the top says it
 
 
 def test_missed_and_invented_are_counted(report: Report) -> None:

@@ -210,6 +210,13 @@ def test_a_run_folder_without_a_log_has_no_training_curves(reports, tmp_path):
     assert set(figures(reports["binary"], rows)) - set(figures(reports["binary"])) == {"training_loss"}
 
 
+def test_a_single_epoch_is_a_point(reports, log):
+    once = [row for row in log if row["epoch"] == "1"]
+    for rows, points in ((once, 2), (log, 0)):  # two networks
+        drawn = figures(reports["binary"], rows)
+        assert [drawn[f"training_{what}"].svg.count("<circle") for what in ("loss", "validation")] == [points] * 2
+
+
 # -- pictures --------------------------------------------------------------------------------------------------------
 
 

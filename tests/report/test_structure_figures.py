@@ -19,7 +19,7 @@ from medmap.image import Image
 from medmap.metrics import Bootstrap
 from medmap.report.structure_figures import bland_altman_figure, dice_distribution, structure_figures
 from medmap.report.structure_pictures import contours, words_of, worst_masks
-from medmap.write.planes import COLOURS
+from medmap.write.colours import COLOURS
 
 
 def colours(picture: np.ndarray) -> set[tuple[int, ...]]:

@@ -12,17 +12,19 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from safetensors.torch import load_file
 
 from medmap.bundle import Bundle
-from medmap.dataset import Dataset
+from medmap.check import leakage
+from medmap.dataset import Dataset, Truth
 from medmap.errors import DataError, InterruptedRun, LeakageWarning, UsageError
 from medmap.layouts import open_dataset
 from medmap.plan import EnsembleSection, Run
-from medmap.train import Event, train
+from medmap.train import Event, _met, train
 
 
 def silent(_: Event) -> None:
@@ -192,11 +194,30 @@ def test_a_leaking_split_warns_first(run: Run, npz: Path, tmp_path: Path) -> Non
         train(run, open_dataset(path), tmp_path / "again")
 
 
+def test_only_what_can_be_learned_from_leaks(run: Run, data: Dataset) -> None:
+    first = {split: next(case for case in data if case.split == split) for split in ("train", "val", "test")}
+    cases = [
+        first["train"],
+        replace(first["val"], patient=first["train"].patient),  # folds deal both by patient
+        replace(first["test"], patient="p"),
+        replace(data.cases[1], patient="p", truth=Truth()),  # nobody learns from it
+    ]
+    data = replace(data, patients_known=True)
+    pool = SimpleNamespace(cases=cases[:2])
+    assert leakage(_met(data.with_cases(cases), pool, run), {}) == []
+    single = run.model_copy(update={"ensemble": EnsembleSection(folds=0, members=1)})
+    (found,) = leakage(_met(data.with_cases(cases), pool, single), {})
+    assert found.message.startswith("1 patient stands in more than one split")
+
+
 def test_the_budget_ends_training_and_says_so(run: Run, data: Dataset, tmp_path: Path) -> None:
     long = run.model_copy(update={"budget_s": 1.0, "fit": run.fit.model_copy(update={"epochs": 5000})})
     heard: list[Event] = []
     bundle = train(long, data, tmp_path / "run", listener=heard.append)
     assert len(bundle.spec.members) == 1
+    learned, judged = (set(bundle.spec.provenance[f"{of}_case_hashes"]) for of in ("training", "validation"))
+    assert len(learned) == len(judged) == 32  # the other half judged the only network, and none learned from it
+    assert not learned & judged
     assert any("time budget" in text for text in bundle.spec.warnings)
     assert any("budget ends training" in e.text for e in heard)
 

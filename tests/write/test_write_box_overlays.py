@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,8 +16,10 @@ from medmap.errors import GeometryError
 from medmap.geometry import Geometry
 from medmap.image import Image
 from medmap.results import Boxes, Label
-from medmap.write.box_overlays import AIR, GAP, LEAST, LINE, LUNG, MOST_FINDINGS, TILE, _free, box_overlay
-from medmap.write.planes import COLOURS
+from medmap.write import box_overlays
+from medmap.write.box_overlays import AIR, GAP, LEAST, LUNG, MOST_FINDINGS, TILE, box_overlay
+from medmap.write.captions import LINE
+from medmap.write.colours import COLOURS
 
 CELL, BLAST = Label("cell"), Label("blast")
 
@@ -60,20 +63,23 @@ def test_only_what_is_called_is_drawn_and_counted(tmp_path: Path) -> None:
     assert not len(where(none.array, COLOURS[0]))
 
 
-def test_tags_cover_no_other_tag() -> None:
-    shape = (200, 300)
-    crowd = [[60 + n, 60 + n, 90 + n, 90 + n] for n in range(10)]
-    boxes = plane(crowd, [0] * 10, np.linspace(0.6, 0.9, 10).tolist(), shape)
-    taken: list[tuple[int, int, int, int]] = []
-    for corners in crowd:
-        place = _free(np.array(corners, float), 60, (300, 200), taken)
-        if place is not None:
-            for other in taken:
-                assert place[2] < other[0] or other[2] < place[0] or place[3] < other[1] or other[3] < place[1]
-            taken.append(place)
-    assert 2 <= len(taken) < 10
-    assert _free(np.array([0.0, 0.0, 10.0, 10.0]), 400, (300, 200), []) is not None  # at the border: below or inside
-    box_overlay(boxes, Image(np.zeros(shape, np.uint8), boxes.geometry))
+def test_where_boxes_crowd_every_one_has_a_short_tag_and_the_legend_says_what_it_means(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shape, told = (480, 640), []
+    lines = box_overlays.caption
+    monkeypatch.setattr(
+        box_overlays, "caption", lambda rows, wide: told.append([w for _, w in rows]) or lines(rows, wide)
+    )
+    few = plane([[50, 50, 150, 150], [300, 300, 400, 400]], [0, 1], [0.9, 0.8], shape)
+    crowd = [[10 + 45 * n, 10 + 45 * m, 60 + 45 * n, 60 + 45 * m] for n in range(9) for m in range(12)]
+    many = plane(crowd, [n % 2 for n in range(108)], np.linspace(0.6, 0.9, 108).tolist(), shape)
+    for boxes in (few, many):
+        box_overlay(boxes, Image(np.zeros(shape, np.uint8), boxes.geometry))
+    assert told == [["cell: 1", "blast: 1"], ["C = cell: 54", "B = blast: 54"]]  # nobody is without a tag
+    same = plane([[5, 5, 9, 9]] * 30, [0] * 30, [0.9] * 30, shape)
+    box_overlay(same, Image(np.zeros(shape, np.uint8), same.geometry))
+    assert re.fullmatch(r"no room for the tag of \d+ boxes", told[-1][-1])
 
 
 def test_colours_of_a_photograph_stay() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from medmap.bundle.detector import detector_facts
 from medmap.bundle.spec import BundleSpec, MemberSpec
+from medmap.metrics.meanings import meanings
 
 # One task, one sentence of what comes out.
 _ANSWERS = {
@@ -91,6 +92,8 @@ def _calls(spec: BundleSpec) -> list[str]:
         called.append(f"| {_text(name)} | {threshold:.3f} | {meaning} |")
     table = ["| class | called from a score of | the score is |", "|---|---|---|", *called]
     rows = ["\n".join(table)] if called else ["No operating point is fitted: every box is called."]
+    if facts.calibrated:
+        rows.append("A score that is a probability keeps its word: of boxes with 0.8, about 80 of 100 are right.")
     told = [f"- The network looks at {_text(facts.input_grid)}."]
     told.append(f"- Judged on {_text(facts.judged)}." if facts.judged else "- Nothing was judged.")
     told.append("- Boxes below the operating point stand in the tables, marked as not called; reports leave them out.")
@@ -123,7 +126,8 @@ def _metrics(estimates: Sequence[Mapping[str, Any]]) -> list[str]:
             _text(row.get("method") or "—"),
         ]
         lines.append(f"| {' | '.join(cells)} |")
-    return ["## How good it is", "\n".join(lines)]
+    said = [f"- {_text(name)}: {text}" for name, text in meanings(str(row.get("name")) for row in estimates).items()]
+    return ["## How good it is", "\n".join(lines), *(["\n".join(said)] if said else [])]
 
 
 def _limits(spec: BundleSpec, estimates: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -147,6 +151,8 @@ def _plain(block: Mapping[str, Any]) -> list[str]:
 
 def _data(spec: BundleSpec) -> list[str]:
     lines = _plain(spec.provenance)
+    if "patients" in spec.provenance and spec.provenance["patients"] is None:
+        lines.append("- patients: not known; every case counts as a patient of its own")
     dataset = spec.provenance.get("dataset")
     if isinstance(dataset, Mapping):
         lines = _plain({f"dataset {key}": value for key, value in dataset.items()}) + lines

@@ -11,13 +11,14 @@ from medmap.check.issue import Issue, worst_first
 from medmap.check.leaks import content_hashes, leakage
 from medmap.check.mend import Mending, mend_geometry, mending_issue
 from medmap.check.page import write_check_report
-from medmap.check.refusals import refused_boxes
+from medmap.check.refusals import cases_refused, refused_boxes
 
 __all__ = [
     "CHECKS",
     "WHEN_ASKED",
     "Issue",
     "Mending",
+    "cases_refused",
     "check",
     "content_hashes",
     "leakage",

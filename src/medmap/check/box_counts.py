@@ -108,19 +108,25 @@ def images_without_boxes(facts: Facts) -> Iterator[Issue]:
     if dataset.task != "detect":
         return
     full = [case for case in dataset if case.truth.boxes]
-    empty = [case for case in dataset if case.truth.boxes is not None and not case.truth.boxes]
+    bare = [case for case in dataset if case.truth.boxes is not None and not case.truth.boxes]
+    empty = [case for case in bare if case.id not in facts.refused]
+    lost = [
+        case for case in bare if case.id in facts.refused
+    ]  # what they had was refused: nobody said that it is empty
     unseen = [case for case in dataset if case.truth.boxes is None]
-    if empty or unseen:
+    if empty or unseen or lost:
+        refused = f", {len(lost):,} whose boxes were all refused" if lost else ""
         yield Issue(
             "images_without_boxes",
             "info",
-            f"{len(empty) + len(unseen):,} of {counted(len(dataset), 'image')} without a box: {len(empty):,} looked at "
-            f"and empty, {len(unseen):,} not annotated",
+            f"{len(bare) + len(unseen):,} of {counted(len(dataset), 'image')} without a box: {len(empty):,} looked at "
+            f"and empty, {len(unseen):,} not annotated{refused}",
             "An empty image teaches what is no finding and counts for false alarms; one that is not annotated is left "
             "out of training and of every metric.",
             "See that each is what it says: [] in cases.csv is empty, a blank cell is not annotated.",
             (),
-            {"empty": [case.id for case in empty], "not_annotated": [case.id for case in unseen]},
+            {"empty": [case.id for case in empty], "not_annotated": [case.id for case in unseen]}
+            | ({"refused": [case.id for case in lost]} if lost else {}),
         )
     if unseen and full and not empty:
         yield Issue(

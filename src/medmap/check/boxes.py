@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from medmap.check.box_pictures import ROUNDED, ROWS
 from medmap.check.facts import Facts
 from medmap.check.issue import Issue, named
 from medmap.check.volumes import unusual
@@ -30,7 +31,6 @@ SAME_PLACE = 0.95  # intersection over union
 WHOLE = 0.98  # part of each axis from which a box is as large as the image
 SIZE_RATIO = 3.0  # times larger or smaller than the class's median, besides five robust deviations of logarithms
 STANDS_OUT = 0.25  # share of the boxes up to which what differs is an exception
-ROWS = 100  # of a finding's list
 HEADERS_AT_ONCE = 4
 
 
@@ -61,7 +61,7 @@ class _Box:
         return {
             "case": self.case,
             "label": dataset.label_names[self.label],
-            "corners": [round(v, 4) for v in self.corners],
+            "corners": [round(v, ROUNDED) for v in self.corners],
             "image": list(self.shape),
         }
 

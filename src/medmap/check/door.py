@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 
 from medmap.check import box_counts, boxes, burned, images, labels, leaks, shortcuts, table, truths, volumes
@@ -80,7 +81,13 @@ CHECKS: Mapping[str, Check] = MappingProxyType(
 WHEN_ASKED = frozenset({"likely_label_error"})
 
 
-def check(dataset: Dataset, *, label_errors: bool = False, progress: Progress | None = None) -> list[Issue]:
+def check(
+    dataset: Dataset,
+    *,
+    label_errors: bool = False,
+    progress: Progress | None = None,
+    refused: Collection[str] = (),
+) -> list[Issue]:
     """Everything wrong with a dataset, worst first.
 
     Every image and mask is read once; a file that cannot be read is an issue and the others are still checked.
@@ -89,11 +96,13 @@ def check(dataset: Dataset, *, label_errors: bool = False, progress: Progress | 
         dataset: Any dataset.
         label_errors: Also look for labels that are probably wrong (seconds for thousands of cases).
         progress: Called with (images and masks done, of how many).
+        refused: Identifiers of cases of which boxes were refused while the dataset was opened (``cases_refused``): one
+            that has no other box is not empty.
 
     Returns:
         Errors, then warnings, then information; an empty list when nothing was found.
     """
-    facts = collect(dataset, progress)
+    facts = replace(collect(dataset, progress), refused=frozenset(refused))
     return issues_of(facts, label_errors=label_errors)
 
 

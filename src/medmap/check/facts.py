@@ -100,12 +100,14 @@ class Facts:
         images: In the order of cases and inputs.
         unreadable: Images and masks that could not be read.
         masks: In the order of cases and observers.
+        refused: Cases of which boxes were refused while the dataset was opened.
     """
 
     dataset: Dataset
     images: tuple[ImageFacts, ...]
     unreadable: tuple[Unreadable, ...]
     masks: tuple[MaskFacts, ...] = ()
+    refused: frozenset[str] = frozenset()
 
     @cached_property
     def by_input(self) -> Mapping[str, list[ImageFacts]]:

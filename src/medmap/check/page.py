@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medmap.check.box_pictures import box_labels, boxed
+from medmap.check.box_pictures import NOTHING, ROWS, Corners, box_labels, boxed, concerned
 from medmap.check.issue import Issue, worst_first
 from medmap.check.leaks import label_text
 from medmap.check.table import class_summary
@@ -22,7 +22,8 @@ from medmap.config import write_atomically
 from medmap.dataset import Case, Dataset
 from medmap.errors import DataError, UsageError
 from medmap.image import Image
-from medmap.write.planes import COLOURS, three_planes
+from medmap.write.colours import colour_of
+from medmap.write.planes import three_planes
 
 TEMPLATE = "page.html.jinja"
 PICTURE_SIDE = 128  # pixels of a thumbnail on the page
@@ -45,6 +46,7 @@ class _Figure:
     picture: str | None
     wide: bool = False
     outlined: frozenset[int] = frozenset()  # label values with an outline in the picture
+    marked: bool = False  # boxes that the finding is about are drawn apart
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class _Legend:
 
     entries: list[tuple[str, str]]
     more: int
+    marked: str = ""  # what is said of the boxes that are drawn apart
 
 
 @dataclass(frozen=True)
@@ -70,20 +73,20 @@ class _Card:
 
 @dataclass
 class _Album:
-    """Thumbnails by case, each image read once."""
+    """Thumbnails by case and by what is marked in them."""
 
     dataset: Dataset
-    pictures: dict[str, str | None] = field(default_factory=dict)
+    pictures: dict[tuple[str, frozenset[Corners]], str | None] = field(default_factory=dict)
     kinds: Counter[str] = field(default_factory=Counter)
     wide: set[str] = field(default_factory=set)
-    outlined: dict[str, frozenset[int]] = field(default_factory=dict)
+    outlined: dict[tuple[str, frozenset[Corners]], frozenset[int]] = field(default_factory=dict)
 
-    def picture(self, case: Case) -> str | None:
-        if case.id not in self.pictures:
-            self.pictures[case.id] = self._read(case)
-        return self.pictures[case.id]
+    def picture(self, case: Case, marked: frozenset[Corners] = NOTHING) -> str | None:
+        if (case.id, marked) not in self.pictures:
+            self.pictures[case.id, marked] = self._read(case, marked)
+        return self.pictures[case.id, marked]
 
-    def _read(self, case: Case) -> str | None:
+    def _read(self, case: Case, marked: frozenset[Corners]) -> str | None:
         from medmap.read import read_ref
 
         ref = next((ref for name in self.dataset.inputs if (ref := case.inputs.get(name)) is not None), None)
@@ -93,24 +96,26 @@ class _Album:
             image = read_ref(self.dataset, ref)
         except DataError:
             return None  # the issue beside it says why
-        self.kinds[_kind_of(image)] += 1
+        if not any(known == case.id for known, _ in self.pictures):
+            self.kinds[_kind_of(image)] += 1
         if image.ndim == 3:
             self.wide.add(case.id)
-            labels = self._labels(case, image)
+            labels = self._labels(case, image, marked)
             if labels is not None:
-                self.outlined[case.id] = frozenset(int(value) for value in np.unique(labels) if value > 0)
+                self.outlined[case.id, marked] = frozenset(int(value) for value in np.unique(labels) if value > 0)
             return data_uri(three_planes(image, labels))
-        if case.truth.boxes:
-            self.outlined[case.id] = frozenset(label + 1 for _, label in case.truth.boxes)
-            return data_uri(boxed(displayed(image), case, image.geometry.shape))
+        if case.truth.boxes or marked:
+            self.outlined[case.id, marked] = frozenset(label + 1 for _, label in case.truth.boxes or ())
+            return data_uri(boxed(displayed(image), case, image.geometry.shape, marked))
         return data_uri(displayed(image))
 
-    def _labels(self, case: Case, image: Image) -> NDArray[Any] | None:
+    def _labels(self, case: Case, image: Image, marked: frozenset[Corners]) -> NDArray[Any] | None:
         """The first observer's labels on the image's grid, as training lays them, or the boxes; None without any."""
         from medmap.read import read_ref
 
         if not case.truth.masks:
-            return box_labels(case, image.geometry.shape)
+            found = box_labels(case, image.geometry.shape, marked)
+            return found if found is not None or not marked else box_labels(case, image.geometry.shape)
         try:
             mask = read_ref(self.dataset, case.truth.masks[0])
             if mask.geometry.shape != image.geometry.shape or mask.geometry.has_size != image.geometry.has_size:
@@ -327,24 +332,42 @@ def _samples(dataset: Dataset, album: _Album) -> list[tuple[str, list[_Figure], 
 # -- issues -----------------------------------------------------------------------------------------------------------
 
 
-def _figure(dataset: Dataset, case: Case, album: _Album, extra: str = "", with_label: bool = True) -> _Figure:
+def _figure(
+    dataset: Dataset,
+    case: Case,
+    album: _Album,
+    extra: str = "",
+    with_label: bool = True,
+    marked: frozenset[Corners] = NOTHING,
+) -> _Figure:
     label = extra or (label_text(dataset, case) if with_label else None)
     caption = " · ".join(part for part in (case.split, label) if part)
-    picture = album.picture(case)
-    outlined = album.outlined.get(case.id, frozenset())
-    return _Figure(case.id, caption, picture, case.id in album.wide, outlined)
+    picture = album.picture(case, marked)
+    outlined = album.outlined.get((case.id, marked), frozenset())
+    return _Figure(case.id, caption, picture, case.id in album.wide, outlined, bool(marked))
 
 
-def _legend(dataset: Dataset, figures: Sequence[_Figure]) -> _Legend:
-    """Which structure has which colour in some pictures; the colours come again after the last one."""
+def _legend(dataset: Dataset, figures: Sequence[_Figure], listed: int = 0) -> _Legend:
+    """Which structure has which colour in some pictures; the colours come again after the last one.
+
+    Args:
+        dataset: Whose structures.
+        figures: The pictures.
+        listed: How many boxes the finding lists.
+    """
     values = sorted(frozenset[int]().union(*(figure.outlined for figure in figures)))
     first = 1 if dataset.task == "detect" else 0  # boxes have no background: their class 0 is drawn as 1
     names = {dataset.ignore: "ignored"} | {v: name for v, name in enumerate(dataset.label_names, first) if v}
     entries = [
-        ("#{:02x}{:02x}{:02x}".format(*COLOURS[(value - 1) % len(COLOURS)]), names.get(value, f"value {value}"))
+        ("#{:02x}{:02x}{:02x}".format(*colour_of(value - 1)), names.get(value, f"value {value}"))
         for value in values[:STRUCTURES_LISTED]
     ]
-    return _Legend(entries, len(values) - len(entries))
+    marked = ""
+    if any(figure.marked and figure.wide for figure in figures):
+        marked = "only the boxes of this finding are drawn"
+    elif any(figure.marked for figure in figures):
+        marked = "the boxes of this finding" + (f", the first {ROWS} of them" if listed >= ROWS else "")
+    return _Legend(entries, len(values) - len(entries), marked)
 
 
 def _card(issue: Issue, dataset: Dataset, album: _Album) -> _Card:
@@ -358,7 +381,12 @@ def _card(issue: Issue, dataset: Dataset, album: _Album) -> _Card:
         groups = [[case] for case in issue.cases]
     most = GROUPS_AN_ISSUE if "groups" in issue.details else PICTURES_AN_ISSUE
     shown = [[c for c in group[:4] if c in known] for group in groups[:most]]
-    figures = [[_figure(dataset, dataset[c], album, captions.get(c, "")) for c in group] for group in shown if group]
+    marks = concerned(issue.details)
+    figures = [
+        [_figure(dataset, dataset[c], album, captions.get(c, ""), marked=marks.get(c, NOTHING)) for c in group]
+        for group in shown
+        if group
+    ]
     count = sum(len(group) for group in figures)
     of = f"{count} of {len(issue.cases):,} cases shown" if count < len(issue.cases) else ""
     if figures and not any(f.picture for group in figures for f in group):
@@ -371,5 +399,5 @@ def _card(issue: Issue, dataset: Dataset, album: _Album) -> _Card:
         for row in issue.details.get("rows", ())[:HEADERS_SHOWN]
         if "mask_header" in row
     ]
-    legend = _legend(dataset, [figure for group in figures for figure in group])
+    legend = _legend(dataset, [figure for group in figures for figure in group], sum(map(len, marks.values())))
     return _Card(issue, SEVERITY_WORDS[issue.severity], figures, legend, of, listed, headers)

@@ -45,6 +45,12 @@ _FINDINGS: Mapping[str, tuple[Severity, str, str, str]] = MappingProxyType(
             "Every such box would lie in a corner of its image; the dataset is not opened for training.",
             "Bring them into the layout's unit: pixels (COCO, Pascal VOC), or parts of the picture's size (YOLO).",
         ),
+        "box_corners_as_size": (
+            "error",
+            "is one of boxes that seem to be written as two corners, where its layout has a corner, width and height",
+            "Every such box would be too large and reach into other objects; the dataset is not opened for training.",
+            "Subtract the first two numbers from the last two: COCO has x, y, width, height.",
+        ),
         "box_unknown_class": (
             "error",
             "is of an unknown class",
@@ -61,6 +67,26 @@ _FINDINGS: Mapping[str, tuple[Severity, str, str, str]] = MappingProxyType(
 )
 
 
+def _ids(dataset: Dataset) -> dict[str, str]:
+    """Each case's identifier by itself and by the paths of its images."""
+    ids = {case.id: case.id for case in dataset}
+    for case in dataset:
+        ids.update({ref.path: case.id for ref in case.inputs.values() if ref is not None})
+    return ids
+
+
+def cases_refused(errors: Sequence[BoxError], dataset: Dataset) -> frozenset[str]:
+    """Identifiers of the cases of which boxes were left out while a dataset was opened; one that was cut is there.
+
+    Args:
+        errors: As ``refused_boxes`` takes them.
+        dataset: What was opened.
+    """
+    ids = _ids(dataset)
+    left_out = (error.case for error in errors if _FINDINGS[error.code][0] == "error")
+    return frozenset(ids[case] for case in left_out if case in ids)
+
+
 def refused_boxes(errors: Sequence[BoxError], dataset: Dataset) -> list[Issue]:
     """Findings for boxes that were refused or cut while a dataset was opened (``medmap.layouts.gathering``).
 
@@ -71,9 +97,7 @@ def refused_boxes(errors: Sequence[BoxError], dataset: Dataset) -> list[Issue]:
     Returns:
         A finding a kind, the worst first; each lists the first hundred boxes with their places.
     """
-    ids = {case.id: case.id for case in dataset}
-    for case in dataset:
-        ids.update({ref.path: case.id for ref in case.inputs.values() if ref is not None})
+    ids = _ids(dataset)
     by_code: dict[str, list[BoxError]] = defaultdict(list)
     for error in errors:
         by_code[error.code].append(error)

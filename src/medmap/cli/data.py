@@ -237,8 +237,8 @@ def check(
     With --fix geometry the dataset is first written anew, with masks that have their image's header; the new one is
     checked, the old one is not touched.
     """
+    from medmap.check import cases_refused, refused_boxes, worst_first, write_check_report
     from medmap.check import check as check_dataset
-    from medmap.check import refused_boxes, worst_first, write_check_report
     from medmap.layouts import gathering, open_dataset
 
     if report is not None:
@@ -249,7 +249,9 @@ def check(
         mended = [] if fix is None else [_mended(data, fix, dataset, output, screen)]
         if mended and mended[0].cases:
             data = open_dataset(mended[0].details["folder"])
-        found = check_dataset(data, label_errors=label_errors, progress=screen.counter("checking"))
+        left_out = cases_refused(refused, data)
+        told = screen.counter("checking")
+        found = check_dataset(data, label_errors=label_errors, progress=told, refused=left_out)
         issues = mended + worst_first([*refused_boxes(refused, data), *found])
     if report is not None:
         write_check_report(issues, data, report)

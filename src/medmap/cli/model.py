@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from medmap.bundle import Bundle
     from medmap.predict import MaskView
 
+OPENING = "opening the dataset"
+PLANNING = "planning: looking at images, and timing the training step"
 OVERRUN = 1.1  # times the budget from which a run says that it took longer
 
 
@@ -74,10 +76,13 @@ def plan(
     words = Words(budget, memory, recipe, seed, folds, init, device, sets)
     if require_file(output).exists():
         raise UsageError(f"{output} exists already", remedy="choose another file with -o, or remove it")
-    run = words.planned(open_dataset(dataset, layout=layout))
+    screen = Screen(quiet, json)
+    with screen.doing(OPENING):
+        data = open_dataset(dataset, layout=layout)
+    with screen.doing(PLANNING):
+        run = words.planned(data)
     output.parent.mkdir(parents=True, exist_ok=True)
     run.save(output)
-    screen = Screen(quiet, json)
     if json:
         screen.document(of_plan(run, output))
         return
@@ -119,9 +124,12 @@ def train(
     if not resume and output.exists() and any(output.iterdir()):
         raise UsageError(f"{output} is not empty", remedy="choose another folder, or go on with --resume")
     given = words.resumed(output, config) if resume else None if config is None else words.loaded(config)
-    data = open_dataset(dataset, layout=layout)
-    run = words.planned(data) if given is None else given
-    with Screen(quiet, json) as screen:
+    screen = Screen(quiet, json)
+    with screen.doing(OPENING):
+        data = open_dataset(dataset, layout=layout)
+    with screen.doing(PLANNING):
+        run = words.planned(data) if given is None else given
+    with screen:
         bundle = train_run(run, data, output, resume=resume, listener=screen.hear, started=begin)
     took_s = time.time() - begin
     if run.budget_s is not None and took_s > OVERRUN * run.budget_s:
@@ -242,12 +250,14 @@ def compare(
     first: Annotated[Path, typer.Argument(metavar="OUT_A", help="An evaluation folder.")],
     second: Annotated[Path, typer.Argument(metavar="OUT_B", help="Another one, of the same cases.")],
     json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Compare two evaluations, of scores, masks or boxes, on the same cases with paired tests."""
     from medmap.evaluate import compare as compare_folders
 
-    screen = Screen(json=json)
-    found = compare_folders(first, second)
+    screen = Screen(quiet, json)
+    with screen.doing("comparing, with patients drawn again a thousand times"):
+        found = compare_folders(first, second)
     if json:
         screen.document(found.as_json())
     else:
@@ -366,13 +376,15 @@ def export(
     dataset: Annotated[Path | None, typer.Option("--dataset", help="Real cases for the parity test.")] = None,
     int8: Annotated[bool, typer.Option("--int8", help="Add a network in 8-bit integers (openvino).")] = False,
     json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Export a model for another engine, with a parity test; exit code 1 where it gives another answer."""
     from medmap.cli.engines import export_bundle
     from medmap.runtime import Parity
 
-    screen = Screen(json=json)
-    found = export_bundle(model, output, to, dataset, int8)
+    screen = Screen(quiet, json)
+    with screen.doing(f"exporting to {to}, and comparing its answers with those of torch"):
+        found = export_bundle(model, output, to, dataset, int8)
     if json:
         screen.document(found)
     else:

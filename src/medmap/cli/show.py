@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -86,6 +89,34 @@ class Screen:
                 self.progress(what, done, total)
 
         return tell
+
+    @contextmanager
+    def doing(self, text: str) -> Iterator[None]:
+        """Say what is done when it takes longer than two seconds, and then now and again for how long it has been.
+
+        For what cannot be counted; of the rest ``progress`` says how far it is.
+        """
+        over = threading.Event()
+
+        def tell() -> None:
+            begin = time.monotonic()
+            told = over.wait(PATIENCE_S)
+            so_far = ""
+            while not told:
+                sys.stderr.write(f"{text} …{so_far}\n")
+                sys.stderr.flush()
+                told = over.wait(LINE_EVERY_S)
+                so_far = f" {_clock(time.monotonic() - begin)} so far"
+
+        teller = threading.Thread(target=tell, daemon=True)
+        if not self.quiet:
+            teller.start()
+        try:
+            yield
+        finally:
+            over.set()
+            if not self.quiet:
+                teller.join()
 
     def progress(self, text: str, done: float, total: float) -> None:
         """How far a stage is; shown after two seconds, as a bar on a terminal and as plain lines elsewhere."""

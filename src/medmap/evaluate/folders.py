@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from medmap.errors import DataError
@@ -41,7 +43,16 @@ def compare(folder_a: Paths, folder_b: Paths) -> ComparisonReport:
     first, second = _kind(folder_a), _kind(folder_b)
     if first != second:
         raise _unlike(f"{folder_b}: {second}", f"{first}, as in {folder_a}", (first, second))
-    return compare_any(read_table(folder_a), read_table(folder_b), str(folder_a), str(folder_b))
+    found = compare_any(read_table(folder_a), read_table(folder_b), str(folder_a), str(folder_b))
+    one, other = _bundle(folder_a), _bundle(folder_b)
+    if one is None or one != other:
+        return found
+    said = (
+        f"Both evaluations are of the same bundle ({one}): a difference comes from rounding in another engine or "
+        "precision, or from another way of asking it, not from another model. A small p says that such a difference "
+        "repeats from patient to patient, not that it matters."
+    )
+    return replace(found, warnings=(said, *found.warnings))
 
 
 def read_table(folder: Paths) -> Table:
@@ -84,6 +95,20 @@ def _unlike(got: str, expected: str, kinds: tuple[str, str]) -> DataError:
 
 def _kind_of(table: Table) -> str:
     return "masks" if isinstance(table, StructureTable) else "boxes" if isinstance(table, DetectionTable) else "scores"
+
+
+def _bundle(folder: Paths) -> str | None:
+    """The digest of what was evaluated, as ``metrics.json`` beside the predictions has it; None where it does not."""
+    path = Path(folder)
+    path = (path if path.is_dir() else path.parent) / "metrics.json"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # the predictions alone are enough for a comparison
+        return None
+    digest = (found.get("bundles") or found.get("bundle")) if isinstance(found, dict) else None
+    if isinstance(digest, list):
+        return ", ".join(map(str, digest)) or None
+    return digest if isinstance(digest, str) else None
 
 
 def _kind(folder: Paths) -> str:

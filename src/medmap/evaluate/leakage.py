@@ -15,8 +15,9 @@ SHOWN = 5  # cases named in a sentence
 def leaks(bundles: Sequence[Bundle], hashes: Mapping[str, str], split: str) -> list[str]:
     """Sentences about evaluated cases that the bundles learned from; empty where there are none.
 
-    An image is known again by its content's hash, which every bundle keeps of its training and validation cases: a
-    name may be given twice, a picture stays itself. Images of one value throughout are all alike and copies of nothing.
+    An image is known again by its content's hash, which every bundle keeps of the cases that its networks learned from
+    and, apart from them, of those that only judged them: a name may be given twice, a picture stays itself. Images of
+    one value throughout are all alike and copies of nothing.
 
     Args:
         bundles: What answered.
@@ -41,14 +42,20 @@ def leaks(bundles: Sequence[Bundle], hashes: Mapping[str, str], split: str) -> l
         ]
     if not _learned(bundles) and bundles:
         return ["The bundle does not say which cases it learned from: whether these are among them is not known."]
-    seen = _seen(bundles, hashes)
-    if not seen:
-        return []
-    what = "image was" if len(seen) == 1 else "images were"
-    return [
-        f"Leakage: {len(seen)} of {len(hashes)} evaluated {what} also among those the bundle learned from "
-        f"({_named(seen)}). The result is too good by an unknown amount; take them out of one of the sets."
-    ]
+    told = []
+    if seen := _seen(bundles, hashes):
+        told.append(
+            f"Leakage: {len(seen)} of {len(hashes)} evaluated {_were(seen)} also among those the bundle learned from "
+            f"({_named(seen)}). The result is too good by an unknown amount; take them out of one of the sets."
+        )
+    chose = _kept(bundles, "validation_case_hashes") - _learned(bundles)
+    if judged := [case for case, digest in hashes.items() if digest in chose]:
+        told.append(
+            f"Leakage: {len(judged)} of {len(hashes)} evaluated {_were(judged)} also among those that chose the best "
+            f"epoch, the calibration and the operating point ({_named(judged)}). No network learned from them, but the "
+            "result is somewhat too good; take them out of one of the sets."
+        )
+    return told
 
 
 def leaks_of_recalibration(bundles: Sequence[Bundle], hashes: Mapping[str, str]) -> list[str]:
@@ -69,8 +76,15 @@ def leaks_of_recalibration(bundles: Sequence[Bundle], hashes: Mapping[str, str])
 
 
 def _learned(bundles: Sequence[Bundle]) -> set[str]:
-    kept = {str(digest) for b in bundles for digest in b.spec.provenance.get("training_case_hashes", ())}
-    return kept - {""}
+    return _kept(bundles, "training_case_hashes")
+
+
+def _kept(bundles: Sequence[Bundle], of: str) -> set[str]:
+    return {str(digest) for bundle in bundles for digest in bundle.spec.provenance.get(of, ())} - {""}
+
+
+def _were(cases: Sequence[str]) -> str:
+    return "image was" if len(cases) == 1 else "images were"
 
 
 def _seen(bundles: Sequence[Bundle], hashes: Mapping[str, str]) -> list[str]:
@@ -88,11 +102,15 @@ def _named(cases: Sequence[str]) -> str:
 
 
 def shared_patients(dataset: Dataset, split: str) -> list[str]:
-    """A sentence when patients of the evaluated split stand in another split too."""
+    """A sentence when patients of the evaluated split have cases to learn from in another one.
+
+    Nobody learns from the test split, nor from a case without a truth.
+    """
     if split in ("all", "oof"):
         return []
     inside = {case.patient for case in dataset if case.split == split}
-    outside = {case.patient for case in dataset if case.split is not None and case.split != split}
+    others = {"train", "val"} - {split}
+    outside = {case.patient for case in dataset if case.split in others and case.truth.annotated}
     both = sorted(inside & outside)
     if not both:
         return []

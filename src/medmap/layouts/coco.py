@@ -37,6 +37,8 @@ from medmap.layouts.naming import SPLIT_NAMES, unique_ids
 from medmap.results import Label
 
 ROBOFLOW = "_annotations.coco.json"
+# from so many boxes on, of which so many fit as corners and so many do not as width and height, they are corners
+FEWEST, NEARLY_ALL, MANY = 8, 0.98, 0.2
 
 
 class _Image(Foreign):
@@ -244,13 +246,13 @@ def _boxes(
     found: Found = defaultdict(list)
     crowds: Found = defaultdict(list)
     fitting = Fitting(where)
-    parts = _all_parts(said.annotations or ())
+    unit = _unit(said.annotations or (), sizes)
     for n, one in enumerate(said.annotations or ()):
         place = f"{where}: annotations[{n}]"
         if one.image_id not in sizes:
             raise DatasetError(f"{place} is of an image that is not listed", got=one.image_id)
         bbox = one.bbox or _bbox_of_segmentation(one.segmentation, place)
-        wrong = _refusal(one, bbox, index, place, parts)
+        wrong = _refusal(one, bbox, index, place, unit)
         if wrong is not None:
             wrong.case = pictures[one.image_id]
             refused(wrong)
@@ -263,7 +265,7 @@ def _boxes(
 
 
 def _refusal(
-    one: _Annotation, bbox: Sequence[float], index: Mapping[int, int], place: str, parts: bool
+    one: _Annotation, bbox: Sequence[float], index: Mapping[int, int], place: str, unit: str | None
 ) -> BoxError | None:
     """What is wrong with an annotation, or None."""
     if one.category_id not in index:
@@ -273,7 +275,10 @@ def _refusal(
     if bbox[2] <= 0 or bbox[3] <= 0:
         what = f"{place}: a box without width or height"
         return BoxError(what, "box_without_size", got=list(bbox), expected="x, y, width, height")
-    if parts:
+    if unit == "corners" and one.bbox:
+        what = f"{place}: boxes are written as x0, y0, x1, y1: as x, y, width, height many reach beyond their image"
+        return BoxError(what, "box_corners_as_size", got=list(bbox), expected="x, y, width, height")
+    if unit == "parts":
         what = f"{place}: boxes are parts of the image's size"
         return BoxError(what, "box_wrong_unit", got=list(bbox), expected="pixels, as COCO has them")
     return None
@@ -283,6 +288,18 @@ def _all_parts(annotations: Sequence[_Annotation]) -> bool:
     """Whether all boxes lie between 0 and 1: they are parts of the image's size then, not pixels."""
     boxes = [a.bbox for a in annotations if a.bbox]
     return bool(boxes) and all(max(b) <= 1 for b in boxes)
+
+
+def _unit(annotations: Sequence[_Annotation], sizes: Mapping[int, tuple[int, int]]) -> str | None:
+    """What all boxes of a file seem to be written in, where it is not what COCO has: parts, or corners."""
+    if _all_parts(annotations):
+        return "parts"
+    boxes = [(a.bbox, sizes[a.image_id]) for a in annotations if a.bbox and a.image_id in sizes]
+    if len(boxes) < FEWEST:
+        return None
+    fit = sum(0 <= b[0] < b[2] <= size[1] and 0 <= b[1] < b[3] <= size[0] for b, size in boxes)
+    beyond = sum(b[0] + b[2] > size[1] + 1 or b[1] + b[3] > size[0] + 1 for b, size in boxes)
+    return "corners" if fit >= NEARLY_ALL * len(boxes) and beyond >= MANY * len(boxes) else None
 
 
 def _bbox_of_segmentation(value: Any, where: str) -> tuple[float, float, float, float]:

@@ -10,7 +10,7 @@ from medmap.evaluate import DetectionTable, Report, StructureTable
 from medmap.metrics import Estimate
 from medmap.report.charts import class_counts, confusion, flow, forest
 from medmap.report.detection_figures import detection_figures
-from medmap.report.detection_pictures import ImageOf, legend, picture_rows
+from medmap.report.detection_pictures import ImageOf, class_key, legend, picture_rows
 from medmap.report.detection_tables import detection_tables
 from medmap.report.detection_words import (
     RULE as BOX_RULE,
@@ -138,6 +138,8 @@ def _box_cases(report: Report, sources: Sources) -> dict[str, Any]:
         "shown": rows,
         "pictured": any(case.picture for row in rows for case in row.cases),
         "legend": legend(),
+        "classes": class_key(report.detections),
+        "large": report.detections.ndim == 2,
         "rule": f"{BOX_RULE} {rule_words(report.detections)}",
     }
 

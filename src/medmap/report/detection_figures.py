@@ -11,7 +11,8 @@ from medmap.metrics import Bootstrap, Estimate, match_boxes
 from medmap.metrics.average_precision import ranked
 from medmap.metrics.froc import RATES
 from medmap.report.figures import MOST_CLASSES, Figure
-from medmap.report.svg import BLUE, COLOURS, GREY, ORANGE, Plot, short
+from medmap.report.svg import BLUE, GREY, ORANGE, Plot, short
+from medmap.write.colours import paper_colour_of
 
 Floats = NDArray[np.float64]
 DRAWS = Bootstrap(500)
@@ -34,6 +35,11 @@ def _legend(report: Report, metric: str, table: DetectionTable, label: int) -> s
     name = short(table.labels[label], 24)
     short_name = {"froc_cpm": "CPM", "ap50": "AP50"}[metric]
     return name if row is None or row.value is None else f"{name}: {short_name} {_with_interval(row)}"
+
+
+def _colours(classes: list[int]) -> list[str]:
+    """Of several classes each its own, as on every picture; a single one is drawn in blue."""
+    return [paper_colour_of(c) for c in classes] if len(classes) > 1 else [BLUE]
 
 
 def _with_interval(row: Estimate) -> str:
@@ -59,7 +65,7 @@ def froc_figure(report: Report, classes: list[int]) -> Figure:
         if len(known) and np.ptp(known):
             low, high = np.quantile(known, [0.025, 0.975], axis=0)
             plot.band(at.tolist(), low.tolist(), high.tolist(), BLUE, "95 % interval")
-    for rank, c, colour in zip(each, classes, COLOURS, strict=False):
+    for rank, c, colour in zip(each, classes, _colours(classes), strict=True):
         up = rank.values((2.0**across).tolist())
         plot.line(list(zip(across, up, strict=True)), colour, _legend(report, "froc_cpm", table, c))
         for rate, value in zip(RATES, rank.values(), strict=True):
@@ -69,6 +75,8 @@ def froc_figure(report: Report, classes: list[int]) -> Figure:
         "How many findings are found when so many false alarms an image are put up with. The dots are the seven "
         "places whose mean is the CPM."
     )
+    if table.thresholds:
+        caption += " The operating point is the score from which on a box is called."
     if beyond:
         caption += f" Operating points beyond the axis, in false alarms an image: {', '.join(beyond)}."
     if len(classes) == 1:
@@ -89,7 +97,7 @@ def _points(plot: Plot, table: DetectionTable, classes: list[int]) -> list[str]:
     counts = PointCounts.of(table)
     single = len(classes) == 1
     drawn = False
-    for c, colour in zip(classes, COLOURS, strict=False):
+    for c, colour in zip(classes, _colours(classes), strict=True):
         found, findings, alarms, cases = (
             float(v[:, c].sum()) for v in (counts.found, counts.findings, counts.alarms, counts.cases)
         )
@@ -117,7 +125,7 @@ def precision_figure(report: Report, classes: list[int]) -> Figure:
     found, true = table.judged
     matches = match_boxes(found, true, (0.5,))
     plot = Plot("Precision-recall curve", "recall (share of the findings)", "precision (share of the boxes)")
-    for c, colour in zip(classes, COLOURS, strict=False):
+    for c, colour in zip(classes, _colours(classes), strict=True):
         recall, precision = ranked(matches, 0, c, table.who).curve()
         label = _legend(report, "ap50", table, c)
         if not len(recall):

@@ -17,13 +17,16 @@ from medmap.metrics import BoxList
 from medmap.metrics.froc import ALARM, DOUBLE, HIT
 from medmap.read import read_ref
 from medmap.report.pictures import Pixels, png_uri
-from medmap.report.svg import attribute, drawing, number, plain
+from medmap.report.svg import LETTER, attribute, box, drawing, label, number, plain, short
+from medmap.write.colours import short_names
+from medmap.write.tags import placed_tags
 
 Floats = NDArray[np.float64]
 ImageOf = Callable[[str], Image | None]  # a case's identifier → its image, None where it cannot be read
 EACH = 6
-WIDE = 300.0  # px of a picture in the page
-SHARP = 320  # px of the image in it, at most
+WIDE, LARGE = 300.0, 480.0  # px of a picture in the page: of the surroundings of a finding, of a whole plane
+SHARP, SHARPEST = 320, 640  # px of the image in them, at most
+TAG, TAG_FONT = 14, 11  # px
 AROUND_MM, AROUND_SIZES = 60.0, 5.0  # what is shown of a volume: at least so much, and so many times the finding
 AROUND_VOXELS = 64.0  # where there are no millimetres
 
@@ -76,6 +79,16 @@ class _Focus:
 
     row: int
     corners: tuple[float, ...] | None
+    words: str
+
+
+@dataclass(frozen=True, eq=False)
+class _Box:
+    """A box that is drawn: how, where, its class, and what is said when a pointer rests on it."""
+
+    stroke: Stroke
+    corners: Floats
+    label: int
     words: str
 
 
@@ -204,23 +217,27 @@ def boxes_drawn(table: DetectionTable, row: int, image: Image, focus: Sequence[f
     level = int(np.clip(round(float(here[2] + here[5]) / 2), 0, placed.geometry.shape[2] - 1)) if n == 3 else 0
     size = np.array([placed.geometry.shape[axis] for axis in across])
     start, stop = _window(here, across, step, size, whole=focus is None or n == 2)
-    pixels = _pixels(placed, level, start, stop)
-    scale = WIDE / float((stop - start)[0] * step[0])
+    pixels = _pixels(placed, level, start, stop, SHARPEST if n == 2 else SHARP)
+    wide = LARGE if n == 2 else WIDE
+    scale = wide / float((stop - start)[0] * step[0])
     high = float((stop - start)[1] * step[1] * scale)
     parts = [
-        f'<image href="{png_uri(pixels)}" x="0" y="0" width="{number(WIDE)}" height="{number(high)}" '
+        f'<image href="{png_uri(pixels)}" x="0" y="0" width="{number(wide)}" height="{number(high)}" '
         'preserveAspectRatio="none"/>'
     ]
-    for stroke, corners, words in _strokes(table, row, focus):
-        at = _turned(corners[None], turn)[0]
+    shown: list[tuple[_Box, Floats]] = []
+    for one in _boxes(table, row, focus):
+        at = _turned(one.corners[None], turn)[0]
         if n == 3 and not at[2] - 0.5 <= level <= at[5] + 0.5:
             continue
         low = (at[list(across)] - 0.5 - start) * step * scale
         far = (at[[axis + n for axis in across]] + 0.5 - start) * step * scale
-        if (far < 0).any() or low[0] > WIDE or low[1] > high:
+        if (far < 0).any() or low[0] > wide or low[1] > high:
             continue
-        parts.append(_rectangle(low, far - low, stroke, words))
-    return drawing(WIDE, high, table.cases[row], "boxes on the image", parts)
+        parts.append(_rectangle(low, far - low, one.stroke, one.words))
+        shown.append((one, np.concatenate([low[::-1], far[::-1]])))
+    parts += _tags(table.labels, shown, (round(high), round(wide)))
+    return drawing(wide, high, table.cases[row], "boxes on the image", parts)
 
 
 def _turned(corners: Floats, turn: Floats) -> Floats:
@@ -246,7 +263,7 @@ def _window(
     return start, start + count
 
 
-def _pixels(image: Image, level: int, start: NDArray[np.int64], stop: NDArray[np.int64]) -> Pixels:
+def _pixels(image: Image, level: int, start: NDArray[np.int64], stop: NDArray[np.int64], most: int) -> Pixels:
     """(rows, columns) or (rows, columns, 3) of a slice's part; grey from its 0.5th to its 99.5th percentile."""
     channels = np.asarray(image.channels_first())
     if image.ndim == 3:
@@ -254,7 +271,7 @@ def _pixels(image: Image, level: int, start: NDArray[np.int64], stop: NDArray[np
     channels = channels[..., start[1] : stop[1], start[0] : stop[0]]
     colour = len(image.channels) == 3 and image.time_s is None
     values = np.nan_to_num((channels if colour else channels[len(channels) // 2]).astype(np.float64))
-    thin = max(1, -(-max(values.shape[-2:]) // SHARP))
+    thin = max(1, -(-max(values.shape[-2:]) // most))
     values = values[..., ::thin, ::thin]
     if not (colour and channels.dtype == np.uint8):
         low, high = np.percentile(values, [0.5, 99.5])
@@ -263,25 +280,60 @@ def _pixels(image: Image, level: int, start: NDArray[np.int64], stop: NDArray[np
     return np.moveaxis(pixels, 0, -1) if colour else pixels
 
 
-def _strokes(table: DetectionTable, row: int, focus: Sequence[float] | None) -> list[tuple[Stroke, Floats, str]]:
-    """What is drawn of a case: kind, corners, words; what went wrong last, on top."""
-    found: list[tuple[Stroke, Floats, str]] = []
+def _boxes(table: DetectionTable, row: int, focus: Sequence[float] | None) -> list[_Box]:
+    """What is drawn of a case; what went wrong last, on top."""
+    found: list[_Box] = []
     hits = table.hits
-    for box in np.flatnonzero(table.true.cases == row):
-        stroke = SPARED if not table.findings[box] else FOUND_TRUE if table.found_when_called[box] else MISSED
-        found.append((stroke, table.true.corners[box], _said(table, table.true, int(box), stroke)))
-    for box in np.flatnonzero(table.found.cases == row):
-        corners = table.found.corners[box]
+    for at in np.flatnonzero(table.true.cases == row):
+        stroke = SPARED if not table.findings[at] else FOUND_TRUE if table.found_when_called[at] else MISSED
+        words = _said(table, table.true, int(at), stroke)
+        found.append(_Box(stroke, table.true.corners[at], int(table.true.labels[at]), words))
+    for at in np.flatnonzero(table.found.cases == row):
+        corners = table.found.corners[at]
         asked = focus is not None and np.array_equal(corners, np.asarray(focus))
-        if not (table.called[box] or asked):
+        if not (table.called[at] or asked):
             continue
-        outcome = hits.outcomes[box]
+        outcome = hits.outcomes[at]
         if outcome in (HIT, DOUBLE, ALARM):
             stroke = BOX_ALARM if outcome == ALARM else BOX_HIT
-            words = f"{_said(table, table.found, int(box), stroke)}, score {table.found.scores[box]:.2f}"
-            found.append((stroke, corners, words))
+            words = f"{_said(table, table.found, int(at), stroke)}, score {table.found.scores[at]:.2f}"
+            found.append(_Box(stroke, corners, int(table.found.labels[at]), words))
     order = {FOUND_TRUE: 1, SPARED: 0, BOX_HIT: 2, MISSED: 3, BOX_ALARM: 4}
-    return sorted(found, key=lambda item: order[item[0]])
+    return sorted(found, key=lambda one: order[one.stroke])
+
+
+def _tags(labels: Sequence[str], shown: Sequence[tuple[_Box, Floats]], size: tuple[int, int]) -> list[str]:
+    """The class of each box, what went wrong placed first; its sign where names hide boxes. One class needs no tag.
+
+    A box that hit has the class of the true one beneath it, which bears the tag.
+    """
+    if len(labels) == 1:
+        return []
+    tagged = [(one, at) for one, at in reversed(shown) if one.stroke is not BOX_HIT]
+    others = np.reshape([at for one, at in shown if one.stroke is BOX_HIT], (-1, 4))
+    for names in (labels, short_names(labels)):
+        texts = [short(names[one.label], 24) for one, _ in tagged]
+        widths = [round(len(text) * LETTER * TAG_FONT / 12) + 6 for text in texts]
+        tags = placed_tags(np.reshape([at for _, at in tagged], (-1, 4)), widths, TAG, size, others)
+        if tags.clear:
+            break
+    parts = []
+    for (one, _), text, width, place in zip(tagged, texts, widths, tags.places, strict=True):
+        if place is not None:
+            parts.append(box(place[1], place[0], width, TAG, one.stroke.colour, opacity="0.85"))
+            middle = place[1] + width / 2
+            parts.append(label(middle, place[0] + 11, text, anchor="middle", colour="#000000", size=TAG_FONT))
+    return parts
+
+
+def class_key(table: DetectionTable) -> str:
+    """What the tags on pictures mean; nothing where there is but one class."""
+    if len(table.labels) == 1:
+        return ""
+    signs = short_names(table.labels)
+    return "Tags name the class: " + ", ".join(
+        f"{sign} is {name}" for sign, name in zip(signs, table.labels, strict=True)
+    )
 
 
 def _said(table: DetectionTable, boxes: BoxList, row: int, stroke: Stroke) -> str:

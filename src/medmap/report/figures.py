@@ -381,10 +381,12 @@ def training_figures(log: Sequence[Mapping[str, str]]) -> list[Figure]:
         points = [p for parts in lines.values() for part in parts for p in part]
         last = max(p[0] for p in points)
         y = _range(np.array([p[1] for p in points]))
-        plot = Plot(title, "epoch", "", x=(0, max(last, 1)), y=y)
+        plot = Plot(title, "epoch", "", x=(0, max(last, 2)), y=y)
         for (name, parts), colour in zip(lines.items(), COLOURS, strict=False):
             for number, part in enumerate(parts):
                 plot.line(part, colour, name.replace("_", " ") if number == 0 else None)
+                if len(part) == 1:  # a line through one point is none
+                    plot.dot(*part[0], colour)
         many = max(len(parts) for parts in lines.values())
         caption = f"{many} networks, a line each." if many > 1 else "One network."
         found.append(Figure(file, title, plot.svg(", ".join(lines)), caption))

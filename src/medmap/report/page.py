@@ -11,6 +11,8 @@ from typing import Any
 from medmap.config import write_atomically
 from medmap.dataset import Dataset
 from medmap.evaluate import MaskOf, Report
+from medmap.evaluate.names import metric_name
+from medmap.metrics.meanings import OUT_OF_FOLD, meaning, meanings
 from medmap.report.content import Sources, TrainingLog, content_of, figures
 from medmap.report.detection_pictures import ImageOf, volumes_of
 from medmap.report.figures import Figure
@@ -18,6 +20,8 @@ from medmap.report.pictures import Images, images_of
 from medmap.report.structure_pictures import Drawn, drawn_of
 from medmap.report.tables import Table
 from medmap.report.words import bits, interval, named_split, shown
+
+SAID_ABOVE = frozenset({"dice"})  # what the sentence at the top explains
 
 
 def render_html(
@@ -53,13 +57,16 @@ def _page(report: Report, tables: list[Table], drawings: dict[str, Figure], sour
         lstrip_blocks=True,
     )
     content = content_of(report)
+    headline = content.headline(report)
     page = environment.get_template(content.template).render(
         report=report,
         title=f"{report.dataset_name}: {named_split(report)}",
         split=named_split(report),
         summary=content.summary(report),
         methods=content.methods(report),
-        headline=[(name, shown(row), interval(row), row.n) for name, row in content.headline(report)],
+        headline=[(name, shown(row), interval(row), row.n, _says(row.name)) for name, row in headline],
+        explained=_explained(report, [row.name for _, row in headline]),
+        out_of_fold=OUT_OF_FOLD if report.split == "oof" else "",
         facts=_facts(report, content.facts(report)),
         figures={name: _drawing(figure, Markup) for name, figure in drawings.items()},
         tables={table.name: table for table in tables},
@@ -69,6 +76,16 @@ def _page(report: Report, tables: list[Table], drawings: dict[str, Figure], sour
     )
     # a character that no encoding holds must not cost the whole report
     return page.encode("utf-8", "replace").decode("utf-8")
+
+
+def _says(name: str) -> str:
+    return "" if name in SAID_ABOVE else meaning(name)
+
+
+def _explained(report: Report, before: list[str]) -> list[tuple[str, str]]:
+    """The other metrics of the page with what each says."""
+    names = (row.name for row in report.rows if row.group == "all")
+    return [(metric_name(name), text) for name, text in meanings(names, before).items()]
 
 
 def _drawing(figure: Figure, markup: Any) -> dict[str, Any]:

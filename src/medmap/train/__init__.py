@@ -129,7 +129,8 @@ def _prepare(run: Run, dataset: Dataset, output: Path, how: tuple[Clock, Listene
     checkpoints = Checkpoints(output / "checkpoint", _digest(run, recipe, pool))
     checkpoints.require_same_run()
     hashes = {case.id: digest for case, digest in zip(store.cases, store.hashes, strict=True) if digest}
-    warned = tuple(f"{issue.message.rstrip('.')}. {issue.effect}" for issue in leakage(dataset, hashes))
+    met = _met(dataset, pool, run)
+    warned = tuple(f"{issue.message.rstrip('.')}. {issue.effect}" for issue in leakage(met, hashes))
     for text in warned:
         listen(Event("leakage", text))
     for text in craft.doubts(dataset.with_cases(pool.cases)):
@@ -166,6 +167,15 @@ def _pool(store: Any) -> Any:
     """The store as training may see it: annotated cases outside the test split."""
     rows = [i for i, c in enumerate(store.cases) if c.split != "test" and c.truth.annotated]
     return store.subset(rows)
+
+
+def _met(dataset: Dataset, pool: Any, run: Run) -> Dataset:
+    """The cases between which something can leak: the pool and the test split; folds make one split of the pool."""
+    learned = {case.id for case in pool.cases}
+    cases = [case for case in dataset if case.id in learned or case.split == "test"]
+    if run.ensemble.folds:
+        cases = [case if case.split == "test" else replace(case, split="train") for case in cases]
+    return dataset.with_cases(cases)
 
 
 def _digest(run: Run, recipe: prepare.Recipe, store: Any) -> str:

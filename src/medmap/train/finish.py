@@ -79,14 +79,17 @@ def _spec(work: Work, done: Sequence[Trained], decision: Decision, notes: list[s
 def _provenance(work: Work, done: Sequence[Trained]) -> dict[str, Any]:
     import torch
 
-    rows = sorted({int(row) for one in done for row in (*one.member.learn, *one.member.judge)})
+    learned = {int(row) for one in done for row in one.member.learn}
+    rows = sorted(learned | {int(row) for one in done for row in one.member.judge})
+    hashes = {work.store.hashes[row] for row in learned} - {""}
     facts = cpu_facts()
     return {
         "dataset": work.dataset.name,
         "dataset_digest": work.dataset.digest,
         "cases": len(rows),
-        "patients": len({work.store.cases[row].patient for row in rows}),
-        "training_case_hashes": sorted({work.store.hashes[row] for row in rows} - {""}),
+        "patients": len({work.store.cases[row].patient for row in rows}) if work.dataset.patients_known else None,
+        "training_case_hashes": sorted(hashes),
+        "validation_case_hashes": sorted({work.store.hashes[row] for row in rows} - hashes - {""}),
         "epochs": [one.epochs for one in done],
         "folds": work.run.ensemble.folds,
         **work.craft.provenance(work),

@@ -1,33 +1,37 @@
 """Called boxes on their image as a picture for a person: rectangles with class and score, a colour a class.
 
-A plane is shown whole. Of a volume, each finding is shown in the slice through its centre: the whole slice, and beside
-it what lies around the finding.
+A plane is shown whole; where boxes crowd, tags are short and the legend below says what they mean. Of a volume, each
+finding is shown in the slice through its centre: the whole slice, and beside it what lies around the finding.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from medmap.errors import counted
 from medmap.geometry import Floats, Geometry
 from medmap.image import Image
 from medmap.results import Boxes
+from medmap.write.captions import BACK, caption, font, plain
+from medmap.write.colours import colour_of, short_names
 from medmap.write.overlays import WINDOWS
-from medmap.write.planes import COLOURS, intensity_window
+from medmap.write.planes import intensity_window
+from medmap.write.tags import placed_tags
 
 LEAST, MOST = 640, 1600  # px of a plane's longer edge
 TILE = 288  # px of a slice
 GAP = 6  # px
-FONT, LINE = 13, 20  # px
+TAG = 17  # px of a tag, upright
 MOST_FINDINGS = 12  # of a volume, the surest
 AROUND_MM, AROUND_SIZES, AROUND_VOXELS = 60.0, 5.0, 48.0  # what is shown around a finding, at least
 LUNG = (-1350.0, 150.0)  # HU
 AIR = -400.0  # HU; what is darker around a finding is lung
-BACK, TEXT = (18, 20, 24), (235, 238, 242)
 
 
 @dataclass(frozen=True)
@@ -66,15 +70,19 @@ def box_overlay(boxes: Boxes, image: Image) -> Image:
     placed = image if image.geometry.same_grid(boxes.geometry) else image.match(boxes.geometry)
     called = boxes.taken(boxes.called)
     called = called.taken(np.argsort(-called.scores, kind="stable"))
-    picture = _plane(called, placed) if boxes.geometry.ndim == 2 else _montage(called, placed)
-    whole = np.concatenate([picture, _legend(called, picture.shape[1])])
+    if boxes.geometry.ndim == 2:
+        picture, signs, untagged = _plane(called, placed)
+    else:
+        picture, signs, untagged = _montage(called, placed), None, 0
+    whole = np.concatenate([picture, _legend(called, picture.shape[1], signs, untagged)])
     return Image(whole, Geometry.without_size(whole.shape[:2]), "colour", ("red", "green", "blue"))
 
 
 # -- planes ------------------------------------------------------------------------------------------------------------
 
 
-def _plane(boxes: Boxes, image: Image) -> NDArray[np.uint8]:
+def _plane(boxes: Boxes, image: Image) -> tuple[NDArray[np.uint8], tuple[str, ...] | None, int]:
+    """The picture, the signs that stand for classes in its tags (None: their names), and how many boxes have no tag."""
     shape = np.array(image.geometry.shape)
     step = np.array(image.geometry.spacing_mm) if image.geometry.has_size else np.ones(2)
     extent = shape * step
@@ -82,7 +90,8 @@ def _plane(boxes: Boxes, image: Image) -> NDArray[np.uint8]:
     size = np.maximum(1, np.rint(extent / extent.max() * longest)).astype(int)
     view = _View(np.zeros(2, np.int64), shape, (int(size[0]), int(size[1])))
     picture = _shown(_values(image, None), view, WINDOWS.get(image.quantity))
-    return _with_boxes(picture, boxes, [(row, view.placed(boxes.corners[row])) for row in range(len(boxes.scores))])
+    places = [(row, view.placed(boxes.corners[row])) for row in range(len(boxes.scores))]
+    return _tagged(_with_boxes(picture, boxes, places), boxes, [at for _, at in places])
 
 
 # -- volumes -----------------------------------------------------------------------------------------------------------
@@ -134,8 +143,7 @@ def _slice(
     window = _window_of(image, values, None if row is None else turned[row][[1, 0, 4, 3]])
     picture = _shown(values, view, window)
     places = [(n, view.placed(turned[n][[1, 0, 4, 3]])) for n in there]
-    picture = _with_boxes(picture, boxes, places, tags=False)
-    return _squared(picture)
+    return _squared(_with_boxes(picture, boxes, places))
 
 
 def _around(corners: Floats, shape: NDArray[Any], step: Floats, sized: bool) -> _View:
@@ -196,10 +204,8 @@ def _shown(values: NDArray[Any], view: _View, window: tuple[float, float] | None
     return np.array(picture.resize(view.size[::-1], how if larger else Pillow.Resampling.BOX))
 
 
-def _with_boxes(
-    picture: NDArray[np.uint8], boxes: Boxes, places: list[tuple[int, Floats]], *, tags: bool = True
-) -> NDArray[np.uint8]:
-    """Rectangles over a dark edge, seen on bright images too; the surest on top, its tag placed first."""
+def _with_boxes(picture: NDArray[np.uint8], boxes: Boxes, places: list[tuple[int, Floats]]) -> NDArray[np.uint8]:
+    """Rectangles over a dark edge, seen on bright images too; the surest on top."""
     from PIL import Image as Pillow
     from PIL import ImageDraw
 
@@ -207,47 +213,48 @@ def _with_boxes(
     draw: Any = ImageDraw.Draw(canvas)
     for row, at in reversed(places):
         top, left, bottom, right = (round(float(v)) for v in at)
-        colour = COLOURS[int(boxes.label_ids[row]) % len(COLOURS)]
+        colour = colour_of(int(boxes.label_ids[row]))
         draw.rectangle((left - 3, top - 3, right + 2, bottom + 2), outline=(0, 0, 0), width=4)
         draw.rectangle((left - 2, top - 2, right + 1, bottom + 1), outline=colour, width=2)  # around, not over it
-    tagged: list[tuple[int, int, int, int]] = []
-    for row, at in places if tags else ():
-        words = _name(boxes, row)
-        place = _free(at, int(draw.textlength(words, font=_font())) + 6, canvas.size, tagged)
-        if place is not None:
-            tagged.append(place)
-            draw.rectangle(place, fill=COLOURS[int(boxes.label_ids[row]) % len(COLOURS)])
-            draw.text((place[0] + 3, place[1] + 1), words, fill=(0, 0, 0), font=_font())
     return np.array(canvas)
 
 
-def _free(
-    at: Floats, width: int, size: tuple[int, int], taken: list[tuple[int, int, int, int]]
-) -> tuple[int, int, int, int] | None:
-    """Where a tag covers no other one: above its box, below it, in it; None where each is covered by a surer box's."""
-    top, left, bottom = (round(float(v)) for v in at[:3])
-    left = max(0, min(left, size[0] - width))
-    for upper in (top - FONT - 6, bottom + 2, top):
-        place = (left, upper, left + width, upper + FONT + 4)
-        inside = upper >= 0 and place[3] < size[1]
-        if inside and all(place[2] < o[0] or o[2] < place[0] or place[3] < o[1] or o[3] < place[1] for o in taken):
-            return place
-    return None
+def _tagged(
+    picture: NDArray[np.uint8], boxes: Boxes, places: list[Floats]
+) -> tuple[NDArray[np.uint8], tuple[str, ...] | None, int]:
+    """The picture with the fullest tags under which no other box disappears, the surest placed first."""
+    from PIL import Image as Pillow
+    from PIL import ImageDraw
+
+    canvas = Pillow.fromarray(picture)
+    draw: Any = ImageDraw.Draw(canvas)
+    for signs, texts in _wordings(boxes):  # noqa: B007 - the last ones tried are drawn
+        widths = [int(draw.textlength(words, font=font())) + 6 for words in texts]
+        tags = placed_tags(np.reshape(places, (-1, 4)), widths, TAG, picture.shape[:2])
+        if tags.clear:
+            break
+    for row, place in enumerate(tags.places):
+        if place is not None:
+            top, left, bottom, right = place
+            draw.rectangle((left, top, right - 1, bottom - 1), fill=colour_of(int(boxes.label_ids[row])))
+            draw.text((left + 3, top + 1), texts[row], fill=(0, 0, 0), font=font())
+    return np.array(canvas), signs, sum(place is None for place in tags.places)
+
+
+def _wordings(boxes: Boxes) -> Iterator[tuple[tuple[str, ...] | None, list[str]]]:
+    """What tags may say, the fullest first: class and score, a sign for the class and the score, the sign alone."""
+    rows = range(len(boxes.scores))
+    yield None, [_name(boxes, row) for row in rows]
+    if len(boxes.labels) == 1:
+        yield None, [f"{boxes.scores[row]:.2f}" for row in rows]
+        return
+    signs = short_names([plain(label.name) for label in boxes.labels])
+    yield signs, [f"{signs[int(boxes.label_ids[row])]} {boxes.scores[row]:.2f}" for row in rows]
+    yield signs, [signs[int(boxes.label_ids[row])] for row in rows]
 
 
 def _name(boxes: Boxes, row: int) -> str:
-    return f"{_plain(boxes.labels[int(boxes.label_ids[row])].name)} {boxes.scores[row]:.2f}"
-
-
-def _plain(text: str) -> str:
-    """What the built-in font has."""
-    return text.encode("latin-1", "replace").decode("latin-1")
-
-
-def _font() -> Any:
-    from PIL import ImageFont
-
-    return ImageFont.load_default(FONT)
+    return f"{plain(boxes.labels[int(boxes.label_ids[row])].name)} {boxes.scores[row]:.2f}"
 
 
 def _squared(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -261,7 +268,7 @@ def _squared(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def _captioned(pieces: list[NDArray[np.uint8]], words: str) -> NDArray[np.uint8]:
     row = _joined(pieces, axis=1)
-    return np.concatenate([row, _lines([(None, words)], row.shape[1])])
+    return np.concatenate([row, caption([(None, words)], row.shape[1])])
 
 
 def _joined(pieces: list[NDArray[np.uint8]], axis: int) -> NDArray[np.uint8]:
@@ -281,28 +288,16 @@ def _joined(pieces: list[NDArray[np.uint8]], axis: int) -> NDArray[np.uint8]:
     return np.concatenate(out[:-1], axis=axis)
 
 
-def _legend(boxes: Boxes, width: int) -> NDArray[np.uint8]:
-    """How many boxes of each class are called."""
+def _legend(boxes: Boxes, width: int, signs: tuple[str, ...] | None, untagged: int) -> NDArray[np.uint8]:
+    """How many boxes of each class are called, behind the sign that stands for it in tags."""
     counts = Counter(boxes.label_ids.tolist())
     rows: list[tuple[tuple[int, int, int] | None, str]] = [
-        (COLOURS[i % len(COLOURS)], f"{_plain(label.name)}: {counts[i]}")
+        (colour_of(i), ("" if signs is None else f"{signs[i]} = ") + f"{plain(label.name)}: {counts[i]}")
         for i, label in enumerate(boxes.labels)
         if counts[i]
     ]
     if boxes.geometry.ndim == 3 and len(boxes.scores) > MOST_FINDINGS:
         rows.append((None, f"the surest {MOST_FINDINGS} of {len(boxes.scores)} are shown"))
-    return _lines(rows or [(None, "nothing is called")], width)
-
-
-def _lines(rows: list[tuple[tuple[int, int, int] | None, str]], width: int) -> NDArray[np.uint8]:
-    from PIL import Image as Pillow
-    from PIL import ImageDraw
-
-    canvas = Pillow.new("RGB", (width, LINE * len(rows) + 4), BACK)
-    draw: Any = ImageDraw.Draw(canvas)
-    for number, (colour, words) in enumerate(rows):
-        top = 3 + LINE * number
-        if colour is not None:
-            draw.rectangle((4, top + 2, 16, top + 14), fill=colour)
-        draw.text((4 if colour is None else 24, top), words, fill=TEXT, font=_font())
-    return np.array(canvas)
+    if untagged:
+        rows.append((None, f"no room for the tag of {counted(untagged, 'box', 'boxes')}"))
+    return caption(rows or [(None, "nothing is called")], width)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,10 +11,11 @@ from numpy.typing import NDArray
 from medmap.geometry import Geometry
 from medmap.image import Image
 from medmap.results import Mask
-from medmap.write.planes import COLOURS, three_planes
+from medmap.write.captions import caption
+from medmap.write.colours import colour_of
+from medmap.write.planes import three_planes
 
 HEIGHT = 384  # px
-LINE = 20  # px of a line of the legend
 # what becomes black and white: soft tissue and fat in HU, uptake in SUV
 WINDOWS: Mapping[str, tuple[float, float]] = MappingProxyType({"HU": (-160.0, 240.0), "SUVbw": (0.0, 10.0)})
 
@@ -43,33 +43,21 @@ def overlay(mask: Mask, image: Image) -> Image:
     picture = three_planes(placed, labels, height=HEIGHT, window=window)
     if mask.geometry.ndim == 2:
         picture = picture[:, : max(1, round(HEIGHT * labels.shape[0] / labels.shape[1]))]
-    legend = _legend(names, picture.shape[1])
+    rows = [(colour_of(number - 1), name) for number, name in names.items()]
+    legend = caption(rows or [(None, "no structure")], picture.shape[1])
     whole = np.concatenate([picture, legend])
     return Image(whole, Geometry.without_size(whole.shape[:2]), "colour", ("red", "green", "blue"))
 
 
-def _numbered(mask: Mask) -> tuple[NDArray[np.uint16], list[str]]:
-    """The structures that are there, numbered from 1 in the order of the labels."""
+def _numbered(mask: Mask) -> tuple[NDArray[np.uint16], dict[int, str]]:
+    """The structures that are there, by value or by channel from 1: each has its colour whatever else is there."""
     numbered = np.zeros(mask.geometry.shape, np.uint16)
-    names = []
+    names = {}
+    apart = mask.array.dtype == np.bool_
     for channel, (value, label) in enumerate(mask.labels.items()):
-        region = mask.array[..., channel] if mask.array.dtype == np.bool_ else mask.array == value
+        region = mask.array[..., channel] if apart else mask.array == value
         if region.any():
-            names.append(label.name)
-            numbered[region] = len(names)
+            number = channel + 1 if apart else value
+            names[number] = label.name
+            numbered[region] = number
     return numbered, names
-
-
-def _legend(names: list[str], width: int) -> NDArray[Any]:
-    from PIL import Image as Pillow
-    from PIL import ImageDraw
-
-    picture = Pillow.new("RGB", (width, LINE * max(1, len(names)) + 4))
-    draw: Any = ImageDraw.Draw(picture)
-    for number, name in enumerate(names):
-        top, colour = 4 + LINE * number, COLOURS[number % len(COLOURS)]
-        draw.rectangle((4, top + 2, 16, top + 14), fill=colour)
-        draw.text((24, top), name.encode("latin-1", "replace").decode("latin-1"), fill=(255, 255, 255))
-    if not names:
-        draw.text((4, 4), "no structure", fill=(255, 255, 255))
-    return np.asarray(picture)

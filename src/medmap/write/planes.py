@@ -8,12 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medmap.image import Image
+from medmap.write.colours import COLOURS, colour_of
 
 HEIGHT = 128  # pixels of the tallest plane
 GAP = 4  # pixels between planes
-# Colours of the outlines in the order of the labels, told apart also by people who do not see red and green apart
-# (Okabe & Ito 2008).
-COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (213, 94, 0), (204, 121, 167), (0, 114, 178))
 
 
 def three_planes(
@@ -129,7 +127,7 @@ def _cut(
 def _outline(picture: NDArray[np.uint8], labels: NDArray[Any]) -> None:
     border = _border(labels)
     for value in np.unique(labels[labels > 0]):
-        picture[border & (labels == value)] = COLOURS[(int(value) - 1) % len(COLOURS)]
+        picture[border & (labels == value)] = colour_of(int(value) - 1)
 
 
 def _border(labels: NDArray[Any]) -> NDArray[np.bool_]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from medmap.errors import DataError, GeometryError, UsageError
 from medmap.results import Mask
-from medmap.write.dicom.seg import COLOURS
+from medmap.write.colours import colour_of
 from medmap.write.dicom.series import reference
 from medmap.write.dicom.source import About, Laid, Origin, cut_frames, equipment, laid_on, new_uid
 
@@ -138,7 +138,7 @@ def outline(region: NDArray[np.bool_]) -> NDArray[np.bool_]:
 def _drawn(grey: NDArray[np.uint8], layers: NDArray[np.bool_]) -> NDArray[np.uint8]:
     picture = np.repeat(grey[:, :, None], 3, axis=2)
     for k in range(layers.shape[-1]):
-        picture[outline(layers[..., k])] = COLOURS[k % len(COLOURS)]
+        picture[outline(layers[..., k])] = colour_of(k)
     return picture
 
 

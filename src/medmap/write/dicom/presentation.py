@@ -15,9 +15,9 @@ import numpy as np
 from medmap.errors import DataError, GeometryError, UsageError
 from medmap.geometry import Floats
 from medmap.results import Boxes, Label, Mask, Prediction
+from medmap.write.colours import colour_of
 from medmap.write.dicom.made import series_of
 from medmap.write.dicom.outlines import outlined
-from medmap.write.dicom.seg import COLOURS
 from medmap.write.dicom.source import About, Laid, Origin, cut_frames, equipment, laid_on
 from medmap.write.dicom.structures import region_of
 
@@ -99,7 +99,7 @@ def _layers(labels: Iterable[Label]) -> dict[tuple[str, str | None], Any]:
             layer_name=f"LABEL{number}",
             order=number,
             description=key[0][:64],
-            display_color=hd.color.CIELabColor.from_rgb(*COLOURS[(number - 1) % len(COLOURS)]),
+            display_color=hd.color.CIELabColor.from_rgb(*colour_of(number - 1)),
         )
         for number, key in enumerate(names, 1)
     }

@@ -18,6 +18,7 @@ from medmap.errors import DataError, GeometryError
 from medmap.geometry import Geometry
 from medmap.image import Image
 from medmap.results import Boxes, Label, Mask
+from medmap.write.colours import colour_of
 from medmap.write.dicom.boxed import box_regions, findings
 from medmap.write.dicom.codes import category_of, coded, laterality
 from medmap.write.dicom.slice import decimal, uid
@@ -37,11 +38,6 @@ MAKERS = {"algorithm": "AUTOMATIC", "person": "MANUAL", "both": "SEMIAUTOMATIC"}
 NOT_FOUND = "Looked for; no voxel of it was found"
 MOST_SEGMENTS = 65535
 STEPS = 255  # a probability p is stored as round(255 p)
-# colours that stay apart for most eyes (Okabe and Ito 2008), then lighter ones of the same hues; sRGB
-COLOURS = (
-    (230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167),
-    (255, 204, 110), (166, 214, 240), (110, 205, 178), (120, 170, 215), (240, 160, 100), (230, 180, 208),
-)  # fmt: skip
 
 
 def segmentation(value: Mask | Boxes | Image, origin: Origin, about: About, kind: Kind = "BINARY") -> Any:
@@ -167,7 +163,7 @@ def _segment(number: int, label: Label, tracked: _Tracked, about: About, found: 
         algorithm_identification=None if about.made_by == "person" else identification(about),
         tracking_id=tracked.name[:64],
         tracking_uid=tracked.uid,
-        display_color=hd.color.CIELabColor.from_rgb(*COLOURS[(number - 1) % len(COLOURS)]),
+        display_color=hd.color.CIELabColor.from_rgb(*colour_of(number - 1)),
     )
     if side is not None:
         segment.SegmentedPropertyTypeCodeSequence[0].SegmentedPropertyTypeModifierCodeSequence = [side]

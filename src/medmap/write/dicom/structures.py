@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from medmap.errors import DataError, GeometryError
 from medmap.geometry import Floats
 from medmap.results import Label, Mask
+from medmap.write.colours import colour_of
 from medmap.write.dicom.codes import category_of, coded
 from medmap.write.dicom.made import image_reference, made_from, part_10
 from medmap.write.dicom.outlines import keyholed, outlined
-from medmap.write.dicom.seg import COLOURS, MAKERS
+from medmap.write.dicom.seg import MAKERS
 from medmap.write.dicom.source import About, Laid, Origin, cut_frames, laid_on
 
 STRUCTURE_SET = "1.2.840.10008.5.1.4.1.1.481.3"
@@ -151,7 +152,7 @@ def _drawn(value: int, number: int, frames: Bools, where: tuple[Origin, list[Lai
 
     origin, laid = where
     item = Dataset()
-    item.ROIDisplayColor = list(COLOURS[number % len(COLOURS)])
+    item.ROIDisplayColor = list(colour_of(number))
     item.ReferencedROINumber = value
     contours: list[Any] = []
     for one, frame in zip(laid, frames, strict=True):
