@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from medmap.augment import OFF
 from medmap.bundle import Bundle
@@ -16,7 +17,7 @@ from medmap.cli import run as medmap
 from medmap.dataset import Case
 from medmap.errors import BundleError, ConfigError, InterruptedRun
 from medmap.evaluate import Options, evaluate
-from medmap.feed import PatchStore, PreparedCase
+from medmap.feed import PatchStore, PreparedCase, build_patch_store
 from medmap.fit import FitSection
 from medmap.geometry import Geometry, Trace
 from medmap.image import Image
@@ -24,7 +25,7 @@ from medmap.layouts import open_dataset
 from medmap.plan import EnsembleSection, NetworkSection, Run
 from medmap.predict import predict
 from medmap.predict.masks import MaskView
-from medmap.prepare import PrepareSection
+from medmap.prepare import PrepareSection, Recipe
 from medmap.results import Label, Mask
 from medmap.tasks.segment import Segment, SegmentSection
 from medmap.train import Event, cascade, train
@@ -153,6 +154,36 @@ def test_cases_are_judged_where_networks_that_never_saw_them_say(trained: Path, 
     assert report["cases"] == len(cases)
 
 
+def test_a_box_that_leaves_part_of_a_structure_out_is_found(trained: Path, pictures: Path) -> None:
+    """The same run asked with the margin that it had, and with none: the coarse edges cut into the structure."""
+    bundle, data = Bundle.load(trained), open_dataset(pictures)
+    pool = data.with_cases([case for case in data if case.split != "test"])
+    store = build_patch_store(pool, Recipe.from_json(bundle.spec.members[0].recipe), memory_bytes=2**30)
+    assert bundle.coarse is not None
+    wide = cascade.found(bundle.coarse, trained / "coarse", store, AROUND_MM)
+    assert len(wide.boxes) == len(pool)
+    narrow = cascade.found(bundle.coarse, trained / "coarse", store, 0.0)
+    assert len(wide.cut) <= len(narrow.cut)
+    for case, row in zip(pool, store.prepared, strict=True):
+        mask = row.truth[tuple(slice(*ends) for ends in narrow.boxes[case.id])]
+        assert (case.id in narrow.cut) == (np.count_nonzero(mask) < np.count_nonzero(row.truth))
+
+
+def test_threads_are_those_of_the_run_after_the_coarse_one(pictures: Path, tmp_path: Path) -> None:
+    before, seen = torch.get_num_threads(), []
+    short = {"ensemble": EnsembleSection(folds=2, members=1)}
+    fits = [FIT.model_copy(update={"epochs": 1, "threads": threads}) for threads in (1, 2)]
+    run = one_run(1.0, fit=fits[0], coarse=one_run(4.0, fit=fits[1], **short), **short)
+
+    def listener(event: Event) -> None:
+        if event.kind == "progress" and "epoch" in event.text:
+            seen.append((event.text.startswith("coarse"), torch.get_num_threads()))
+
+    train(run, open_dataset(pictures), tmp_path / "run", listener=listener)
+    torch.set_num_threads(before)
+    assert set(seen) == {(True, 2), (False, 1)}
+
+
 def stored(mask: np.ndarray, inside: tuple[tuple[int, int], ...] | None = None) -> PatchStore:
     grid = Geometry.from_spacing(mask.shape, (2.0, 1.0))
     case = Case("a", "p", inputs={})
@@ -171,6 +202,15 @@ def test_looked_at_is_where_a_structure_is_or_the_coarse_network_saw_one() -> No
     nothing = np.zeros_like(mask)
     assert cascade.around(stored(nothing), both, 4.0).prepared[0].inside == ((2, 9), (20, 25))
     assert cascade.around(stored(nothing), only, 4.0).prepared[0].inside is None
+
+
+def test_what_the_coarse_network_cuts_is_told() -> None:
+    whole = cascade.Coarse(None, {"a": ((0, 9), (0, 9))})  # type: ignore[arg-type]
+    assert whole.doubt is None
+    some = cascade.Coarse(None, {"a": ((0, 9),), "b": ((0, 9),)}, ("b",))  # type: ignore[arg-type]
+    assert some.doubt is not None
+    assert "1 of 2 cases" in some.doubt
+    assert "(b)" in some.doubt
 
 
 @pytest.mark.parametrize("inside", [((6, 30), (10, 40)), ((6, 10), (10, 12)), ((0, 40), (0, 50)), ((36, 40), (0, 5))])

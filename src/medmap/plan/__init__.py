@@ -133,10 +133,11 @@ def _settled(
 
 
 def _as_dealt(coarse: Run, fine: Run) -> Run:
-    """The coarse run with the splits and folds of the fine one, on the same machine."""
+    """The coarse run with the splits and folds of the fine one, on the same machine and as many threads."""
     ensemble = coarse.ensemble.model_copy(update={"folds": fine.ensemble.folds})
+    fit = coarse.fit.model_copy(update={"threads": fine.fit.threads})
     same = {name: getattr(fine, name) for name in ("seed", "splits", "device", "memory_bytes")}
-    return coarse.model_copy(update={**same, "ensemble": ensemble})
+    return coarse.model_copy(update={**same, "ensemble": ensemble, "fit": fit})
 
 
 def _cascaded(fine: Run, coarse: Run, coarse_s: float | None) -> Run:

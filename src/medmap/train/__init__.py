@@ -110,14 +110,15 @@ def _folder(output: Path, resume: bool) -> Path:
 def _prepare(run: Run, dataset: Dataset, output: Path, how: tuple[Clock, Listener, bool]) -> Work:
     import torch
 
-    clock, listen, resume = how
+    clock, listener, resume = how
+    listen = _once(listener)
     threads = run.fit.threads or available_cores()
-    torch.set_num_threads(threads)
     fit_section = run.fit.model_copy(update={"threads": threads})
     run = run.model_copy(update={"fit": fit_section, "device": choose_device(run.device).type})
     if not resume:
         run.save(output / "run.yaml")
     coarse_bundle = _coarse_first(run, dataset, output, (listen, resume))
+    torch.set_num_threads(threads)  # after the coarse network, which has threads of its own
     recipe = prepare.fit(run.prepare, sample_images(training_cases(dataset), 1000))
     craft = CRAFTS[run.task.kind]
 
@@ -129,21 +130,30 @@ def _prepare(run: Run, dataset: Dataset, output: Path, how: tuple[Clock, Listene
     checkpoints = Checkpoints(output / "checkpoint", _digest(run, recipe, pool))
     checkpoints.require_same_run()
     hashes = {case.id: digest for case, digest in zip(store.cases, store.hashes, strict=True) if digest}
-    met = _met(dataset, pool, run)
-    warned = tuple(f"{issue.message.rstrip('.')}. {issue.effect}" for issue in leakage(met, hashes))
-    for text in warned:
-        listen(Event("leakage", text))
-    for text in craft.doubts(dataset.with_cases(pool.cases)):
-        listen(Event("warning", text))
-        warned = (*warned, text)
+    leaks = [f"{issue.message.rstrip('.')}. {issue.effect}" for issue in leakage(_met(dataset, pool, run), hashes)]
+    doubts = [*craft.doubts(dataset.with_cases(pool.cases)), *([coarse.doubt] if coarse and coarse.doubt else [])]
+    for event in (*(Event("leakage", text) for text in leaks), *(Event("warning", text) for text in doubts)):
+        listen(event)
     for case, reason in store.failed.items():
         listen(Event("warning", f"left out: {reason}" if case in reason else f"left out: case {case}: {reason}"))
     task = make_task(run, dataset.with_cases(pool.cases))
     for where, why in run.reasons.items():
         listen(Event("line", f"{where}: {why}"))
     write_contact_sheet(output / "augmented.png", pool, task, run)
-    record = Record(output)
+    record, warned = Record(output), (*leaks, *doubts)
     return Work(run, dataset, output, task, craft, recipe, pool, checkpoints, clock, listen, record, warned, coarse)
+
+
+def _once(listen: Listener) -> Listener:
+    """A listener that hears each warning once: a coarse network and the other have the same to say of their data."""
+    heard: set[str] = set()
+
+    def told(event: Event) -> None:
+        if event.kind not in ("warning", "leakage") or event.text not in heard:
+            listen(event)
+        heard.add(event.text)
+
+    return told
 
 
 def _coarse_first(run: Run, dataset: Dataset, output: Path, how: tuple[Listener, bool]) -> Bundle | None:

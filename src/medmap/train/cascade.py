@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medmap.bundle import Bundle
+from medmap.errors import counted
 from medmap.feed import PatchStore, PreparedCase
 from medmap.plan import Run
 from medmap.predict.masks import component_rules, task_of
@@ -32,10 +33,22 @@ class Coarse:
         bundle: What it is.
         boxes: Case → where it says to look on the grid of the fine network, found by networks that did not learn from
             the case; a case is absent where they found nothing or none judged it: then everything is looked at.
+        cut: Cases with such a box that leaves part of a structure out.
     """
 
     bundle: Bundle
     boxes: Mapping[str, Box]
+    cut: tuple[str, ...] = ()
+
+    @property
+    def doubt(self) -> str | None:
+        """What its boxes leave out, in a sentence; None where they hold every structure."""
+        if not self.cut:
+            return None
+        named = ", ".join(self.cut[:5]) + (" …" if len(self.cut) > 5 else "")
+        some = f"{len(self.cut)} of {counted(len(self.boxes), 'case')}"
+        remedy = "give it more time (coarse.fit.epochs) or more room (task.around_mm)"
+        return f"the coarse network cuts a structure off in {some} that it did not learn from ({named}): {remedy}"
 
 
 def looked_at(store: Any, run: Run, bundle: Bundle | None, folder: Path) -> tuple[Any, Coarse | None]:
@@ -66,6 +79,7 @@ def found(bundle: Bundle, folder: Path, store: PatchStore, around_mm: float) -> 
     task = task_of(bundle, Recipe.from_json(bundle.spec.members[0].recipe).section.shape)
     structures, rules = task.structures, component_rules(bundle, task.structures)
     boxes: dict[str, Box] = {}
+    cut: list[str] = []
     masks = _judged(folder)
     for row in store.prepared:
         if (mask := masks.get(row.case.id)) is None:
@@ -78,7 +92,10 @@ def found(bundle: Bundle, folder: Path, store: PatchStore, around_mm: float) -> 
         box = None if ends is None else box_on_prepared(ends, row.trace, around_mm)
         if box is not None:
             boxes[row.case.id] = box
-    return Coarse(bundle, boxes)
+            there = _structures(row)
+            if there and any(a < c or d < b for (a, b), (c, d) in zip(there, box, strict=True)):
+                cut.append(row.case.id)
+    return Coarse(bundle, boxes, tuple(cut))
 
 
 def _judged(folder: Path) -> dict[str, Path]:
@@ -99,16 +116,20 @@ def around(store: PatchStore, coarse: Coarse, around_mm: float) -> PatchStore:
     return replace(store, prepared=tuple(rows))
 
 
+def _structures(row: PreparedCase) -> Box | None:
+    truth = np.asarray(row.truth[:])
+    return occupied((truth > 0) & (truth != IGNORED), truth.ndim)
+
+
 def _inside(row: PreparedCase, box: Box | None, around_mm: float) -> Box | None:
-    truth, grid = np.asarray(row.truth[:]), row.trace.target
-    there = occupied((truth > 0) & (truth != IGNORED), truth.ndim)
+    there, grid = _structures(row), row.trace.target
     if there is None:
         return box
-    steps = grid.spacing_mm if grid.has_size else (1.0,) * truth.ndim
+    steps = grid.spacing_mm if grid.has_size else (1.0,) * len(there)
     more = [int(np.ceil(around_mm / step)) for step in steps]
     own = [
         (max(0, first - by), min(side, after + by))
-        for (first, after), by, side in zip(there, more, truth.shape, strict=True)
+        for (first, after), by, side in zip(there, more, grid.shape, strict=True)
     ]
     if box is None:
         return tuple(own)
