@@ -20,9 +20,9 @@ told apart: ``same_gaussian`` compares with the masks of a further run in which 
 
 One line of JSON a comparison: seconds for the whole image, and the ratio; beside MONAI also what part of this machine's
 measured matrix-product speed the engines reach (int8: of bfloat16's). Sides are warmed up, then take turns; the fastest
-of ``--rounds`` counts. ``processor_ratio`` is of the processors' seconds: with ``--threads 1`` it tells on a busy
-machine what ``ratio`` tells on an idle one (not with more: torch's waiting threads spin). ``same_answer``: at most 1
-voxel in 10,000 differs in float32, else Dice of at least 0.999.
+of ``--rounds`` counts. ``processor_ratio`` is of the processors' seconds, which a busy machine changes little; read it
+with ``--threads 1`` (torch's waiting threads spin, and sides gain unlike from a second thread). ``same_answer``: at
+most 1 voxel in 10,000 differs in float32, else Dice of at least 0.999.
 """
 
 from __future__ import annotations
