@@ -140,7 +140,10 @@ def _explain(model: type[BaseModel], item: dict[str, Any]) -> str:
         return f"unknown key {path}{hint}"
     if item["type"] == "missing":
         return f"{path} is missing"
-    return f"{path} = {repr(item['input'])[:SHOWN]}: {item['msg'][:1].lower()}{item['msg'][1:]}"
+    said = str(item["msg"]).removeprefix("Value error, ")
+    if not path:  # keys that do not go together: the sentence names them, the whole file says nothing
+        return said
+    return f"{path} = {repr(item['input'])[:SHOWN]}: {said[:1].lower()}{said[1:]}"
 
 
 def _known_keys(model: type[BaseModel]) -> set[str]:

@@ -21,6 +21,7 @@ from medmap.image import Image
 Floats = NDArray[np.float32]
 IntensityKind = Literal["range", "window", "zscore"]
 
+MOST_VOXELS = 2**30  # of a prepared image: 4 GiB in float32, twice a whole body at a millimetre
 # A resized side may differ from the source's proportions by this much before padding is used instead of stretching.
 STRETCH_TOLERANCE = 0.05
 EDGE = 1e-3  # voxels: rounding of affines
@@ -45,9 +46,9 @@ class PrepareSection(Section):
 
     shape: tuple[int, ...] = Field(min_length=2, max_length=3)
     grid: Literal["whole", "spacing", "native"] = "whole"
-    spacing_mm: tuple[Annotated[float, Field(gt=0, le=1000)], ...] | None = None
+    spacing_mm: tuple[Annotated[float, Field(ge=1e-4, le=1000)], ...] | None = None
     keep_proportions: bool = True
-    proportions: tuple[Annotated[float, Field(gt=0, le=1000)], ...] | None = None
+    proportions: tuple[Annotated[float, Field(ge=1e-4, le=1000)], ...] | None = None
     orientation: str | None = Field(default=None, pattern="^[LR][PA][SI]$")
     intensity: IntensityKind = "range"
     window: tuple[float, float] | None = None
@@ -293,7 +294,7 @@ def geometric_steps(image: Image, section: PrepareSection) -> tuple[Step, ...]:
     """The steps from the image's grid to the network's: turn, pad to proportions, resize.
 
     Raises:
-        DataError: A picture where a volume is needed, or the other way round.
+        DataError: A picture where a volume is needed, or the other way round; more voxels than any image has.
     """
     if image.ndim != len(section.shape):
         raise DataError("the image has the wrong number of dimensions", got=image.ndim, expected=len(section.shape))
@@ -309,7 +310,15 @@ def geometric_steps(image: Image, section: PrepareSection) -> tuple[Step, ...]:
     if section.spacing_mm is not None:
         grid.require_size("resampling to a spacing")
         extents = np.array(grid.shape) * np.array(grid.spacing_mm)
-        shape = tuple(int(n) for n in np.maximum(1, np.rint(extents / np.array(section.spacing_mm))))
+        sides = np.maximum(1, np.rint(extents / np.array(section.spacing_mm)))
+        if sides.prod() > MOST_VOXELS:
+            raise DataError(
+                "the image would be too large at the network's spacing",
+                got=f"{' × '.join(f'{mm:.3g}' for mm in extents)} mm",
+                expected=f"at most {MOST_VOXELS:.0e} voxels at {' × '.join(f'{mm:g}' for mm in section.spacing_mm)} mm",
+                remedy="look at the image's spacing (medmap info), or take a coarser prepare.spacing_mm",
+            )
+        shape = tuple(int(n) for n in sides)
         return (*steps, Resample(shape)) if shape != grid.shape else tuple(steps)
     if section.keep_proportions:
         spacing = grid.spacing_mm if grid.has_size else (1.0,) * grid.ndim

@@ -15,20 +15,24 @@ from medmap.augment import OFF
 from medmap.bundle import Bundle
 from medmap.cli import run as medmap
 from medmap.dataset import Case
-from medmap.errors import BundleError, ConfigError, InterruptedRun
+from medmap.decision import ComponentRule
+from medmap.errors import BundleError, ConfigError, DataError, InterruptedRun, MedmapError, UsageError
 from medmap.evaluate import Options, evaluate
-from medmap.feed import PatchStore, PreparedCase, build_patch_store
+from medmap.feed import PreparedCase, build_patch_store
 from medmap.fit import FitSection
 from medmap.geometry import Geometry, Trace
 from medmap.image import Image
 from medmap.layouts import open_dataset
-from medmap.plan import EnsembleSection, NetworkSection, Run
+from medmap.plan import CoarseSection, EnsembleSection, NetworkSection, Run
 from medmap.predict import predict
-from medmap.predict.masks import MaskView
+from medmap.predict.masks import MaskView, task_of
 from medmap.prepare import PrepareSection, Recipe
 from medmap.results import Label, Mask
 from medmap.tasks.segment import Segment, SegmentSection
+from medmap.tasks.structures import Structures
 from medmap.train import Event, cascade, train
+from medmap.train.events import Listener
+from medmap.train.members import members
 from medmap.write import write
 
 SIDE, CASES = 64, 12
@@ -69,8 +73,9 @@ def one_run(step_mm: float, **more: object) -> Run:
     ).model_copy(update=more)
 
 
-def cascaded() -> Run:
-    return one_run(1.0, coarse=one_run(4.0))
+def cascaded(**more: object) -> Run:
+    """Both networks; ``more`` of the fine one."""
+    return one_run(1.0, coarse=CoarseSection.of(one_run(4.0)), **more)
 
 
 @pytest.fixture(scope="module")
@@ -142,16 +147,68 @@ def test_the_whole_image_can_be_looked_at_all_the_same(
 
 
 def test_cases_are_judged_where_networks_that_never_saw_them_say(trained: Path, pictures: Path) -> None:
-    """Every case of the pool has a coarse mask of the fold that left it out, and only such a box is used."""
-    folder = trained / "coarse" / "judged"
-    cases = []
-    for path in sorted(folder.glob("*.npz")):
+    """Each coarse mask is that of the fold that left the case out, and no fine mask reaches beyond its box."""
+    folder, bundle = trained / "coarse", Bundle.load(trained)
+    assert bundle.coarse is not None
+    data = open_dataset(pictures)
+    pool = data.with_cases([case for case in data if case.split != "test"])
+    store = build_patch_store(pool, Recipe.from_json(bundle.spec.members[0].recipe), memory_bytes=2**30)
+    left_out = {store.cases[row].id: m.number for m in members(store, cascaded().ensemble, 0) for row in m.judge}
+    by = {}
+    for path in sorted((folder / "judged").glob("*.npz")):
         with np.load(path) as held:
-            cases.append(str(held["case"]))
-    assert sorted(cases) == sorted(case.id for case in open_dataset(pictures) if case.split != "test")
+            by[str(held["case"])] = int(path.stem.split("_")[1])
+    assert by == left_out
     report = json.loads((trained / "evaluation" / "metrics.json").read_text())
     assert report["split"] == "oof"
-    assert report["cases"] == len(cases)
+    assert report["cases"] == len(pool)
+    boxes = cascade.found(structures_of(bundle), folder, store, AROUND_MM)
+    assert set(boxes) == set(by)
+    for path in (trained / "judged").glob("*.npz"):
+        with np.load(path) as held:
+            mask, box = held["labels"], boxes[str(held["case"])]
+        assert box is not None
+        outside = np.ones(mask.shape, bool)
+        outside[tuple(slice(*ends) for ends in box)] = False
+        assert outside.any()
+        assert not mask[outside].any()
+
+
+def structures_of(bundle: Bundle) -> Structures:
+    assert bundle.coarse is not None
+    return task_of(bundle.coarse, (16, 16)).structures
+
+
+def test_parts_are_kept_by_rules_that_did_not_see_the_case(trained: Path, pictures: Path, tmp_path: Path) -> None:
+    """A stray part in the coarse mask: dropped only where the case's own rule, fitted without its fold, says so."""
+    bundle, data = Bundle.load(trained), open_dataset(pictures)
+    store = build_patch_store(
+        data.with_cases([next(iter(data))]), Recipe.from_json(bundle.spec.members[0].recipe), memory_bytes=2**30
+    )
+    labels = np.zeros((SIDE, SIDE), np.uint8)
+    labels[20:30, 20:30] = 1
+    labels[60, 60] = 1
+    (tmp_path / "judged").mkdir()
+    np.savez(tmp_path / "judged" / "000000_000.npz", labels=labels, case=np.str_("c0"))
+    structures = structures_of(bundle)
+    assert cascade.found(structures, tmp_path, store, 0.0)["c0"] == ((20, 61), (20, 61))
+    cascade.write_rules(tmp_path, {"c0": {1: ComponentRule(smallest=5.0)}})
+    assert cascade.found(structures, tmp_path, store, 0.0)["c0"] == ((20, 30), (20, 30))
+
+
+def test_a_case_that_no_coarse_network_judged_is_not_judged(pictures: Path, tmp_path: Path) -> None:
+    """The clock took one of two coarse networks: half of the cases have no honest place to look."""
+    data, short = open_dataset(pictures), FIT.model_copy(update={"epochs": 1})
+    run = cascaded(fit=short).model_copy(update={"coarse": CoarseSection.of(one_run(4.0, fit=short))})
+    with pytest.raises(InterruptedRun):
+        train(run, data, tmp_path / "run", listener=stop("network", 1))
+    gone = sorted((tmp_path / "run" / "coarse" / "judged").glob("*_001.npz"))
+    for path in gone:
+        path.unlink()
+    shutil.rmtree(tmp_path / "run" / "checkpoint", ignore_errors=True)
+    train(run, data, tmp_path / "run", resume=True, listener=lambda _: None)
+    report = json.loads((tmp_path / "run" / "evaluation" / "metrics.json").read_text())
+    assert report["cases"] == 8 - len(gone) > 0
 
 
 def test_a_box_that_leaves_part_of_a_structure_out_is_found(trained: Path, pictures: Path) -> None:
@@ -160,20 +217,25 @@ def test_a_box_that_leaves_part_of_a_structure_out_is_found(trained: Path, pictu
     pool = data.with_cases([case for case in data if case.split != "test"])
     store = build_patch_store(pool, Recipe.from_json(bundle.spec.members[0].recipe), memory_bytes=2**30)
     assert bundle.coarse is not None
-    wide = cascade.found(bundle.coarse, trained / "coarse", store, AROUND_MM)
-    assert len(wide.boxes) == len(pool)
-    narrow = cascade.found(bundle.coarse, trained / "coarse", store, 0.0)
-    assert len(wide.cut) <= len(narrow.cut)
-    for case, row in zip(pool, store.prepared, strict=True):
-        mask = row.truth[tuple(slice(*ends) for ends in narrow.boxes[case.id])]
-        assert (case.id in narrow.cut) == (np.count_nonzero(mask) < np.count_nonzero(row.truth))
+    cut = []
+    for around_mm in (AROUND_MM, 0.0):
+        run = cascaded(task=SegmentSection(around_mm=around_mm))
+        _, coarse = cascade.looked_at(store, run, bundle.coarse, trained / "coarse")
+        assert coarse is not None
+        cut.append(coarse.cut)
+        for case, row in zip(pool, store.prepared, strict=True):
+            box = coarse.boxes[case.id]
+            assert box is not None
+            mask = row.truth[tuple(slice(*ends) for ends in box)]
+            assert (case.id in coarse.cut) == (np.count_nonzero(mask) < np.count_nonzero(row.truth))
+    assert len(cut[0]) <= len(cut[1])
 
 
-def test_threads_are_those_of_the_run_after_the_coarse_one(pictures: Path, tmp_path: Path) -> None:
+def test_threads_are_those_of_the_run(pictures: Path, tmp_path: Path) -> None:
     before, seen = torch.get_num_threads(), []
     short = {"ensemble": EnsembleSection(folds=2, members=1)}
     fits = [FIT.model_copy(update={"epochs": 1, "threads": threads}) for threads in (1, 2)]
-    run = one_run(1.0, fit=fits[0], coarse=one_run(4.0, fit=fits[1], **short), **short)
+    run = cascaded(fit=fits[0], **short).model_copy(update={"coarse": CoarseSection.of(one_run(4.0, fit=fits[1]))})
 
     def listener(event: Event) -> None:
         if event.kind == "progress" and "epoch" in event.text:
@@ -181,27 +243,38 @@ def test_threads_are_those_of_the_run_after_the_coarse_one(pictures: Path, tmp_p
 
     train(run, open_dataset(pictures), tmp_path / "run", listener=listener)
     torch.set_num_threads(before)
-    assert set(seen) == {(True, 2), (False, 1)}
+    assert set(seen) == {(True, 1), (False, 1)}
 
 
-def stored(mask: np.ndarray, inside: tuple[tuple[int, int], ...] | None = None) -> PatchStore:
+def prepared(mask: np.ndarray) -> PreparedCase:
     grid = Geometry.from_spacing(mask.shape, (2.0, 1.0))
     case = Case("a", "p", inputs={})
-    pixels = np.zeros((1, *mask.shape), np.float16)
-    return PatchStore((PreparedCase(case, pixels, mask, {}, Trace(grid, ()), "", inside=inside),), "digest")
+    return PreparedCase(case, np.zeros((1, *mask.shape), np.float16), mask, {}, Trace(grid, ()), "")
 
 
 def test_looked_at_is_where_a_structure_is_or_the_coarse_network_saw_one() -> None:
+    structures = Structures((Label("background"), Label("square")))
     mask = np.zeros((20, 30), np.uint8)
     mask[8:10, 12:15] = 1
     mask[0, 0] = 255  # ignored: no structure
-    only = cascade.Coarse(None, {})  # type: ignore[arg-type]
-    assert cascade.around(stored(mask), only, 4.0).prepared[0].inside == ((6, 12), (8, 19))
-    both = cascade.Coarse(None, {"a": ((2, 9), (20, 25))})  # type: ignore[arg-type]
-    assert cascade.around(stored(mask), both, 4.0).prepared[0].inside == ((2, 12), (8, 25))
-    nothing = np.zeros_like(mask)
-    assert cascade.around(stored(nothing), both, 4.0).prepared[0].inside == ((2, 9), (20, 25))
-    assert cascade.around(stored(nothing), only, 4.0).prepared[0].inside is None
+    row = prepared(mask)
+    there = cascade._occupied(structures, row)
+    assert there == ((8, 10), (12, 15))
+    alone = cascade._around(row, there, None, 4.0)
+    assert (alone.inside, alone.judged_inside) == (((6, 12), (8, 19)), None)
+    box = ((2, 9), (20, 25))
+    both = cascade._around(row, there, box, 4.0)
+    assert (both.inside, both.judged_inside) == (((2, 12), (8, 25)), box)
+    nothing = cascade._around(row, None, box, 4.0)
+    assert (nothing.inside, nothing.judged_inside) == (box, box)
+    assert cascade._around(row, None, None, 4.0).inside is None
+
+
+def test_values_of_no_region_are_no_structure() -> None:
+    structures = Structures((Label("core"),), {"core": (2,)})
+    mask = np.zeros((20, 30), np.uint8)
+    mask[1, 1], mask[8:10, 12:15] = 1, 2
+    assert cascade._occupied(structures, prepared(mask)) == ((8, 10), (12, 15))
 
 
 def test_what_the_coarse_network_cuts_is_told() -> None:
@@ -236,48 +309,82 @@ def test_patches_are_drawn_where_is_looked(inside: tuple[tuple[int, int], ...]) 
     np.testing.assert_array_equal(spread, room)
 
 
-def test_a_run_stopped_in_either_network_goes_on(pictures: Path, tmp_path: Path) -> None:
-    data, told = open_dataset(pictures), []
+def stop(where: str, at: int) -> Listener:
+    """A listener that presses Ctrl-C at the so manyeth sign of progress."""
+    count = [0]
 
-    def stop(where: str, at: int) -> object:
-        count = [0]
+    def listener(event: Event) -> None:
+        if event.kind == "progress" and event.text.startswith(where):
+            count[0] += 1
+            if count[0] == at:
+                raise KeyboardInterrupt
 
-        def listener(event: Event) -> None:
-            told.append(event.text)
-            if event.kind == "progress" and event.text.startswith(where):
-                count[0] += 1
-                if count[0] == at:
-                    raise KeyboardInterrupt
+    return listener
 
-        return listener
 
-    short = {"fit": FIT.model_copy(update={"epochs": 2}), "ensemble": EnsembleSection(folds=2, members=1)}
-    run = one_run(1.0, coarse=one_run(4.0, **short), **short)
+def test_a_run_stopped_in_either_network_or_between_them_goes_on(pictures: Path, tmp_path: Path) -> None:
+    data, output = open_dataset(pictures), tmp_path / "run"
+    short = FIT.model_copy(update={"epochs": 2})
+    run = cascaded(fit=short, ensemble=EnsembleSection(folds=2, members=1))
+    run = run.model_copy(update={"coarse": CoarseSection.of(one_run(4.0, fit=short))})
     with pytest.raises(InterruptedRun):
-        train(run, data, tmp_path / "run", listener=stop("coarse: network", 8))  # type: ignore[arg-type]
-    assert not (tmp_path / "run" / "bundle").exists()
-    assert (tmp_path / "run" / "run.yaml").exists()
+        train(run, data, output, listener=stop("coarse: network", 8))
+    assert not (output / "bundle").exists()
+    assert (output / "run.yaml").exists()
+    with pytest.raises(KeyboardInterrupt):
+        train(run, data, output, resume=True, listener=stop("preparing", 1))
+    coarse = Bundle.load(output / "coarse").digest
     with pytest.raises(InterruptedRun):
-        train(run, data, tmp_path / "run", resume=True, listener=stop("network", 8))  # type: ignore[arg-type]
-    coarse = Bundle.load(tmp_path / "run" / "coarse").digest
-    bundle = train(run, data, tmp_path / "run", resume=True, listener=lambda _: None)
+        train(run, data, output, resume=True, listener=stop("network", 8))
+    other = run.model_copy(update={"coarse": CoarseSection.of(one_run(4.0, fit=FIT))})
+    with pytest.raises(DataError, match="another run"):
+        train(other, data, output, resume=True, listener=lambda _: None)
+    bundle = train(run, data, output, resume=True, listener=lambda _: None)
     assert bundle.coarse is not None
     assert bundle.coarse.digest == coarse
 
 
+def test_a_wrong_network_is_found_before_the_coarse_one_is_trained(pictures: Path, tmp_path: Path) -> None:
+    run = cascaded(network=NetworkSection(name="nope"))
+    with pytest.raises(MedmapError, match="nope"):
+        train(run, open_dataset(pictures), tmp_path / "run")
+    assert not (tmp_path / "run" / "coarse").exists()
+
+
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("text", "words"),
     [
-        ({"seed": 3}, "coarse.seed"),
-        ({"ensemble": EnsembleSection(folds=3, members=2)}, "coarse.ensemble.folds"),
-        ({"coarse": one_run(8.0)}, "coarse.coarse"),
+        ("coarse.seed=3", "unknown key coarse.seed"),
+        ("coarse.ensemble.folds=3", "unknown key coarse.ensemble"),
+        ("coarse.coarse.time_share=0.2", "unknown key coarse.coarse"),
+        ("coarse.time_share=1", "coarse.time_share"),
     ],
 )
-def test_a_coarse_run_is_of_the_same_splits_and_alone(change: dict[str, object], words: str, tmp_path: Path) -> None:
-    run = one_run(1.0, coarse=one_run(4.0, **change))
-    run.save(tmp_path / "run.yaml")
+def test_a_coarse_network_is_dealt_as_the_run_is(text: str, words: str, tmp_path: Path) -> None:
+    cascaded().save(tmp_path / "run.yaml")
     with pytest.raises(ConfigError, match=words):
-        Run.load(tmp_path / "run.yaml")
+        Run.load(tmp_path / "run.yaml", [text])
+
+
+def test_what_is_set_of_the_run_holds_for_both(tmp_path: Path) -> None:
+    cascaded(budget_s=1000).save(tmp_path / "run.yaml")
+    texts = ["seed=4", "splits.test=0.3", "ensemble.folds=3", "ensemble.members=3", "fit.threads=2", "budget_s=400"]
+    run = Run.load(tmp_path / "run.yaml", texts)
+    coarse = run.coarse_run
+    assert coarse is not None
+    assert (coarse.seed, coarse.splits.test, coarse.ensemble.folds, coarse.fit.threads) == (4, 0.3, 3, 2)
+    assert coarse.budget_s == 100
+    assert coarse.ensemble.members == 3
+    many = run.override(["ensemble.members=9"]).coarse_run
+    assert many is not None
+    assert many.ensemble.members == 3
+
+
+def test_only_masks_are_found_coarse_to_fine(tmp_path: Path) -> None:
+    cascaded().save(tmp_path / "run.yaml")
+    with pytest.raises(ConfigError, match="coarse is for masks") as error:
+        Run.load(tmp_path / "run.yaml", ["task={kind: classify}"])
+    assert len(str(error.value)) < 300
 
 
 def test_a_run_with_a_coarse_one_is_written_and_read(tmp_path: Path) -> None:
@@ -298,6 +405,17 @@ def test_a_changed_coarse_bundle_is_refused(trained: Path, tmp_path: Path) -> No
         change(tmp_path / name)
         with pytest.raises(BundleError, match=words):
             Bundle.load(tmp_path / name)
+    for name, part in (("stripped", "coarse/"), ("unsigned", "coarse/SHA256SUMS")):
+        shutil.copytree(trained / "bundle", tmp_path / name)
+        sums = tmp_path / name / "SHA256SUMS"
+        lines = sums.read_text().splitlines(keepends=True)
+        sums.write_text("".join(line for line in lines if not line.split("  ")[1].startswith(part)))
+        if name == "stripped":
+            shutil.rmtree(tmp_path / name / "coarse")
+        else:
+            (tmp_path / name / part).unlink()
+        with pytest.raises(BundleError, match="is not whole"):
+            Bundle.load(tmp_path / name)
     shutil.copytree(trained / "bundle", tmp_path / "link")
     shutil.move(tmp_path / "link" / "coarse", tmp_path / "elsewhere")
     (tmp_path / "link" / "coarse").symlink_to(tmp_path / "elsewhere")
@@ -316,3 +434,40 @@ def test_a_copied_bundle_keeps_its_coarse_one(trained: Path, tmp_path: Path) -> 
     copied = bundle.copied(tmp_path / "kept", {"note.txt": b"why"})
     assert copied.digest == bundle.digest
     assert copied.coarse is not None
+
+
+def test_a_broken_coarse_bundle_is_refused_before_anything_is_replaced(trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained / "bundle", tmp_path / "bundle")
+    bundle = Bundle.load(tmp_path / "bundle")
+    states = [bundle.state_dict(n) for n in range(len(bundle.spec.members))]
+    coarse = bundle.coarse
+    assert coarse is not None
+    whole = {f"coarse/{name}": data for name, data in coarse.contents().items()}
+    for files in (
+        {**whole, "coarse/CARD.md": b"better"},
+        {name: data for name, data in whole.items() if not name.endswith("SUMS")},
+        {name: data for name, data in whole.items() if not name.endswith("spec.json")},
+    ):
+        with pytest.raises(BundleError):
+            Bundle.write(bundle.path, bundle.spec, states, card="", files=files, overwrite=True)
+        assert Bundle.load(bundle.path).digest == bundle.digest
+
+
+def test_bundles_that_look_in_different_places_do_not_answer_together(
+    trained: Path, pictures: Path, tmp_path: Path
+) -> None:
+    one, image = Bundle.load(trained), pictures / "images" / "0.nii.gz"
+    whole = predict(one, image)
+    twice = predict([one, one], image)
+    np.testing.assert_array_equal(whole.outputs["mask"].array, twice.outputs["mask"].array)  # type: ignore[union-attr]
+    states = [one.state_dict(n) for n in range(len(one.spec.members))]
+    run = {**one.spec.run, "coarse": None}
+    alone = Bundle.write(tmp_path / "alone", one.spec.model_copy(update={"run": run}), states, card="")
+    for pair in ([one, alone], [alone, one]):
+        with pytest.raises(UsageError, match="different places"):
+            predict(pair, image)
+
+
+def test_both_networks_are_verified(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert medmap(["verify", str(trained)]) == 0
+    assert "coarse network, torch float32: the same answer" in capsys.readouterr().out

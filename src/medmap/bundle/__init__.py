@@ -15,11 +15,13 @@ No pickle, no expressions, no import strings, no links, no other folder, no arch
 """
 
 from medmap.bundle.card import model_card
+from medmap.bundle.files import COARSE
 from medmap.bundle.parity import export, verify
 from medmap.bundle.spec import BundleSpec, InputSpec, LabelSpec, MemberSpec, digest_of_cases
 from medmap.bundle.stored import Bundle
 
 __all__ = [
+    "COARSE",
     "Bundle",
     "BundleSpec",
     "InputSpec",

@@ -169,7 +169,8 @@ def _coarse(spec: BundleSpec) -> list[str]:
     coarse, task = spec.run.get("coarse"), spec.run.get("task")
     if not isinstance(coarse, Mapping) or not isinstance(task, Mapping):
         return []
-    spacing = coarse.get("prepare", {}).get("spacing_mm") or ()
+    prepare = coarse.get("prepare")
+    spacing = (prepare.get("spacing_mm") if isinstance(prepare, Mapping) else None) or ()
     at = f" at {' × '.join(f'{step:g}' for step in spacing)} mm" if spacing else ""
     return [
         f"- A coarse network (the bundle in `coarse/`) looks at the whole image{at}; the networks above look where it "

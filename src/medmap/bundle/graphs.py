@@ -74,9 +74,8 @@ def open_graphs(
     first = open_engine(kind, model_path=path, threads=threads, precision=precision, device=device, kept=kept)
     if not NetworkSpec(**spec.members[0].network).two_stage:
         return first
-    plain: Precision = "float32" if precision == "int8" else precision  # dense layers lose most and gain least
-    try:
-        second = open_engine(kind, model_path=folder / SECOND, threads=threads, precision=plain, device=device)
+    try:  # in float32 always: it says where the edges lie
+        second = open_engine(kind, model_path=folder / SECOND, threads=threads, device=device)
     except BaseException:
         first.close()
         raise

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -12,7 +14,18 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from medmap.bundle.files import COARSE, SUMS, copy_folder, read_small, standing, verify_folder, write_folder
+from medmap.bundle.files import (
+    AGAIN,
+    COARSE,
+    REQUIRED,
+    SUMS,
+    copy_folder,
+    parse_sums,
+    read_small,
+    standing,
+    verify_folder,
+    write_folder,
+)
 from medmap.bundle.graphs import INT8, ONNX, SECOND, open_graphs
 from medmap.bundle.spec import MAX_SPEC_BYTES, BundleSpec, MemberSpec, parse_spec
 from medmap.bundle.weights import WEIGHTS, check_weights, count_weights, pack_weights, read_weights, require_fit
@@ -76,8 +89,7 @@ class Bundle:
         bundle = cls(folder, spec, digest, hashes)
         if spec.decision:
             _ = bundle.decision
-        if (coarse := bundle.coarse) is not None and coarse.spec.task != "segment":
-            raise BundleError(f"{coarse.path} does not say where to look", got=coarse.spec.task, expected="segment")
+        _require_coarse(bundle)
         return bundle
 
     @classmethod
@@ -117,6 +129,7 @@ class Bundle:
             raise BundleError("a further file takes the name of a bundle's own", got=clash[0])
         text = spec.to_json()
         parse_spec(text, "the bundle's spec")  # what is written can be read
+        _require_whole(files or {})
         contents = {
             "spec.json": text.encode("utf-8"),
             WEIGHTS: pack_weights(states),
@@ -172,7 +185,7 @@ class Bundle:
         except (MedmapError, ValueError, TypeError, KeyError) as error:
             raise BundleError(f"{self.path / 'spec.json'} holds no usable decision", got=f"{error!s:.300}") from error
 
-    @property
+    @cached_property
     def coarse(self) -> Bundle | None:
         """The bundle of a coarse mask, in the folder ``coarse``: what it finds is where this one looks; or None.
 
@@ -313,6 +326,43 @@ class Bundle:
                 f"{self.path} has no such member", got=member, expected=f"0 to {len(self.spec.members) - 1}"
             )
         return self.spec.members[member]
+
+
+def _require_coarse(bundle: Bundle) -> None:
+    """A bundle that was trained coarse to fine holds its coarse one, whole, and no other does.
+
+    Raises:
+        BundleError: It does not, or holds something else there.
+    """
+    trained = isinstance(bundle.spec.run.get("coarse"), dict)
+    held = any(name.startswith(f"{COARSE}/") for name in bundle.hashes)
+    if trained != held or held != (f"{COARSE}/{SUMS}" in bundle.hashes):
+        raise BundleError(
+            f"{bundle.path} is not whole",
+            got=f"{'a' if held else 'no'} folder {COARSE}/",
+            expected="the coarse network that the bundle was trained with" if trained else "no coarse network",
+            remedy=AGAIN,
+        )
+    if bundle.coarse is not None and bundle.coarse.spec.task != "segment":
+        raise BundleError(
+            f"{bundle.coarse.path} does not say where to look", got=bundle.coarse.spec.task, expected="segment"
+        )
+
+
+def _require_whole(files: Mapping[str, bytes]) -> None:
+    """Refuse, before anything is written, a nested bundle that would not load.
+
+    Raises:
+        BundleError: Files that are missing, changed or unlisted, or a spec that cannot be read.
+    """
+    inner = {name.removeprefix(f"{COARSE}/"): data for name, data in files.items() if name.startswith(f"{COARSE}/")}
+    if not inner:
+        return
+    sums = parse_sums(inner.get(SUMS, b"").decode("utf-8", "replace"), f"{COARSE}/{SUMS}")
+    found = {name: hashlib.sha256(data).hexdigest() for name, data in inner.items() if name != SUMS}
+    if found != sums or any(name not in found for name in REQUIRED):
+        raise BundleError(f"the files of {COARSE}/ are not those of one bundle", remedy="give Bundle.contents()")
+    parse_spec(inner["spec.json"].decode("utf-8", "replace"), f"{COARSE}/spec.json")
 
 
 def _device(kind: str) -> str:

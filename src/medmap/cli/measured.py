@@ -46,6 +46,8 @@ def measure(
         elif output is None:
             for row in rows:
                 screen.result(_sentence(row))
+            if not rows:
+                screen.result("the mask is empty: no structure")
 
 
 def add_measurements(outputs: Mapping[str, Any], answer: Prediction, data: Dataset, case: Case) -> None:
@@ -159,6 +161,11 @@ def _mask_of(image: Image) -> Mask:
 
     array = np.asarray(image.array)
     if len(image.channels) > 1 and image.time_s is None:
+        if not np.isin(array, (0, array.max())).all():
+            raise ReadError(
+                "a mask's channels hold 0 and one other value each", got=str(array.dtype),
+                remedy="give the image first, then its mask",
+            )  # fmt: skip
         labels = {number: Label(name) for number, name in enumerate(image.channels, start=1)}
         return Mask(array > 0, image.geometry, labels)
     if array.ndim != image.ndim or not (np.isfinite(array).all() and (array == np.rint(array)).all()):

@@ -406,13 +406,16 @@ def verify(
     screen = Screen(json=json)
     bundle = Bundle.load(model)
     found = verify_bundle(bundle)
+    coarse = [] if bundle.coarse is None else verify_bundle(bundle.coarse)
     if json:
-        screen.document({"bundle": bundle.digest, "parity": [parity.as_json() for parity in found]})
+        said = {"bundle": bundle.digest, "parity": [parity.as_json() for parity in found]}
+        screen.document({**said, "coarse": [parity.as_json() for parity in coarse]} if coarse else said)
     else:
         screen.result(f"hashes: as written ({bundle.digest})")
-        for parity in found:
-            screen.result(f"{parity.engine} {parity.precision}: {parity.verdict}")
-    if not all(parity.passed for parity in found):
+        for name, rows in (("", found), ("coarse network, ", coarse)):
+            for parity in rows:
+                screen.result(f"{name}{parity.engine} {parity.precision}: {parity.verdict}")
+    if not all(parity.passed for parity in (*found, *coarse)):
         raise typer.Exit(1)
 
 

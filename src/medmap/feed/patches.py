@@ -37,7 +37,8 @@ class PreparedCase:
         trace: The way from the case's own grid to the prepared one.
         content: Hash of the source's pixels; empty for an image of one value.
         boxed: Whether ``truth`` is boxes, as ``build_box_store`` says, and always in memory.
-        inside: (first, after last) voxel along each axis of the part that is looked at; None: all of it.
+        inside: (first, after last) voxel along each axis of the part that is learned from; None: all of it.
+        judged_inside: Likewise of the part that is looked at where the case judges a network.
     """
 
     case: Case
@@ -48,6 +49,7 @@ class PreparedCase:
     content: str
     boxed: bool = False
     inside: Box | None = None
+    judged_inside: Box | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,13 +84,14 @@ class PatchStore:
         return PatchStore(tuple(self.prepared[i] for i in rows), self.recipe, self.failed)
 
     def __getitem__(self, row: int) -> Tensors:
-        """``image`` and ``truth``, read where they are sliced, ``places_<label>`` and ``inside``; or ``boxes``."""
+        """``image`` and ``truth``, read where they are sliced, ``places_<label>`` and where to look; or ``boxes``."""
         found = self.prepared[row]
         if found.boxed:
             return {"image": found.image, "boxes": found.truth}
         places = {f"places_{label}": where for label, where in found.places.items()}
-        inside = {} if found.inside is None else {"inside": np.array(found.inside)}
-        return {"image": found.image, "truth": found.truth, **places, **inside}
+        looked = {"inside": found.inside, "judged_inside": found.judged_inside}
+        where = {name: np.array(box) for name, box in looked.items() if box is not None}
+        return {"image": found.image, "truth": found.truth, **places, **where}
 
 
 def build_patch_store(
@@ -149,6 +152,9 @@ def _gathered(
             row = prepared(case)
         except DataError as error:
             failed[case.id] = str(error)
+            continue
+        except MemoryError:
+            failed[case.id] = "preparing it takes more memory than there is: look at its size and spacing (medmap info)"
             continue
         size = row.image.nbytes + row.truth.nbytes
         if size <= left:

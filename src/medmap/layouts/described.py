@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from medmap.config import Section, parse_yaml, read_text, to_yaml, validate, write_atomically
 from medmap.dataset import Dataset, InputSpec, TaskName
@@ -33,6 +33,9 @@ def _name(value: Any) -> Any:
 
 
 Name = Annotated[str, BeforeValidator(_name), Field(min_length=1, max_length=500)]
+
+
+MOST_STRUCTURES = 255  # a mask's value is a byte, and the last one is what is ignored
 
 
 class CodedLabel(Section):
@@ -60,15 +63,25 @@ class Description(Section):
     kind: Annotated[ScoreKind | None, Field(description="how classes hang together; else seen from the table")] = None
     positive: Annotated[Name | None, Field(description="the class that a binary score speaks of")] = None
     regions: Annotated[
-        dict[str, tuple[int, ...]], Field(default_factory=dict, description="overlapping structures: name → values")
+        dict[Name, tuple[int, ...]], Field(default_factory=dict, description="overlapping structures: name → values")
     ]
-    ignore: Annotated[int | None, Field(description="value that no loss and no metric looks at")] = None
+    ignore: Annotated[
+        Annotated[int, Field(ge=1, le=255)] | None, Field(description="value that no loss and no metric looks at")
+    ] = None
     mirror_pairs: Annotated[tuple[tuple[str, str], ...], Field(description="classes that a mirror swaps")] = ()
     root: Annotated[str, Field(description="folder that relative paths start from")] = "."
     licence: str | None = None
     source: str | None = None
     version: Annotated[int, Field(ge=1, description="one more each time corrected labels replace a version")] = 1
     parent: Annotated[str, Field(description="digest of the version that this one replaces")] | None = None
+
+    @model_validator(mode="after")
+    def _values_of_masks(self) -> Description:
+        if self.ignore is not None and self.ignore in self.labels:
+            raise ValueError(f"ignore: {self.ignore} is also a class under labels")
+        if self.task == "segment" and len(self.labels) > MOST_STRUCTURES:
+            raise ValueError(f"masks hold at most {MOST_STRUCTURES} values, the background among them")
+        return self
 
 
 def dataset_schema() -> dict[str, Any]:

@@ -13,10 +13,9 @@ from medmap.errors import ConfigError, DataError, counted
 from medmap.fit import keep_heap
 from medmap.plan import classify, rules, segment
 from medmap.plan import detect as detect
-from medmap.plan.cascade import TIME_SHARE
 from medmap.plan.fingerprint import Fingerprint, fingerprint, sample_images
 from medmap.plan.recipes import RECIPES
-from medmap.plan.run import EnsembleSection, NetworkSection, Run, SplitsSection
+from medmap.plan.run import CoarseSection, EnsembleSection, NetworkSection, Run, SplitsSection
 from medmap.plan.trial import OF_ANY_WIDTH, Measured, build, make_task, measure, network_options
 from medmap.runtime import available_cores, peak_rss_bytes
 from medmap.tasks import TASKS
@@ -27,8 +26,8 @@ RESERVE_SHARE = 0.08
 DRAFTS: dict[str, Any] = {"classify": classify, "detect": detect, "segment": segment}  # how each task is planned
 
 __all__ = [
-    "RECIPES", "RESERVE_S", "RESERVE_SHARE", "EnsembleSection", "Fingerprint", "NetworkSection", "Run", "build",
-    "choose_device", "fingerprint", "make_task", "network_options", "plan", "require_learnable",
+    "RECIPES", "RESERVE_S", "RESERVE_SHARE", "CoarseSection", "EnsembleSection", "Fingerprint", "NetworkSection", "Run",
+    "build", "choose_device", "fingerprint", "make_task", "network_options", "plan", "require_learnable",
     "sample_images", "training_cases",
 ]  # fmt: skip
 
@@ -59,66 +58,49 @@ def plan(
         ConfigError: An override that is wrong.
     """
     keep_heap()
-    texts, coarse_texts = _apart(overrides)
+    texts = list(overrides)
     require_learnable(dataset)
     dealt = _dealt(dataset, fixed, texts)
     pool = training_cases(dealt)
     facts = fingerprint(pool)
-    draft = DRAFTS[pool.task]
     validate(EnsembleSection, {"folds": folds or 0, "members": max(1, folds or 1)}, "--folds")
     words = {"seed": 0, "device": "auto", "budget_s": budget_s, **fixed}
     words["memory_bytes"] = words.get("memory_bytes") or _default_memory()
     words["network"] = _network_by_hand(texts)
-    run = draft.first_draft(pool, facts, recipe_name, words)
+    run = DRAFTS[pool.task].first_draft(pool, facts, recipe_name, words)
     if not any(case.split == "test" for case in dealt):
         run = run.model_copy(update={"reasons": {**run.reasons, "splits.test": NO_TEST}})
     drafted = run.network.width
     left = None if budget_s is None else max(1.0, budget_s * (1 - RESERVE_SHARE) - RESERVE_S - spent_s)
-    run, coarse = _coarse_apart(run, texts, coarse_texts, left)
-    run = run.override(texts)
+    run = _with_time_for_coarse(run, texts, left).override(texts)
     if run.network.name not in OF_ANY_WIDTH and run.network.width == drafted:
         # the rules' width was for a network of medmap's own
         run = run.model_copy(update={"network": run.network.model_copy(update={"width": 1.0})})
-    coarse_s = None if left is None or coarse is None else left * TIME_SHARE
+    coarse_s = None if left is None or run.coarse is None else left * run.coarse.time_share
     left = left if left is None or coarse_s is None else left - coarse_s - RESERVE_S
     settled = _settled(run, pool, facts, left, (recipe_name, folds, texts))
-    if coarse is None:
-        return settled
-    coarse = _as_dealt(coarse, settled)
-    coarse = _settled(coarse, pool, facts, coarse_s, (recipe_name, settled.ensemble.folds, coarse_texts))
-    coarse = coarse.model_copy(update={"reasons": {**coarse.reasons, "ensemble.folds": "those of the run itself"}})
-    return _cascaded(settled, _as_dealt(coarse, settled), coarse_s)
+    return _with_coarse(settled, pool, facts, coarse_s, texts)
 
 
-def _apart(overrides: Iterable[str]) -> tuple[list[str], list[str]]:
-    """What is set of the run itself, and of its coarse network (without ``coarse.``)."""
-    texts = list(overrides)
-    of_coarse = [text.strip() for text in texts if text.strip().startswith("coarse.")]
-    own = [text for text in texts if not text.strip().startswith("coarse.")]
-    return own, [text.removeprefix("coarse.") for text in of_coarse]
-
-
-def _coarse_apart(run: Run, texts: list[str], coarse_texts: list[str], left_s: float | None) -> tuple[Run, Run | None]:
-    """The draft without its coarse network, and that; dropped where it was set by hand or the time is too short.
+def _with_time_for_coarse(run: Run, texts: list[str], left_s: float | None) -> Run:
+    """The draft without its coarse network where the time is too short for one.
 
     Raises:
-        ConfigError: Something is set of a coarse network and none is planned.
+        ConfigError: Something is set of a coarse network and there is none.
     """
-    run, coarse = run.model_copy(update={"coarse": None}), run.coarse
-    if any(text.partition("=")[0].strip() == "coarse" for text in texts):
-        coarse = None
-    elif coarse is not None and left_s is not None and left_s * TIME_SHARE < RESERVE_S:
+    coarse = run.coarse
+    if coarse is not None and left_s is not None and left_s * coarse.time_share < RESERVE_S:
         why = f"{left_s:.0f} s are too short for a coarse network before this one: looked for everywhere"
-        run, coarse = run.model_copy(update={"reasons": {**run.reasons, "coarse": why}}), None
-    if coarse is not None:
-        return run, coarse.override(coarse_texts)
-    if coarse_texts:
+        reasons = {where: text for where, text in run.reasons.items() if not where.startswith("coarse")}
+        run = run.model_copy(update={"coarse": None, "reasons": {**reasons, "coarse": why}})
+    by_hand = [text for text in texts if text.strip().startswith("coarse.")]
+    if run.coarse is None and by_hand:
         raise ConfigError(
             "no coarse network is planned for these images",
-            got=f"coarse.{coarse_texts[0]}",
+            got=by_hand[0],
             remedy="leave it out; one is planned where structures fill a small part of large volumes and time allows",
         )
-    return run, None
+    return run
 
 
 def _settled(
@@ -132,20 +114,25 @@ def _settled(
     return settled.override(texts)
 
 
-def _as_dealt(coarse: Run, fine: Run) -> Run:
-    """The coarse run with the splits and folds of the fine one, on the same machine and as many threads."""
-    ensemble = coarse.ensemble.model_copy(update={"folds": fine.ensemble.folds})
-    fit = coarse.fit.model_copy(update={"threads": fine.fit.threads})
-    same = {name: getattr(fine, name) for name in ("seed", "splits", "device", "memory_bytes")}
-    return coarse.model_copy(update={**same, "ensemble": ensemble, "fit": fit})
-
-
-def _cascaded(fine: Run, coarse: Run, coarse_s: float | None) -> Run:
-    """The run with its coarse one; every reason stands in the run's own list."""
-    reasons = {**fine.reasons, **{f"coarse.{where}": why for where, why in coarse.reasons.items()}}
-    budget = None if coarse_s is None else (coarse_s + RESERVE_S) / (1 - RESERVE_SHARE)
-    coarse = coarse.model_copy(update={"reasons": {}, "budget_s": budget})
-    return validate(Run, {**fine.model_dump(), "coarse": coarse.model_dump(), "reasons": reasons}, "the plan")
+def _with_coarse(run: Run, pool: Dataset, facts: Fingerprint, left_s: float | None, texts: list[str]) -> Run:
+    """The run with its coarse network measured and fitted into its part of the time, all its reasons in one list."""
+    coarse = run.coarse_run
+    if coarse is None or run.coarse is None:
+        return run
+    own = [text.strip().removeprefix("coarse.") for text in texts if text.strip().startswith("coarse.")]
+    found = _settled(coarse, pool, facts, left_s, ("rules", run.ensemble.folds, own))
+    # as many networks as the run itself has, in the time that fewer would have had
+    epochs = max(1, found.fit.epochs * found.ensemble.members // coarse.ensemble.members)
+    fit = found.fit.model_copy(update={"epochs": min(epochs, found.fit.epochs)})
+    section = CoarseSection.of(found.model_copy(update={"fit": fit}))
+    section = section.model_copy(update={"time_share": run.coarse.time_share})
+    told = {where: why for where, why in found.reasons.items() if not where.startswith("ensemble")}
+    many = counted(coarse.ensemble.members, "network")
+    told["fit.epochs"] = (
+        f"{told.get('fit.epochs', '')}; {many}, as the run itself has: {counted(fit.epochs, 'epoch')} each"
+    )
+    reasons = {**run.reasons, **{f"coarse.{where}": why for where, why in told.items()}}
+    return run.model_copy(update={"coarse": section, "reasons": reasons}).override(texts)
 
 
 NO_TEST = (

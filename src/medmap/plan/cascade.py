@@ -22,7 +22,6 @@ COARSE_PATCHES = 3  # of the coarse network that make up a field
 ACROSS = 4  # coarse voxels that the structures together are across at least
 AROUND_STEPS = 3  # coarse voxels around what is found, at least ``AROUND_MM``
 AROUND_MM = 10.0
-TIME_SHARE = 0.25  # of the time, for the coarse network
 
 
 @dataclass(frozen=True)
@@ -87,6 +86,7 @@ def _coarse_mm(field: NDArray[np.float64], spacing: NDArray[np.float64], voxels:
 
 def _sides_mm(pool: Dataset) -> Iterator[tuple[float, ...]]:
     """Of the box around all structures, for cases that have some; turned as preparation turns volumes."""
+    structures = sorted({value for some in pool.regions.values() for value in some} or range(1, len(pool.labels)))
     cases = [case for case in pool if case.truth.masks]
     for at in np.unique(np.linspace(0, len(cases) - 1, min(MASKS, len(cases))).astype(int)) if cases else ():
         try:
@@ -94,7 +94,6 @@ def _sides_mm(pool: Dataset) -> Iterator[tuple[float, ...]]:
         except DataError:
             continue  # `check` names it; the store lists it as failed
         mask = mask.oriented("LPS") if mask.geometry.kind == "patient" else mask
-        ignored = -1 if pool.ignore is None else pool.ignore
-        ends = occupied((mask.array > 0) & (mask.array != ignored), 3)
+        ends = occupied(np.isin(mask.array, structures), 3)
         if ends is not None and mask.geometry.has_size:
             yield tuple((after - first) * mm for (first, after), mm in zip(ends, mask.spacing_mm, strict=True))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -117,11 +117,34 @@ class DecisionSection(Section):
         return value
 
 
+class CoarseSection(Section):
+    """A coarse network that finds where the other looks; ``coarse:`` of run.yaml.
+
+    It learns from the same cases in the same splits and folds, by the same seed and with as many threads.
+
+    Args:
+        time_share: Part of the time budget that is its.
+        task, prepare, augment, network, fit: As of any run.
+    """
+
+    time_share: float = Field(default=0.25, gt=0, lt=0.9)
+    task: SegmentSection = SegmentSection()
+    prepare: PrepareSection
+    augment: AugmentSection = AugmentSection()
+    network: NetworkSection = NetworkSection()
+    fit: FitSection = FitSection()
+
+    @classmethod
+    def of(cls, run: Run) -> CoarseSection:
+        """What a run says of its network."""
+        parts = ("task", "prepare", "augment", "network", "fit")
+        return validate(cls, {name: getattr(run, name).model_dump() for name in parts}, "coarse")
+
+
 class Run(Section):
     """A training, completely: from ``plan``, or loaded from a file.
 
-    ``coarse`` is the training of a coarse network that comes first; what it finds is where this one looks
-    (``task.around_mm``). Both learn from the same splits and folds.
+    ``coarse`` is a coarse network that is trained first; what it finds is where this one looks (``task.around_mm``).
 
     Example:
         >>> run = Run(prepare=PrepareSection(shape=(28, 28))).override(["fit.epochs=3"])
@@ -142,7 +165,7 @@ class Run(Section):
     decision: DecisionSection = DecisionSection()
     budget_s: float | None = Field(default=None, gt=0)
     memory_bytes: int = Field(default=4 * 2**30, ge=2**28)
-    coarse: Run | None = None
+    coarse: CoarseSection | None = None
     reasons: dict[str, str] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -152,23 +175,28 @@ class Run(Section):
         return self
 
     @model_validator(mode="after")
-    def _coarse_beside_fine(self) -> Run:
-        if self.coarse is None:
-            return self
-        if self.coarse.coarse is not None:
-            raise ValueError("coarse.coarse: a coarse network is found by no other")
-        if not self.task.kind == self.coarse.task.kind == "segment":
-            raise ValueError("coarse is for masks: task.kind and coarse.task.kind are segment")
-        ours, theirs = ((run.seed, run.splits, run.ensemble.folds) for run in (self, self.coarse))
-        if ours != theirs:
-            raise ValueError("coarse.seed, coarse.splits and coarse.ensemble.folds are those of the run itself")
+    def _coarse_is_for_masks(self) -> Run:
+        if self.coarse is not None and self.task.kind != "segment":
+            raise ValueError(f"coarse is for masks (task.kind segment), and this is for {self.task.kind}")
         return self
 
-    @classmethod
-    def model_json_schema(cls, *args: Any, **words: Any) -> dict[str, Any]:
-        """The JSON Schema with the run at its root, to which ``coarse`` refers."""
-        schema = super().model_json_schema(*args, **words)
-        return {**schema["$defs"][cls.__name__], "$defs": schema["$defs"]}
+    @property
+    def coarse_run(self) -> Run | None:
+        """The coarse network's training: its own settings, in all else as this run is dealt and where it runs.
+
+        It trains a network a fold that this run trains one for, so that every case this run judges is looked at by a
+        coarse network that did not learn from it.
+        """
+        if self.coarse is None:
+            return None
+        folds, coarse = self.ensemble.folds, self.coarse
+        return Run(
+            **{name: getattr(coarse, name) for name in ("task", "prepare", "augment", "network")},
+            **{name: getattr(self, name) for name in ("seed", "device", "splits", "memory_bytes")},
+            fit=coarse.fit.model_copy(update={"threads": self.fit.threads}),
+            ensemble=EnsembleSection(folds=folds, members=min(folds, self.ensemble.members) if folds else 1),
+            budget_s=None if self.budget_s is None else self.budget_s * coarse.time_share,
+        )
 
     @classmethod
     def load(cls, path: str | Path, overrides: Iterable[str] = ()) -> Run:

@@ -14,7 +14,7 @@ from medmap.networks import multiple_of, unet_strides
 from medmap.plan import rules
 from medmap.plan.cascade import cascade
 from medmap.plan.fingerprint import Fingerprint
-from medmap.plan.run import EnsembleSection, NetworkSection, Run
+from medmap.plan.run import CoarseSection, EnsembleSection, NetworkSection, Run
 from medmap.plan.slices import SLICES_OF_A_PATCH, Slicing, slicing
 from medmap.prepare import PrepareSection
 from medmap.runtime import available_cores
@@ -52,9 +52,10 @@ def first_draft(pool: Dataset, facts: Fingerprint, recipe_name: str, words: dict
     coarse = _draft(pool, found.facts, {**words, "init": None, "network": {}})
     seen = " × ".join(f"{step:.3g}" for step in found.facts.spacing_mm or ())
     told = {"prepare.spacing_mm": f"{seen} mm: the field in a few patches, the structures still some voxels across"}
-    coarse = coarse.model_copy(update={"reasons": {**coarse.reasons, **told}})
+    reasons = {f"coarse.{where}": why for where, why in {**coarse.reasons, **told}.items()}
     task = fine.task.model_copy(update={"around_mm": found.around_mm})
-    return fine.model_copy(update={"coarse": coarse, "task": task, "reasons": {**fine.reasons, "coarse": found.reason}})
+    reasons = {**fine.reasons, "coarse": found.reason, **reasons}
+    return fine.model_copy(update={"coarse": CoarseSection.of(coarse), "task": task, "reasons": reasons})
 
 
 def _draft(pool: Dataset, facts: Fingerprint, words: dict[str, Any]) -> Run:

@@ -105,6 +105,12 @@ def _require_alike(bundles: Sequence[Bundle]) -> None:
                 got=[label.name for label in other.spec.labels],
                 expected=[label.name for label in first.labels],
             )
+        if len(first.inputs) > 1 and list(other.spec.inputs) != list(first.inputs):
+            raise UsageError(
+                "the bundles take their inputs in different orders",
+                got=list(other.spec.inputs),
+                expected=list(first.inputs),
+            )
 
 
 def predict(

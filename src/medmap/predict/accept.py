@@ -8,7 +8,7 @@ from typing import Any
 
 from medmap.bundle import Bundle
 from medmap.dataset import Case, Dataset
-from medmap.errors import DataError
+from medmap.errors import DataError, UsageError
 from medmap.feed import case_image
 from medmap.image import Image
 
@@ -68,7 +68,15 @@ def images_of(bundle: Bundle, dataset: Dataset, case: Case, channels: Sequence[s
 
     Raises:
         DataError: None was acquired, or one cannot be read.
+        UsageError: The bundle takes one input and the dataset has several, none of its name.
     """
-    wanted = tuple(bundle.spec.inputs)
-    image = case_image(dataset, case, wanted if len(wanted) > 1 else tuple(dataset.inputs)[:1])
+    wanted, held = tuple(bundle.spec.inputs), tuple(dataset.inputs)
+    if len(wanted) == 1 and len(held) > 1 and wanted[0] not in held:
+        raise UsageError(
+            "the dataset has several inputs, and none of the name that the bundle takes",
+            got=", ".join(held),
+            expected=wanted[0],
+            remedy="give the images alone, or name the input in dataset.yaml as the bundle does",
+        )
+    image = case_image(dataset, case, wanted if len(wanted) > 1 or wanted[0] in held else held[:1])
     return {wanted[0]: image.select(channels) if channels else image}

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from medmap.bundle import Bundle
 from medmap.dataset import Case, Dataset
@@ -35,7 +36,7 @@ class MaskView:
 
     Args:
         within: Bundles of a coarse mask of the same images: only the box of what they find is looked at. Without them
-            a bundle that holds a coarse one of its own looks there, as it was trained (of several the first says).
+            bundles that hold coarse ones of their own look where these find something, as they were trained.
         margin_mm: Around the box that ``within`` finds, on every side; in voxels where an image states no size.
         mirror: Whether scores are averaged over views mirrored along the axes that training mirrored
             (``augment.flip_axes`` of the run): twice the time an axis.
@@ -77,13 +78,15 @@ def task_of(bundle: Bundle, shape: tuple[int, ...]) -> Segment:
     Raises:
         BundleError: Regions that are not those of its labels.
     """
-    section = SegmentSection.model_validate(bundle.spec.run.get("task", {"kind": "segment"}))
+    section = _section(bundle)
     regions = bundle.spec.provenance.get("regions") or {}
     names = [label.name for label in bundle.labels]
-    sound = isinstance(regions, dict) and all(isinstance(v, list) and v for v in regions.values())
+    sound = isinstance(regions, dict) and all(
+        isinstance(some, list) and some and all(type(value) is int for value in some) for some in regions.values()
+    )
     if not sound or (regions and list(regions) != names):
         raise BundleError(f"{bundle.path} states regions that are not its own", got=regions, expected=names)
-    values = {name: tuple(int(value) for value in some) for name, some in regions.items()}
+    values = {name: tuple(some) for name, some in regions.items()}
     return Segment(section, bundle.labels, shape, regions=values)
 
 
@@ -94,12 +97,37 @@ def component_rules(bundle: Bundle, structures: Structures) -> dict[int, Compone
     return {numbers[name]: rule for name, rule in rules.items() if name in numbers}
 
 
-def _where_to_look(bundle: Bundle, view: MaskView) -> tuple[tuple[Bundle, ...], float]:
-    """The bundles that say where to look, and how far around, mm: those asked for, else the bundle's own coarse one."""
-    own = None if view.within or view.whole else bundle.coarse
-    if own is None:
+def _section(bundle: Bundle) -> SegmentSection:
+    """How a bundle was trained.
+
+    Raises:
+        BundleError: It states none.
+    """
+    try:
+        return SegmentSection.model_validate(bundle.spec.run.get("task", {"kind": "segment"}))
+    except ValidationError as error:
+        raise BundleError(
+            f"{bundle.path} states no task of masks", got=f"{bundle.spec.run.get('task')!r:.200}"
+        ) from error
+
+
+def _where_to_look(bundles: Sequence[Bundle], view: MaskView) -> tuple[tuple[Bundle, ...], float]:
+    """The bundles that say where to look, and how far around, mm: those asked for, else the bundles' own coarse ones.
+
+    Raises:
+        UsageError: Some were trained coarse to fine and others not, or to look further around.
+    """
+    if view.within or view.whole or not any(bundle.coarse for bundle in bundles):
         return view.within, view.margin_mm
-    return (own,), SegmentSection.model_validate(bundle.spec.run["task"]).around_mm
+    coarse = tuple(bundle.coarse for bundle in bundles if bundle.coarse is not None)
+    margins = {_section(bundle).around_mm for bundle in bundles}
+    if len(coarse) < len(bundles) or len(margins) > 1:
+        raise UsageError(
+            "the bundles were trained to look in different places",
+            got=f"{len(coarse)} of {len(bundles)} with a coarse network, around_mm {sorted(margins)}",
+            remedy="say where to look with --within, or --whole for everywhere",
+        )
+    return coarse, margins.pop()
 
 
 class Predictor:
@@ -139,7 +167,7 @@ class Predictor:
         self._modality = next(iter(first.spec.inputs.values())).modality
         self._mirror = _mirrored(bundles) if self.view.mirror else ()
         self._coarse: Predictor | None = None
-        within, self._margin_mm = _where_to_look(first, self.view)
+        within, self._margin_mm = _where_to_look(bundles, self.view)
         if within:
             _require_coarse(within, first)
             self._coarse = Predictor(within, engine, device, memory_bytes)
@@ -231,7 +259,8 @@ def _mirrored(bundles: Sequence[Bundle]) -> tuple[int, ...]:
     Raises:
         UsageError: There is none.
     """
-    each = [set(bundle.spec.run.get("augment", {}).get("flip_axes", ())) for bundle in bundles]
+    told = [bundle.spec.run.get("augment") for bundle in bundles]
+    each = [set(section.get("flip_axes") or ()) if isinstance(section, dict) else set() for section in told]
     if not (axes := set.intersection(*each)):
         raise UsageError(
             "the networks did not learn from mirrored images",
@@ -245,10 +274,9 @@ def _require_coarse(coarse: Sequence[Bundle], fine: Bundle) -> None:
     for bundle in coarse:
         if bundle.spec.task != "segment":
             raise UsageError("what says where to look gives masks", got=bundle.spec.task, expected="segment")
-        if len(bundle.spec.inputs) != len(fine.spec.inputs):
-            raise UsageError(
-                "the coarse bundle takes other inputs", got=list(bundle.spec.inputs), expected=list(fine.spec.inputs)
-            )
+        ours, theirs = list(fine.spec.inputs), list(bundle.spec.inputs)
+        if len(ours) != len(theirs) or (len(ours) > 1 and ours != theirs):
+            raise UsageError("the coarse bundle takes other inputs, or in another order", got=theirs, expected=ours)
 
 
 def answered(

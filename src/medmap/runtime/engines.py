@@ -226,7 +226,8 @@ class _OpenVino:
             model = core.read_model(model=data[0], weights=data[1])
             self._shape = [dim.get_length() if dim.is_static else None for dim in model.input(0).partial_shape]
             parts = answer_apart(model, kept) if low and kept else None
-            hints = ("bf16" if low else "f32", "f32")
+            # a network of no more convolutions than are kept is computed in float32 as a whole
+            hints = ("bf16" if low and (parts or not kept) else "f32", "f32")
             self._requests: list[Any] = [
                 core.compile_model(part, place, {**settings, "INFERENCE_PRECISION_HINT": hint}).create_infer_request()
                 for part, hint in zip(parts or (model,), hints, strict=False)

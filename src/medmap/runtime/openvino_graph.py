@@ -57,8 +57,8 @@ def answer_apart(network: Any, count: int) -> tuple[Any, Any] | None:
         count: Convolutions on each way to the answer that belong to the second part.
 
     Returns:
-        Two models; the outputs of the first are the inputs of the second, in order; None where the
-        first would hold no convolution.
+        Two models; the outputs of the first are the inputs of the second, in order; None where all convolutions are
+        last ones, or none is.
     """
     ov, after = openvino(), from_last_convolutions(network, count)
     nodes = network.get_ordered_ops()

@@ -22,14 +22,15 @@ CALIBRATION_INPUTS = 64
 # Sums and means at the end of a block cost no arithmetic worth saving; of a detector's error in 8 bits more than half
 # came from rounding them.
 ROUNDED_FOR_NOTHING = ["Add", "AvgPool"]
+TRANSPOSED = ("ConvolutionBackpropData", "GroupConvolutionBackpropData")
 SMALL_SHARE = 0.1  # of all arithmetic; point-wise convolutions that take less are shortcuts past a block, and stay
 
 
 def quantized(model: str | Path, inputs: NDArray[np.float32], *, kept: int = 0) -> tuple[bytes, bytes]:
     """A network whose convolutions compute in 8-bit integers, as an OpenVINO graph and its weights.
 
-    The first convolutions, those of shortcuts past a block, and the sums that these end in stay as they are: they cost
-    little and rounding them loses most.
+    The first convolutions, point-wise ones where they are a small share (shortcuts past a block, the answer), sums and
+    means stay as they are: they cost little and rounding them loses most.
 
     Weights take one scale a channel, activations one a layer, set from what the layers see on the inputs; biases are
     then corrected for what rounding shifts (NNCF's post-training quantisation; Nagel et al. 2019 for the correction).
@@ -90,7 +91,8 @@ def _better_left(network: Any) -> list[str]:
         beyond = [seen[one] for one in given if one in seen]
         if node.get_type_name() == "Parameter" or beyond:
             seen[name] = any(beyond)
-        if node.get_type_name() not in CONVOLUTIONS:
+        kind = node.get_type_name()
+        if kind not in (*CONVOLUTIONS, *TRANSPOSED):
             continue
         if not seen.get(name):
             first.append(name)
@@ -98,7 +100,7 @@ def _better_left(network: Any) -> list[str]:
         weights = [int(side) for side in node.input(1).get_shape()]
         places = math.prod(side.get_length() for side in list(node.output(0).get_partial_shape())[2:] if side.is_static)
         work["all"] += math.prod(weights) * places
-        if math.prod(weights[-(len(node.output(0).get_partial_shape()) - 2) :]) == 1:
+        if kind in CONVOLUTIONS and math.prod(weights[-(len(node.output(0).get_partial_shape()) - 2) :]) == 1:
             work["pointwise"] += math.prod(weights) * places
             pointwise.append(name)
     return [*first, *(pointwise if work["pointwise"] < SMALL_SHARE * work["all"] else [])]

@@ -282,7 +282,7 @@ class Segment:
             tensors = store[int(row)]
             image = np.asarray(tensors["image"], dtype=np.float32)
             here = Trace(Geometry.without_size(image.shape[1:]), ())
-            how = Looking(self.windows(image, SCORING_OVERLAP), _box(tensors.get("inside")))
+            how = Looking(self.windows(image, SCORING_OVERLAP), _box(tensors.get("judged_inside")))
             mask = self.labelled(forward, image, here, how)
             found[number] = self._counts(mask, np.asarray(tensors["truth"]), store.cases[int(row)].id)
         return found

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medmap import prepare
+from medmap.bundle import COARSE
 from medmap.check import leakage
 from medmap.dataset import Dataset, with_splits
 from medmap.errors import InterruptedRun, NotFiniteError, UsageError
@@ -126,8 +127,8 @@ def _prepare(run: Run, dataset: Dataset, output: Path, how: tuple[Clock, Listene
         listen(Event("progress", "preparing", done, total))
 
     store = craft.store(run, dataset, recipe, output / "store", progress)
-    pool, coarse = cascade.looked_at(_pool(store), run, coarse_bundle, output / cascade.COARSE)
-    checkpoints = Checkpoints(output / "checkpoint", _digest(run, recipe, pool))
+    pool, coarse = cascade.looked_at(_pool(store), run, coarse_bundle, output / COARSE)
+    checkpoints = Checkpoints(output / "checkpoint", _digest(run, recipe, pool, coarse))
     checkpoints.require_same_run()
     hashes = {case.id: digest for case, digest in zip(store.cases, store.hashes, strict=True) if digest}
     leaks = [f"{issue.message.rstrip('.')}. {issue.effect}" for issue in leakage(_met(dataset, pool, run), hashes)]
@@ -158,19 +159,21 @@ def _once(listen: Listener) -> Listener:
 
 def _coarse_first(run: Run, dataset: Dataset, output: Path, how: tuple[Listener, bool]) -> Bundle | None:
     """The coarse network, trained in a folder of its own before anything else; None where the run has none."""
-    if run.coarse is None:
+    coarse = run.coarse_run
+    if coarse is None:
         return None
-    from medmap.bundle import Bundle
-
     listen, resume = how
-    folder = output / cascade.COARSE
-    if resume and (output / "checkpoint").exists():  # the other network has begun
-        return Bundle.load(folder)
+    folder = output / COARSE
+    # a network that cannot be made is found before hours of training another
+    build(make_task(run, training_cases(dataset)), run, seed=0)
+    if resume and (done := cascade.finished(folder)) is not None:
+        return done
 
     def told(event: Event) -> None:
         listen(event if event.kind in ("warning", "leakage") else replace(event, text=f"coarse: {event.text}"))
 
-    return train(run.coarse, dataset, folder, resume=resume and (folder / "run.yaml").exists(), listener=told)
+    begun = resume and (folder / "run.yaml").exists()
+    return cascade.finish(folder, train(coarse, dataset, folder, resume=begun, listener=told))
 
 
 def _pool(store: Any) -> Any:
@@ -188,13 +191,15 @@ def _met(dataset: Dataset, pool: Any, run: Run) -> Dataset:
     return dataset.with_cases(cases)
 
 
-def _digest(run: Run, recipe: prepare.Recipe, store: Any) -> str:
-    """What makes a checkpoint this run's: all settings but the budget and the words, the recipe and the pixels."""
+def _digest(run: Run, recipe: prepare.Recipe, store: Any, coarse: cascade.Coarse | None) -> str:
+    """What makes a checkpoint this run's: settings but budget and words, the recipe, the pixels, where is looked."""
     import hashlib
     import json
 
-    settings = run.model_dump(mode="json", exclude={"reasons", "budget_s", "memory_bytes", "coarse"})
-    text = json.dumps([settings, recipe.as_json(), [c.id for c in store.cases], store.hashes], sort_keys=True)
+    settings = run.model_dump(mode="json", exclude={"reasons", "budget_s", "memory_bytes"})
+    where = coarse.as_json() if coarse else None
+    facts = [settings, recipe.as_json(), [c.id for c in store.cases], store.hashes, where]
+    text = json.dumps(facts, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,18 +12,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medmap.bundle import Bundle
-from medmap.errors import counted
+from medmap.config import write_atomically
+from medmap.decision import ComponentRule
+from medmap.errors import BundleError, counted
 from medmap.feed import PatchStore, PreparedCase
 from medmap.plan import Run
-from medmap.predict.masks import component_rules, task_of
-from medmap.predict.within import box_on_prepared
+from medmap.predict.masks import task_of
+from medmap.predict.within import box_of, box_on_prepared
 from medmap.prepare import Recipe
 from medmap.runtime import Box, occupied
 from medmap.tasks.protocol import IGNORED
 from medmap.tasks.segment import SegmentSection, voxel_size
+from medmap.tasks.structures import Structures
 
-COARSE = "coarse"
 JUDGED = "judged"
+RULES = "rules.json"  # case → which parts of each structure count in it, fitted without its fold
+FINISHED = "finished.json"
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,13 +37,17 @@ class Coarse:
     Args:
         bundle: What it is.
         boxes: Case → where it says to look on the grid of the fine network, found by networks that did not learn from
-            the case; a case is absent where they found nothing or none judged it: then everything is looked at.
+            the case; None where they found nothing: then everything is looked at. A case that none judged is absent.
         cut: Cases with such a box that leaves part of a structure out.
     """
 
     bundle: Bundle
-    boxes: Mapping[str, Box]
+    boxes: Mapping[str, Box | None]
     cut: tuple[str, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """Where is looked, for a digest."""
+        return {case: box and [list(ends) for ends in box] for case, box in self.boxes.items()}
 
     @property
     def doubt(self) -> str | None:
@@ -47,8 +56,29 @@ class Coarse:
             return None
         named = ", ".join(self.cut[:5]) + (" …" if len(self.cut) > 5 else "")
         some = f"{len(self.cut)} of {counted(len(self.boxes), 'case')}"
-        remedy = "give it more time (coarse.fit.epochs) or more room (task.around_mm)"
+        remedy = "give it more time (coarse.time_share, coarse.fit.epochs) or more room (task.around_mm)"
         return f"the coarse network cuts a structure off in {some} that it did not learn from ({named}): {remedy}"
+
+
+def finish(folder: Path, bundle: Bundle) -> Bundle:
+    """Note in its run's folder that the coarse network is done, and return its bundle."""
+    write_atomically(folder / FINISHED, json.dumps({"bundle": bundle.digest}))
+    return bundle
+
+
+def finished(folder: Path) -> Bundle | None:
+    """The coarse network of a run that was stopped after it was done; None where it is not.
+
+    Raises:
+        BundleError: It was done, and another bundle stands there now.
+    """
+    note = folder / FINISHED
+    if not note.exists():
+        return None
+    bundle = Bundle.load(folder)
+    if json.loads(note.read_text(encoding="utf-8")).get("bundle") != bundle.digest:
+        raise BundleError(f"{folder} is not the coarse network of this run", remedy="start anew in another folder")
+    return bundle
 
 
 def looked_at(store: Any, run: Run, bundle: Bundle | None, folder: Path) -> tuple[Any, Coarse | None]:
@@ -63,39 +93,37 @@ def looked_at(store: Any, run: Run, bundle: Bundle | None, folder: Path) -> tupl
     if bundle is None:
         return store, None
     around_mm = cast("SegmentSection", run.task).around_mm  # a run with ``coarse`` is for masks
-    coarse = found(bundle, folder, store, around_mm)
-    return around(store, coarse, around_mm), coarse
+    structures = task_of(bundle, Recipe.from_json(bundle.spec.members[0].recipe).section.shape).structures
+    boxes = found(structures, folder, store, around_mm)
+    there = {row.case.id: _occupied(structures, row) for row in store.prepared}
+    cut = tuple(case for case, box in boxes.items() if _beyond(there[case], box))
+    rows = [_around(row, there[row.case.id], boxes.get(row.case.id), around_mm) for row in store.prepared]
+    return replace(store, prepared=tuple(rows)), Coarse(bundle, boxes, cut)
 
 
-def found(bundle: Bundle, folder: Path, store: PatchStore, around_mm: float) -> Coarse:
-    """What a coarse run found in the cases of a store.
+def found(structures: Structures, folder: Path, store: PatchStore, around_mm: float) -> dict[str, Box | None]:
+    """Where a coarse run's networks say to look in the cases that they did not learn from; see ``Coarse.boxes``.
+
+    Which parts count is fitted without the case's fold, as the coarse run itself is judged.
 
     Args:
-        bundle: The run's.
-        folder: The run's, with the masks of cases that its networks did not learn from.
+        structures: What the coarse masks hold.
+        folder: The coarse run's.
         store: The cases as the fine network sees them.
         around_mm: How far around what was found is looked.
     """
-    task = task_of(bundle, Recipe.from_json(bundle.spec.members[0].recipe).section.shape)
-    structures, rules = task.structures, component_rules(bundle, task.structures)
-    boxes: dict[str, Box] = {}
-    cut: list[str] = []
-    masks = _judged(folder)
+    masks, rules = _judged(folder), _rules(folder)
+    boxes: dict[str, Box | None] = {}
     for row in store.prepared:
         if (mask := masks.get(row.case.id)) is None:
             continue
         with np.load(mask) as held:
-            labels: NDArray[np.generic] = held["labels"]
+            labels: NDArray[Any] = held["labels"]
         grid = row.trace.source
-        kept = structures.kept(labels, rules, voxel_size(grid))
-        ends = occupied(kept > 0, len(grid.shape))
-        box = None if ends is None else box_on_prepared(ends, row.trace, around_mm)
-        if box is not None:
-            boxes[row.case.id] = box
-            there = _structures(row)
-            if there and any(a < c or d < b for (a, b), (c, d) in zip(there, box, strict=True)):
-                cut.append(row.case.id)
-    return Coarse(bundle, boxes, tuple(cut))
+        kept = structures.kept(labels, rules.get(row.case.id, {}), voxel_size(grid))
+        ends = box_of(structures.mask(kept, grid))
+        boxes[row.case.id] = None if ends is None else box_on_prepared(ends, row.trace, around_mm)
+    return boxes
 
 
 def _judged(folder: Path) -> dict[str, Path]:
@@ -107,30 +135,49 @@ def _judged(folder: Path) -> dict[str, Path]:
     return masks
 
 
-def around(store: PatchStore, coarse: Coarse, around_mm: float) -> PatchStore:
-    """The store whose cases are looked at where a structure is or the coarse network found one, and around.
+def write_rules(folder: Path, rules: Mapping[str, Mapping[int, ComponentRule]]) -> None:
+    """Keep beside the judged masks which parts count in each case."""
+    data = {case: {str(n): rule.to_json() for n, rule in some.items()} for case, some in rules.items()}
+    (folder / JUDGED).mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / JUDGED / RULES, json.dumps(data))
+
+
+def _rules(folder: Path) -> dict[str, dict[int, ComponentRule]]:
+    path = folder / JUDGED / RULES
+    data = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return {case: {int(n): ComponentRule(**rule) for n, rule in some.items()} for case, some in data.items()}
+
+
+def _occupied(structures: Structures, row: PreparedCase) -> Box | None:
+    """Where there is some structure on the prepared grid."""
+    truth = np.asarray(row.truth[:])
+    inside = np.zeros(truth.shape, dtype=bool)
+    for number in structures.named:
+        inside |= structures.true(truth, number)
+    return occupied(inside & (truth != IGNORED), truth.ndim)
+
+
+def _beyond(there: Box | None, box: Box | None) -> bool:
+    """Whether part of a structure lies outside of a box."""
+    if there is None or box is None:
+        return False
+    return any(a < c or d < b for (a, b), (c, d) in zip(there, box, strict=True))
+
+
+def _around(row: PreparedCase, there: Box | None, box: Box | None, around_mm: float) -> PreparedCase:
+    """The case judged within the coarse box, and learned from there and where a structure is, and around it.
 
     What the coarse network took for a structure belongs to it: the fine one must learn to say no.
     """
-    rows = [replace(row, inside=_inside(row, coarse.boxes.get(row.case.id), around_mm)) for row in store.prepared]
-    return replace(store, prepared=tuple(rows))
-
-
-def _structures(row: PreparedCase) -> Box | None:
-    truth = np.asarray(row.truth[:])
-    return occupied((truth > 0) & (truth != IGNORED), truth.ndim)
-
-
-def _inside(row: PreparedCase, box: Box | None, around_mm: float) -> Box | None:
-    there, grid = _structures(row), row.trace.target
     if there is None:
-        return box
+        return replace(row, inside=box, judged_inside=box)
+    grid = row.trace.target
     steps = grid.spacing_mm if grid.has_size else (1.0,) * len(there)
     more = [int(np.ceil(around_mm / step)) for step in steps]
-    own = [
+    ends = [
         (max(0, first - by), min(side, after + by))
         for (first, after), by, side in zip(there, more, grid.shape, strict=True)
     ]
-    if box is None:
-        return tuple(own)
-    return tuple((min(a, c), max(b, d)) for (a, b), (c, d) in zip(own, box, strict=True))
+    if box is not None:
+        ends = [(min(a, c), max(b, d)) for (a, b), (c, d) in zip(ends, box, strict=True)]
+    return replace(row, inside=tuple(ends), judged_inside=box)

@@ -10,14 +10,13 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from medmap import __version__
-from medmap.bundle import Bundle, BundleSpec, InputSpec, LabelSpec, MemberSpec, export, model_card
+from medmap.bundle import COARSE, Bundle, BundleSpec, InputSpec, LabelSpec, MemberSpec, export, model_card
 from medmap.decision import Decision
 from medmap.errors import BundleError
 from medmap.evaluate import Report
 from medmap.plan import network_options
 from medmap.report import save_evaluation
 from medmap.runtime import Parity, available_cores, cpu_facts
-from medmap.train.cascade import COARSE
 from medmap.train.events import Event
 
 if TYPE_CHECKING:

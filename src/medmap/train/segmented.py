@@ -22,6 +22,7 @@ from medmap.decision import (
     fit_expected_dice,
     fit_rule,
 )
+from medmap.errors import DataError
 from medmap.evaluate import Circumstances, Failure, Report, report_from_masks
 from medmap.feed import PatchStore, Progress, build_patch_store
 from medmap.fit import FitState, forwarding
@@ -30,7 +31,7 @@ from medmap.prepare import Recipe
 from medmap.read import read_ref
 from medmap.results import Mask
 from medmap.tasks.segment import Looking, Seen, voxel_size
-from medmap.train.cascade import JUDGED
+from medmap.train.cascade import JUDGED, write_rules
 from medmap.train.events import Event
 from medmap.train.members import Member
 from medmap.train.parts import Concluded, accepted, flow_of
@@ -42,8 +43,18 @@ if TYPE_CHECKING:
 
 
 def store(run: Run, dataset: Dataset, recipe: Recipe, folder: Path, progress: Progress) -> PatchStore:
-    """Every case with its mask, prepared once; of the test cases training looks at the hashes alone."""
-    return build_patch_store(dataset, recipe, memory_bytes=run.memory_bytes, folder=folder, progress=progress)
+    """Every case with its mask, prepared once; of the test cases training looks at the hashes alone.
+
+    Raises:
+        DataError: No mask holds a structure.
+    """
+    made = build_patch_store(dataset, recipe, memory_bytes=run.memory_bytes, folder=folder, progress=progress)
+    if not any(row.places for row in made.prepared if row.case.split != "test"):
+        raise DataError(
+            f"every mask of {dataset.name} is empty: there is nothing to learn",
+            remedy="look at the masks with medmap check; values that are ignored are no structures",
+        )
+    return made
 
 
 def doubts(dataset: Dataset) -> tuple[str, ...]:
@@ -58,7 +69,7 @@ def learned(work: Work, member: Member, state: FitState) -> dict[str, torch.Tens
     with forwarding(state.fabric, state.judged, work.run.fit) as forward:
         for done, row in enumerate(member.judge):
             found = work.store.prepared[int(row)]
-            inside = work.coarse.boxes.get(found.case.id) if work.coarse else None
+            inside = found.judged_inside
             pixels = np.asarray(found.image, dtype=np.float32)
             seen = work.task.seen(forward, pixels, found.trace, Looking(inside=inside))
             write_atomically(folder / _file(int(row), member), _packed(found.case.id, seen))
@@ -96,7 +107,8 @@ def concluded(work: Work, done: Sequence[Trained]) -> Concluded:
     first: dict[int, Member] = {}
     for one in done:
         for row in one.member.judge:
-            first.setdefault(int(row), one.member)
+            if work.coarse is None or work.store.cases[int(row)].id in work.coarse.boxes:
+                first.setdefault(int(row), one.member)
     fitted_on = {"cases": len(first), "how": how if first else "nothing"}
     decision = Decision(accepts=accepted(work), fitted_on=fitted_on)
     if not first:
@@ -104,6 +116,7 @@ def concluded(work: Work, done: Sequence[Trained]) -> Concluded:
     parts = _parts(work, first)
     rules, of_fold = _components(work, first, parts)
     named = work.task.structures.named
+    write_rules(work.output, {work.store.cases[row].id: of_fold[member.fold] for row, member in first.items()})
     decision = decision.with_(components={named[value].name: rule.to_json() for value, rule in rules.items()})
     report = _report(work, first, of_fold)
     expected = _foretold(work, first, parts, of_fold)
