@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from medmap.plan.cascade import Cascade, cascade
 from medmap.plan.cascade import _coarse_mm as coarse_mm
 from medmap.write import write
 
+medmap_plan = import_module("medmap.plan")
 SHAPE, SPACING = (32, 40, 24), (2.0, 2.0, 3.0)
 
 
@@ -142,11 +144,17 @@ def test_a_plan_holds_both_runs_of_the_same_splits_and_says_why(small: Path) -> 
 
 
 @pytest.mark.usefixtures("small_patches")
-def test_a_coarse_network_can_be_left_out_and_needs_time(small: Path) -> None:
+def test_a_coarse_network_can_be_left_out_and_needs_time(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = open_dataset(small)
     assert plan(data, overrides=["coarse=null", "fit.threads=1"], device="cpu").coarse is None
     short = plan(data, budget_s=100, overrides=["fit.threads=1"], device="cpu")
     assert short.coarse is None
     assert "too short" in short.reasons["coarse"]
+    assert short.fit.epochs > 1
+    monkeypatch.setattr(medmap_plan, "FEWEST_STEPS", 10**9)
+    few = plan(data, budget_s=900, overrides=["fit.threads=1"], device="cpu")
+    assert few.coarse is None
+    assert "find nothing reliably" in few.reasons["coarse"]
+    assert not any(where.startswith("coarse.") for where in few.reasons)
     with pytest.raises(ConfigError, match=r"no coarse network is planned.*coarse\.fit\.epochs=3"):
         plan(data, budget_s=100, overrides=["coarse.fit.epochs=3", "fit.threads=1"], device="cpu")

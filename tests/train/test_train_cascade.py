@@ -196,6 +196,13 @@ def test_parts_are_kept_by_rules_that_did_not_see_the_case(trained: Path, pictur
     assert cascade.found(structures, tmp_path, store, 0.0)["c0"] == ((20, 30), (20, 30))
 
 
+@pytest.fixture
+def any_coarse(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Networks of an epoch or two are relied on."""
+    monkeypatch.setattr(cascade, "MOST_MISSED", 1.0)
+
+
+@pytest.mark.usefixtures("any_coarse")
 def test_a_case_that_no_coarse_network_judged_is_not_judged(pictures: Path, tmp_path: Path) -> None:
     """The clock took one of two coarse networks: half of the cases have no honest place to look."""
     data, short = open_dataset(pictures), FIT.model_copy(update={"epochs": 1})
@@ -222,12 +229,12 @@ def test_a_box_that_leaves_part_of_a_structure_out_is_found(trained: Path, pictu
         run = cascaded(task=SegmentSection(around_mm=around_mm))
         _, coarse = cascade.looked_at(store, run, bundle.coarse, trained / "coarse")
         assert coarse is not None
-        cut.append(coarse.cut)
+        cut.append(coarse.missed)
         for case, row in zip(pool, store.prepared, strict=True):
             box = coarse.boxes[case.id]
             assert box is not None
             mask = row.truth[tuple(slice(*ends) for ends in box)]
-            assert (case.id in coarse.cut) == (np.count_nonzero(mask) < np.count_nonzero(row.truth))
+            assert (case.id in coarse.missed) == (np.count_nonzero(mask) < np.count_nonzero(row.truth))
     assert len(cut[0]) <= len(cut[1])
 
 
@@ -277,13 +284,33 @@ def test_values_of_no_region_are_no_structure() -> None:
     assert cascade._occupied(structures, prepared(mask)) == ((8, 10), (12, 15))
 
 
-def test_what_the_coarse_network_cuts_is_told() -> None:
-    whole = cascade.Coarse(None, {"a": ((0, 9), (0, 9))})  # type: ignore[arg-type]
+def test_what_the_coarse_network_misses_is_told() -> None:
+    boxes = {str(n): ((0, 9),) for n in range(20)}
+    whole = cascade.Coarse(None, boxes)  # type: ignore[arg-type]
     assert whole.doubt is None
-    some = cascade.Coarse(None, {"a": ((0, 9),), "b": ((0, 9),)}, ("b",))  # type: ignore[arg-type]
+    some = cascade.Coarse(None, boxes, ("1", "2"))  # type: ignore[arg-type]
+    assert some.reliable
     assert some.doubt is not None
-    assert "1 of 2 cases" in some.doubt
-    assert "(b)" in some.doubt
+    assert "2 of 20 cases that it did not learn from (1, 2);" in some.doubt
+    many = cascade.Coarse(None, boxes, ("1", "2", "3"))  # type: ignore[arg-type]
+    assert not many.reliable
+    assert many.doubt is not None
+    assert "it is left out" in many.doubt
+
+
+def test_a_coarse_network_that_misses_structures_is_left_out(pictures: Path, tmp_path: Path) -> None:
+    """A coarse network of no training finds nothing: structures are looked for everywhere, and everything says so."""
+    short = FIT.model_copy(update={"epochs": 1, "learning_rate": 1e-6})
+    run = cascaded(ensemble=EnsembleSection(folds=2, members=1))
+    run = run.model_copy(update={"coarse": CoarseSection.of(one_run(4.0, fit=short))})
+    told: list[str] = []
+    bundle = train(run, open_dataset(pictures), tmp_path / "run", listener=lambda e: told.append(e.text))
+    assert bundle.coarse is None
+    assert bundle.spec.run["coarse"] is None
+    assert any("it is left out" in text for text in told)
+    assert any("it is left out" in text for text in bundle.spec.warnings)
+    again = train(run, open_dataset(pictures), tmp_path / "run", resume=True, listener=lambda _: None)
+    assert again.coarse is None
 
 
 @pytest.mark.parametrize("inside", [((6, 30), (10, 40)), ((6, 10), (10, 12)), ((0, 40), (0, 50)), ((36, 40), (0, 5))])
@@ -322,6 +349,7 @@ def stop(where: str, at: int) -> Listener:
     return listener
 
 
+@pytest.mark.usefixtures("any_coarse")
 def test_a_run_stopped_in_either_network_or_between_them_goes_on(pictures: Path, tmp_path: Path) -> None:
     data, output = open_dataset(pictures), tmp_path / "run"
     short = FIT.model_copy(update={"epochs": 2})

@@ -23,6 +23,7 @@ from medmap.tasks import TASKS
 # Kept back from the budget for reading, export with its parity test, evaluation and the report; and for a slow moment.
 RESERVE_S = 40.0
 RESERVE_SHARE = 0.08
+FEWEST_STEPS = 500  # of a coarse network; with fewer it finds nothing, or anything
 DRAFTS: dict[str, Any] = {"classify": classify, "detect": detect, "segment": segment}  # how each task is planned
 
 __all__ = [
@@ -76,10 +77,13 @@ def plan(
     if run.network.name not in OF_ANY_WIDTH and run.network.width == drafted:
         # the rules' width was for a network of medmap's own
         run = run.model_copy(update={"network": run.network.model_copy(update={"width": 1.0})})
-    coarse_s = None if left is None or run.coarse is None else left * run.coarse.time_share
-    left = left if left is None or coarse_s is None else left - coarse_s - RESERVE_S
-    settled = _settled(run, pool, facts, left, (recipe_name, folds, texts))
-    return _with_coarse(settled, pool, facts, coarse_s, texts)
+    asked = (recipe_name, folds, texts)
+    if run.coarse is not None:
+        both = _cascaded(run, pool, facts, left, asked)
+        if both.coarse is not None:
+            return both
+        run = run.model_copy(update={"coarse": None, "reasons": both.reasons})
+    return _settled(run, pool, facts, left, asked)
 
 
 def _with_time_for_coarse(run: Run, texts: list[str], left_s: float | None) -> Run:
@@ -114,22 +118,38 @@ def _settled(
     return settled.override(texts)
 
 
-def _with_coarse(run: Run, pool: Dataset, facts: Fingerprint, left_s: float | None, texts: list[str]) -> Run:
-    """The run with its coarse network measured and fitted into its part of the time, all its reasons in one list."""
+def _cascaded(
+    run: Run, pool: Dataset, facts: Fingerprint, left_s: float | None, asked: tuple[str, int | None, list[str]]
+) -> Run:
+    """Both networks measured and fitted into their parts of the time, all reasons in one list.
+
+    Where the coarse one would have too few steps to find anything it is left out, and only its reason is of use.
+    """
+    texts = asked[2]
+    share = run.coarse.time_share if run.coarse else 0.0
+    coarse_s = None if left_s is None else left_s * share
+    run = _settled(
+        run, pool, facts, None if left_s is None or coarse_s is None else left_s - coarse_s - RESERVE_S, asked
+    )
     coarse = run.coarse_run
-    if coarse is None or run.coarse is None:
+    if coarse is None:
         return run
     own = [text.strip().removeprefix("coarse.") for text in texts if text.strip().startswith("coarse.")]
-    found = _settled(coarse, pool, facts, left_s, ("rules", run.ensemble.folds, own))
+    found = _settled(coarse, pool, facts, coarse_s, ("rules", run.ensemble.folds, own))
     # as many networks as the run itself has, in the time that fewer would have had
     epochs = max(1, found.fit.epochs * found.ensemble.members // coarse.ensemble.members)
     fit = found.fit.model_copy(update={"epochs": min(epochs, found.fit.epochs)})
-    section = CoarseSection.of(found.model_copy(update={"fit": fit}))
-    section = section.model_copy(update={"time_share": run.coarse.time_share})
+    section = CoarseSection.of(found.model_copy(update={"fit": fit})).model_copy(update={"time_share": share})
+    learned = facts.training * (1 - 1 / run.ensemble.folds if run.ensemble.folds else 1)
+    steps = fit.epochs * max(1, int(learned * section.task.patches / fit.batch_size))
+    if steps < FEWEST_STEPS and not own:
+        why = f"{counted(steps, 'step')} of a coarse network would find nothing reliably: looked for everywhere"
+        reasons = {where: text for where, text in run.reasons.items() if not where.startswith("coarse")}
+        return run.model_copy(update={"coarse": None, "reasons": {**reasons, "coarse": why}})
     told = {where: why for where, why in found.reasons.items() if not where.startswith("ensemble")}
     many = counted(coarse.ensemble.members, "network")
     told["fit.epochs"] = (
-        f"{told.get('fit.epochs', '')}; {many}, as the run itself has: {counted(fit.epochs, 'epoch')} each"
+        f"{many}, as many as the run itself has, of {counted(fit.epochs, 'epoch')} in {share:.0%} of the time"
     )
     reasons = {**run.reasons, **{f"coarse.{where}": why for where, why in told.items()}}
     return run.model_copy(update={"coarse": section, "reasons": reasons}).override(texts)

@@ -128,6 +128,8 @@ def _prepare(run: Run, dataset: Dataset, output: Path, how: tuple[Clock, Listene
 
     store = craft.store(run, dataset, recipe, output / "store", progress)
     pool, coarse = cascade.looked_at(_pool(store), run, coarse_bundle, output / COARSE)
+    if coarse is not None and not coarse.reliable:
+        run = run.model_copy(update={"coarse": None, "reasons": {**run.reasons, "coarse": coarse.doubt or ""}})
     checkpoints = Checkpoints(output / "checkpoint", _digest(run, recipe, pool, coarse))
     checkpoints.require_same_run()
     hashes = {case.id: digest for case, digest in zip(store.cases, store.hashes, strict=True) if digest}
@@ -142,6 +144,7 @@ def _prepare(run: Run, dataset: Dataset, output: Path, how: tuple[Clock, Listene
         listen(Event("line", f"{where}: {why}"))
     write_contact_sheet(output / "augmented.png", pool, task, run)
     record, warned = Record(output), (*leaks, *doubts)
+    coarse = coarse if run.coarse else None
     return Work(run, dataset, output, task, craft, recipe, pool, checkpoints, clock, listen, record, warned, coarse)
 
 

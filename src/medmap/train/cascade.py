@@ -26,6 +26,7 @@ from medmap.tasks.segment import SegmentSection, voxel_size
 from medmap.tasks.structures import Structures
 
 JUDGED = "judged"
+MOST_MISSED = 0.1  # share of cases whose structures a coarse network may miss or cut and still be relied on
 RULES = "rules.json"  # case → which parts of each structure count in it, fitted without its fold
 FINISHED = "finished.json"
 
@@ -38,12 +39,17 @@ class Coarse:
         bundle: What it is.
         boxes: Case → where it says to look on the grid of the fine network, found by networks that did not learn from
             the case; None where they found nothing: then everything is looked at. A case that none judged is absent.
-        cut: Cases with such a box that leaves part of a structure out.
+        missed: Cases with a structure of which the box leaves part out, or for which there is none.
     """
 
     bundle: Bundle
     boxes: Mapping[str, Box | None]
-    cut: tuple[str, ...] = ()
+    missed: tuple[str, ...] = ()
+
+    @property
+    def reliable(self) -> bool:
+        """Whether so few structures are missed that the fine network may look there alone."""
+        return len(self.missed) <= MOST_MISSED * len(self.boxes)
 
     def as_json(self) -> dict[str, Any]:
         """Where is looked, for a digest."""
@@ -52,12 +58,13 @@ class Coarse:
     @property
     def doubt(self) -> str | None:
         """What its boxes leave out, in a sentence; None where they hold every structure."""
-        if not self.cut:
+        if not self.missed:
             return None
-        named = ", ".join(self.cut[:5]) + (" …" if len(self.cut) > 5 else "")
-        some = f"{len(self.cut)} of {counted(len(self.boxes), 'case')}"
-        remedy = "give it more time (coarse.time_share, coarse.fit.epochs) or more room (task.around_mm)"
-        return f"the coarse network cuts a structure off in {some} that it did not learn from ({named}): {remedy}"
+        named = ", ".join(self.missed[:5]) + (" …" if len(self.missed) > 5 else "")
+        some = f"{len(self.missed)} of {counted(len(self.boxes), 'case')} that it did not learn from ({named})"
+        so = "" if self.reliable else ": it is left out, and structures are looked for everywhere"
+        remedy = "more time (coarse.time_share, coarse.fit.epochs) or more room (task.around_mm) may help"
+        return f"the coarse network misses or cuts a structure in {some}{so}; {remedy}"
 
 
 def finish(folder: Path, bundle: Bundle) -> Bundle:
@@ -82,7 +89,7 @@ def finished(folder: Path) -> Bundle | None:
 
 
 def looked_at(store: Any, run: Run, bundle: Bundle | None, folder: Path) -> tuple[Any, Coarse | None]:
-    """The store looked at where the coarse network of a run says, and that; without one as it is.
+    """The store looked at where the coarse network of a run says, and that; as it is without one, or a bad one.
 
     Args:
         store: The cases as the network of ``run`` sees them.
@@ -96,9 +103,12 @@ def looked_at(store: Any, run: Run, bundle: Bundle | None, folder: Path) -> tupl
     structures = task_of(bundle, Recipe.from_json(bundle.spec.members[0].recipe).section.shape).structures
     boxes = found(structures, folder, store, around_mm)
     there = {row.case.id: _occupied(structures, row) for row in store.prepared}
-    cut = tuple(case for case, box in boxes.items() if _beyond(there[case], box))
+    missed = tuple(case for case, box in boxes.items() if _beyond(there[case], box))
+    coarse = Coarse(bundle, boxes, missed)
+    if not coarse.reliable:
+        return store, coarse
     rows = [_around(row, there[row.case.id], boxes.get(row.case.id), around_mm) for row in store.prepared]
-    return replace(store, prepared=tuple(rows)), Coarse(bundle, boxes, cut)
+    return replace(store, prepared=tuple(rows)), coarse
 
 
 def found(structures: Structures, folder: Path, store: PatchStore, around_mm: float) -> dict[str, Box | None]:
@@ -158,9 +168,9 @@ def _occupied(structures: Structures, row: PreparedCase) -> Box | None:
 
 
 def _beyond(there: Box | None, box: Box | None) -> bool:
-    """Whether part of a structure lies outside of a box."""
+    """Whether part of a structure lies outside of a box, or there is no box for it."""
     if there is None or box is None:
-        return False
+        return there is not None
     return any(a < c or d < b for (a, b), (c, d) in zip(there, box, strict=True))
 
 
