@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 
 from medmap import augment, phantom, prepare
 from medmap.augment import AugmentSection
-from medmap.dataset import Dataset
+from medmap.dataset import Case, Dataset
 from medmap.errors import ConfigError, DataError, GeometryError
 from medmap.feed import Feed, PatchStore, build_patch_store
 from medmap.image import Image
@@ -136,3 +137,20 @@ def _yaml(prepare_section: dict[str, object]) -> Path:
     path = Path(tempfile.mkdtemp()) / "run.yaml"
     path.write_text(json.dumps({"medmap_run": 1, "task": {"kind": "segment"}, "prepare": prepare_section}))
     return path
+
+
+def test_a_case_that_takes_all_memory_is_left_out(
+    data: Dataset, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patches = import_module("medmap.feed.patches")
+    real, first = patches.case_image, next(iter(data)).id
+
+    def greedy(dataset: Dataset, case: Case) -> Image:
+        if case.id == first:
+            raise MemoryError
+        return real(dataset, case)
+
+    monkeypatch.setattr(patches, "case_image", greedy)
+    store = build_patch_store(data, recipe, memory_bytes=2**26)
+    assert set(store.failed) == {first}
+    assert "more memory than there is" in store.failed[first]

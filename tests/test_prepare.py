@@ -142,3 +142,11 @@ def test_orientation_turns_every_volume_the_same_way(image: Image) -> None:
 
 def test_no_step_where_the_image_fits() -> None:
     assert geometric_steps(picture((8, 8)), PrepareSection(shape=(8, 8))) == ()
+
+
+def test_a_spacing_out_of_range_does_not_ask_for_all_memory() -> None:
+    image = Image(np.random.default_rng(0).normal(size=(8, 8, 8)), Geometry.from_spacing((8, 8, 8), (1.0, 1.0, 1.0)))
+    recipe = fit(PrepareSection(shape=(8, 8, 8), grid="spacing", spacing_mm=(1.0, 1.0, 1.0)), [image])
+    far = Image(image.array, Geometry.from_spacing((8, 8, 8), (1e9, 1.0, 1.0)))
+    with pytest.raises(DataError, match=r"too large.*8e\+09 × 8 × 8 mm"):
+        recipe.apply(far)

@@ -110,6 +110,17 @@ def test_labels_outside_the_list_fractions_and_empty_masks(chests):
     assert issue_of(issues, "empty_mask").cases == ("c05",)
 
 
+def test_masks_of_several_channels_are_named(chests):
+    chests.masks[3] = lambda mask: Image(
+        np.stack([mask.array, mask.array], -1), mask.geometry, "label", channels=("a", "b")
+    )
+    issues = check(chests.write())
+    issue = issue_of(issues, "mask_with_channels")
+    assert (issue.cases, issue.severity) == (("c03",), "error")
+    assert issue.details["channels"] == {"c03": 2}
+    assert "fractional_mask" not in codes(issues)
+
+
 def test_the_ignored_value_and_regions_are_no_strangers(chests):
     chests.masks[1] = values(lambda a: np.where(a == 2, 255, a))
     dataset = replace(chests.write(), ignore=255)

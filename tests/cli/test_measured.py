@@ -51,6 +51,18 @@ def test_what_is_no_mask_or_no_table_is_refused(
     mm.write(decimals, tmp_path / "decimals.nii.gz")
     assert run(["measure", image, str(tmp_path / "decimals.nii.gz")]) == 3
     assert "whole numbers" in capsys.readouterr().err
+    shares = np.stack([np.full(oblique_geometry().shape, part, np.float32) for part in (0.3, 0.7)], axis=-1)
+    channels = Image(shares, oblique_geometry(), "arbitrary", channels=("a", "b"))
+    mm.write(channels, tmp_path / "shares.nii.gz")
+    assert run(["measure", image, str(tmp_path / "shares.nii.gz")]) == 3
+    assert "0 and one other value" in capsys.readouterr().err
+
+
+def test_an_empty_mask_is_called_so(study: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    empty = Image(np.zeros(oblique_geometry().shape, np.uint8), oblique_geometry(), "label")
+    mm.write(empty, tmp_path / "empty.nii.gz")
+    assert run(["measure", study[0], str(tmp_path / "empty.nii.gz")]) == 0
+    assert "no structure" in capsys.readouterr().out
 
 
 def test_each_structure_is_an_stl_file_of_its_own(tmp_path: Path, image: Image) -> None:

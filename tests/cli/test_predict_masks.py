@@ -18,7 +18,7 @@ from medmap.augment import OFF
 from medmap.bundle import Bundle
 from medmap.cli import run as medmap
 from medmap.cli.resumed import OWN
-from medmap.errors import UsageError
+from medmap.errors import BundleError, UsageError
 from medmap.geometry import Crop, Flip, Geometry, Pad, Permute, Resample, Trace
 from medmap.image import Image
 from medmap.layouts import open_dataset
@@ -262,6 +262,64 @@ def test_what_is_no_coarse_bundle_is_refused(trained: Path, nested: Path, tmp_pa
     object.__setattr__(other, "spec", bundle.spec.model_copy(update={"inputs": inputs}))
     with pytest.raises(UsageError, match="other inputs"):
         Predictor([bundle], view=MaskView(within=(other,)))
+
+
+def test_inputs_are_taken_by_their_names_and_in_one_order(trained: Path, nested: Path) -> None:
+    bundle, data = Bundle.load(trained), open_dataset(nested)
+    first = next(iter(data))
+    own = first.inputs["image"]
+    two = replace(
+        data,
+        inputs={"other": data.inputs["image"], "image": data.inputs["image"]},
+        cases=(replace(first, inputs={"other": next(reversed(list(data))).inputs["image"], "image": own}),),
+    )
+    (wanted,) = predict_masks([bundle], data.with_cases([first]), MaskView())
+    (found,) = predict_masks([bundle], two, MaskView())
+    np.testing.assert_array_equal(found.outputs["mask"].array, wanted.outputs["mask"].array)  # type: ignore[union-attr]
+    strange = dict.fromkeys(("a", "b"), data.inputs["image"])
+    unnamed = replace(two, inputs=strange, cases=(replace(first, inputs={"a": own, "b": own}),))
+    with pytest.raises(UsageError, match=r"none of the name that the bundle takes.*a, b"):
+        list(predict_masks([bundle], unnamed, MaskView()))
+
+
+@pytest.mark.parametrize("order", [("t1", "t2"), ("t2", "t1")])
+def test_bundles_of_swapped_inputs_do_not_answer_together(trained: Path, order: tuple[str, str]) -> None:
+    def of(names: tuple[str, str]) -> Bundle:
+        bundle = Bundle.load(trained)
+        inputs = dict.fromkeys(names, bundle.spec.inputs["image"])
+        object.__setattr__(bundle, "spec", bundle.spec.model_copy(update={"inputs": inputs}))
+        return bundle
+
+    one, other = of(("t1", "t2")), of(order)
+    if order == ("t1", "t2"):
+        Predictor([one], view=MaskView(within=(other,))).__exit__()
+        return
+    with pytest.raises(UsageError, match="in another order"):
+        Predictor([one], view=MaskView(within=(other,)))
+    with pytest.raises(UsageError, match="different orders"):
+        predict([one, other], Image(np.zeros((4, 4, 4), np.float32), Geometry.without_size((4, 4, 4))))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"run": {"task": {"kind": "segment", "overlap": 5}}}, "states no task of masks"),
+        ({"run": {"task": "segment"}}, "states no task of masks"),
+        ({"provenance": {"regions": {"background": ["x"], "organ": [1]}}}, "regions that are not its own"),
+    ],
+)
+def test_a_bundle_that_says_nonsense_is_refused(trained: Path, change: dict[str, object], words: str) -> None:
+    bundle = Bundle.load(trained)
+    object.__setattr__(bundle, "spec", bundle.spec.model_copy(update=change))
+    with pytest.raises(BundleError, match=words):
+        Predictor([bundle])
+
+
+def test_a_bundle_without_a_section_of_augmentation_learned_from_no_mirror(trained: Path) -> None:
+    bundle = Bundle.load(trained)
+    object.__setattr__(bundle, "spec", bundle.spec.model_copy(update={"run": {"augment": []}}))
+    with pytest.raises(UsageError, match="did not learn from mirrored"):
+        Predictor([bundle], view=MaskView(mirror=True))
 
 
 # -- mirrored, and how sure ------------------------------------------------------------------------------------------

@@ -321,10 +321,22 @@ def test_paths_and_names() -> None:
 def test_a_description_of_channels_versions_and_partial_labels(tmp_path: Path) -> None:
     examples.described(tmp_path)
     yaml = (tmp_path / "dataset.yaml").read_text()
-    for line, sentence in (("version: 0\n", "version"), ("parent: 7\n", "parent"), ("chanels: 1\n", "unknown key")):
+    for line, sentence in (
+        ("version: 0\n", "version"),
+        ("parent: 7\n", "parent"),
+        ("chanels: 1\n", "unknown key"),
+        ("ignore: 300\n", "ignore"),
+        ("ignore: -1\n", "ignore"),
+        ("ignore: 1\n", "ignore: 1 is also a class under labels"),
+        ("regions: {'': [1]}\n", "regions"),
+    ):
         examples.say(tmp_path / "dataset.yaml", yaml + line)
         with pytest.raises(ConfigError, match=sentence):
             open_dataset(tmp_path)
+    many = "medmap_dataset: 1\nname: many\ntask: segment\ninputs: {image: {}}\nlabels:\n"
+    examples.say(tmp_path / "dataset.yaml", many + "".join(f"  {n}: s{n}\n" for n in range(256)))
+    with pytest.raises(ConfigError, match="at most 255 values"):
+        open_dataset(tmp_path)
     examples.say(tmp_path / "dataset.yaml", yaml)
     for cell, sentence in (("c", "unknown class"), ("a;c", "unknown class")):
         examples.say(tmp_path / "cases.csv", f"case,image,mask,annotated\n1,a.nii.gz,m.nii.gz,{cell}\n")

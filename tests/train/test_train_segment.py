@@ -14,7 +14,7 @@ from medmap import phantom
 from medmap.augment import OFF
 from medmap.bundle import Bundle, parity
 from medmap.cli import run as medmap
-from medmap.errors import BundleError, MedmapWarning, UsageError
+from medmap.errors import BundleError, DataError, MedmapWarning, UsageError
 from medmap.evaluate import Options, evaluate, read_structures
 from medmap.fit import FitSection
 from medmap.geometry import Geometry
@@ -295,3 +295,12 @@ def test_an_engine_that_answers_otherwise_here_is_not_taken(trained: Path, monke
 
 def _differing() -> Parity:
     return Parity("openvino", "float32", 1, 9.0, 9.0, 0.1, False, 1e-3)
+
+
+def test_masks_without_a_structure_teach_nothing(tmp_path: Path) -> None:
+    folder = write_squares(tmp_path / "data", count=8)
+    for path in (folder / "images").glob("*_mask.nii.gz"):
+        mask = read(path)
+        write(mask.with_array(np.zeros_like(mask.array), "emptied"), path, overwrite=True)
+    with pytest.raises(DataError, match="every mask of squares is empty"):
+        train(small_run(), open_dataset(folder), tmp_path / "run")

@@ -26,6 +26,7 @@ CHECKS: Mapping[str, Check] = MappingProxyType(
         "grid_mismatch": truths.grid_mismatch,
         "label_outside_list": truths.label_outside_list,
         "fractional_mask": truths.fractional_mask,
+        "mask_with_channels": truths.mask_with_channels,
         "mirrored_mask": truths.mirrored_mask,
         "sides_exchanged": truths.sides_exchanged,
         "box_axes": boxes.box_axes,

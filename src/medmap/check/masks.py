@@ -35,7 +35,8 @@ class MaskFacts:
             something is marked where the image has none); ``unknown``.
         apart_mm: How far apart the corners of the two grids are at most; None without millimetres or with other shapes.
         counts: Voxels of each value but 0; empty when the mask is empty.
-        whole: Whether all values are whole numbers, and few.
+        whole: Whether it has one channel, and all values are whole numbers, and few.
+        channels: How many it has.
         at_edge: Voxels of each value on the outer faces of the grid.
         centres_mm: (3,) centre of each value in LPS mm, for grids of a patient.
         flips: How much better the mask's border lies on edges of the image when it is mirrored along each axis: 2 is
@@ -54,6 +55,7 @@ class MaskFacts:
     at_edge: Mapping[int, int] = field(default_factory=dict)
     centres_mm: Mapping[int, tuple[float, ...]] = field(default_factory=dict)
     flips: tuple[float, ...] | None = None
+    channels: int = 1
 
     @property
     def mask_name(self) -> str:
@@ -71,10 +73,13 @@ def mask_facts(case: str, observer: int, name: str, mask: Image, image: Image | 
     """
     grid = None if image is None else image.geometry
     relation, apart = related(mask.geometry, grid)
-    array = mask.channels_first()[0]
+    layers = mask.channels_first()
+    array = layers[0]
     values, whole = _values(array)
-    if not whole:
-        return MaskFacts(case, observer, name, mask.geometry, grid, relation, apart, whole=False)
+    if len(layers) > 1 or not whole:
+        return MaskFacts(
+            case, observer, name, mask.geometry, grid, relation, apart, whole=False, channels=len(layers)
+        )  # fmt: skip
     counts = {v: int(np.count_nonzero(array == v)) for v in values}
     at_edge = {v: _at_edge(array == v) for v in values}
     patient = mask.geometry.kind == "patient"

@@ -96,7 +96,7 @@ def grid_mismatch(facts: Facts) -> Iterator[Issue]:
 
 def fractional_mask(facts: Facts) -> Iterator[Issue]:
     """Values between the labels, as a resampling by interpolation leaves."""
-    odd = [mask for mask in facts.masks if not mask.whole]
+    odd = [mask for mask in facts.masks if not mask.whole and mask.channels == 1]
     if odd:
         yield Issue(
             "fractional_mask",
@@ -106,6 +106,21 @@ def fractional_mask(facts: Facts) -> Iterator[Issue]:
             "A value between two labels belongs to neither; rounding makes rims of wrong labels around structures.",
             "Take the mask before it was resampled, and resample it by nearest neighbour.",
             _cases(odd),
+        )
+
+
+def mask_with_channels(facts: Facts) -> Iterator[Issue]:
+    """Masks of several channels (a channel a structure), where a map of labels is learned from."""
+    odd = [mask for mask in facts.masks if mask.channels > 1]
+    if odd:
+        yield Issue(
+            "mask_with_channels",
+            "error",
+            f"{counted(len(odd), 'mask')} {_one(odd, 'has', 'have')} several channels: {named(_cases(odd))}",
+            "A mask is one map of labels; training leaves these cases out.",
+            "Write one map of labels; structures that overlap are regions of its values (regions in dataset.yaml).",
+            _cases(odd),
+            {"channels": {mask.case: mask.channels for mask in odd[:100]}},
         )
 
 
