@@ -82,7 +82,8 @@ def plan(
         both = _cascaded(run, pool, facts, left, asked)
         if both.coarse is not None:
             return both
-        run = run.model_copy(update={"coarse": None, "reasons": both.reasons})
+        reasons = {where: why for where, why in run.reasons.items() if not where.startswith("coarse")}
+        run = run.model_copy(update={"coarse": None, "reasons": {**reasons, "coarse": both.reasons["coarse"]}})
     return _settled(run, pool, facts, left, asked)
 
 
@@ -123,7 +124,7 @@ def _cascaded(
 ) -> Run:
     """Both networks measured and fitted into their parts of the time, all reasons in one list.
 
-    Where the coarse one would have too few steps to find anything it is left out, and only its reason is of use.
+    Where the coarse one would have too few steps to find anything it is left out, and the one reason says why.
     """
     texts = asked[2]
     share = run.coarse.time_share if run.coarse else 0.0
@@ -144,8 +145,7 @@ def _cascaded(
     steps = fit.epochs * max(1, int(learned * section.task.patches / fit.batch_size))
     if steps < FEWEST_STEPS and not own:
         why = f"{counted(steps, 'step')} of a coarse network would find nothing reliably: looked for everywhere"
-        reasons = {where: text for where, text in run.reasons.items() if not where.startswith("coarse")}
-        return run.model_copy(update={"coarse": None, "reasons": {**reasons, "coarse": why}})
+        return run.model_copy(update={"coarse": None, "reasons": {"coarse": why}})
     told = {where: why for where, why in found.reasons.items() if not where.startswith("ensemble")}
     many = counted(coarse.ensemble.members, "network")
     told["fit.epochs"] = (
