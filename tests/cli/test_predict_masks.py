@@ -250,6 +250,19 @@ def test_the_whole_volume_is_looked_at_when_asked(trained: Path, nested: Path, m
     assert 0 < seen[0] < seen[1]
 
 
+def test_progress_is_told_window_by_window(trained: Path, nested: Path) -> None:
+    data, told = open_dataset(nested), []
+    some = data.with_cases(list(data)[:2])
+    list(predict_masks([Bundle.load(trained)], some, MaskView(), progress=lambda *far: told.append(far)))
+    done = [part for part, of in told]
+    assert {of for _, of in told} == {2}
+    assert done == sorted(done)
+    assert done[-1] == 2
+    assert {1, 2} <= set(done)
+    assert any(0 < part < 1 for part in done)
+    assert any(1 < part < 2 for part in done)
+
+
 def test_what_is_no_coarse_bundle_is_refused(trained: Path, nested: Path, tmp_path: Path) -> None:
     bundle = Bundle.load(trained)
     other = Bundle.load(trained)

@@ -121,7 +121,7 @@ def _answered(
     done: Mapping[tuple[str, str], Row],
 ) -> list[Row]:
     """The index's rows in the dataset's order; those finished earlier are taken as they are."""
-    from medmap.predict import FailedCase, predict_cases, predict_masks
+    from medmap.predict import FailedCase, MaskView, predict_cases, predict_masks
 
     sources = {case.id: _source(data, case, shown) for case in data}
     rows = {case.id: done[case.id, sources[case.id]] for case in data if (case.id, sources[case.id]) in done}
@@ -131,7 +131,8 @@ def _answered(
             f"{counted(len(rows), 'case')} {'was' if len(rows) == 1 else 'were'} finished earlier, {len(todo)} left"
         )
     names = _names(data, {path.name for path in output.iterdir()})
-    ask = predict_cases if how.view is None else partial(predict_masks, view=how.view)
+    view = how.view or (MaskView() if bundles[0].spec.task == "segment" else None)
+    ask = predict_cases if view is None else partial(predict_masks, view=view)
     answers = ask(
         bundles,
         data.with_cases(todo or data.cases),

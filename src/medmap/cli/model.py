@@ -348,11 +348,13 @@ def predict(
         raise typer.Exit(1)
 
 
-def _view(within: list[Path] | None, margin: float, **asked: bool) -> MaskView | None:
+def _view(
+    within: list[Path] | None, margin: float, *, mirror: bool = False, uncertainty: bool = False, whole: bool = False
+) -> MaskView | None:
     """How masks are looked for; None where nothing is asked for, which every task takes."""
     from medmap.predict import MaskView
 
-    view = MaskView(tuple(_bundles(within or [])), margin, **asked)
+    view = MaskView(tuple(_bundles(within or [])), margin, mirror, uncertainty, whole)
     return None if view == MaskView(margin_mm=margin) else view
 
 

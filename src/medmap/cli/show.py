@@ -84,7 +84,7 @@ class Screen:
     def counter(self, what: str) -> Any:
         """A ``(done, of)`` callback that shows progress under a name."""
 
-        def tell(done: int, total: int | None) -> None:
+        def tell(done: float, total: int | None) -> None:
             if total:  # a download may not know its length
                 self.progress(what, done, total)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -32,6 +33,9 @@ __all__ = [
 ]
 
 
+Progress = Callable[[float, int], None]
+
+
 def predict_cases(
     bundles: Sequence[Bundle],
     dataset: Dataset,
@@ -40,7 +44,7 @@ def predict_cases(
     device: str = "auto",
     memory_bytes: int | None = None,
     channels: Sequence[str] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Iterator[Prediction | FailedCase]:
     """Answers for every case of a dataset, in order; a case that cannot be read fails alone.
 
@@ -68,12 +72,13 @@ def predict_masks(
     engine: str = "auto",
     device: str = "auto",
     memory_bytes: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Iterator[Prediction | FailedCase]:
     """Masks for every case of a dataset, as ``predict_cases``, looked for as a view says.
 
     Args:
-        bundles, dataset, engine, device, memory_bytes, progress: As in ``predict_cases``.
+        bundles, dataset, engine, device, memory_bytes: As in ``predict_cases``.
+        progress: Called with (done, of) cases, window by window: of the one in progress a share is done.
         view: Within what a coarse bundle finds, mirrored, with uncertainty.
 
     Raises:
@@ -82,11 +87,18 @@ def predict_masks(
     _require_alike(bundles)
     if (task := bundles[0].spec.task) != "segment":
         raise UsageError("masks alone are looked for within a box, mirrored, or with their uncertainty", got=task)
-    yield from _told(masks.answered(bundles, dataset, engine, device, memory_bytes, None, view), len(dataset), progress)
+    done, count = 0, len(dataset)
+    if progress is not None:
+        view = replace(view, told=lambda part: progress(done + part, count))
+    for answer in masks.answered(bundles, dataset, engine, device, memory_bytes, None, view):
+        yield answer
+        done += 1
+        if progress is not None:
+            progress(done, count)
 
 
 def _told(
-    answers: Iterator[Prediction | FailedCase], count: int, progress: Callable[[int, int], None] | None
+    answers: Iterator[Prediction | FailedCase], count: int, progress: Progress | None
 ) -> Iterator[Prediction | FailedCase]:
     for done, answer in enumerate(answers, start=1):
         yield answer

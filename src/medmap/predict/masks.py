@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -44,6 +44,7 @@ class MaskView:
             scores in parts of the largest possible one, of overlapping regions the largest; 0 where nobody looked.
         whole: Whether a volume is looked at as a whole, and neither where a coarse bundle says nor within the box of
             what is no background; without ``within``.
+        told: Called with the share of the case in progress that is done, 0 to 1; no part of how masks are looked for.
 
     Raises:
         UsageError: A margin below 0; the whole volume and the part that a coarse bundle finds at once.
@@ -54,6 +55,7 @@ class MaskView:
     mirror: bool = False
     uncertainty: bool = False
     whole: bool = False
+    told: Callable[[float], None] | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if not 0 <= self.margin_mm < np.inf:
@@ -215,7 +217,11 @@ class Predictor:
             sinks = self.task.structures.sinks(trace, doubt)
             planned = partial(plan_memory, windows, pixels.shape, self.task.outputs, sinks)
             windows = planned(inside=inside, held_bytes=held, limit_bytes=limit).windows
-        return Looking(windows, inside, doubt)
+        return Looking(windows, inside, doubt, self._told)
+
+    def _told(self, done: int, total: int) -> None:
+        if self.view.told is not None:
+            self.view.told(done / max(1, total))
 
     def _inside(self, images: dict[str, Image], trace: Trace) -> tuple[Box | None, str | None]:
         """Where to look: within what the coarse bundles found, else where there is no background; and a warning."""

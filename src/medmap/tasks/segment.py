@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
@@ -72,11 +72,13 @@ class Looking:
         windows: How it is covered; None: as the task's section says.
         inside: (first, after last) voxel along each axis of the prepared image beyond which nothing is; None: all.
         uncertainty: Whether the uncertainty of each voxel is wanted.
+        told: Called with windows done and windows in all.
     """
 
     windows: Windows | None = None
     inside: Box | None = None
     uncertainty: bool = False
+    told: Callable[[int, int], None] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -312,7 +314,8 @@ class Segment:
         """As ``labelled``, with what the probabilities say of the mask, and its uncertainty where ``how`` wants it."""
         how = how or Looking()
         sinks = self.structures.sinks(trace, how.uncertainty)
-        found = slide(network, image, how.windows or self.windows(image), sinks, inside=how.inside)
+        windows = how.windows or self.windows(image)
+        found = slide(network, image, windows, sinks, inside=how.inside, progress=how.told)
         return Seen(found["mask"], self.structures.expected_dice(found["overlap"].dice), found.get("uncertainty"))
 
     def _counts(self, mask: NDArray[Any], truth: NDArray[np.uint8], case: str) -> NDArray[np.int64]:
