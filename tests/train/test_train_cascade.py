@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from medmap.augment import OFF
 from medmap.bundle import Bundle
@@ -238,21 +237,6 @@ def test_a_box_that_leaves_part_of_a_structure_out_is_found(trained: Path, pictu
     assert len(cut[0]) <= len(cut[1])
 
 
-def test_threads_are_those_of_the_run(pictures: Path, tmp_path: Path) -> None:
-    before, seen = torch.get_num_threads(), []
-    short = {"ensemble": EnsembleSection(folds=2, members=1)}
-    fits = [FIT.model_copy(update={"epochs": 1, "threads": threads}) for threads in (1, 2)]
-    run = cascaded(fit=fits[0], **short).model_copy(update={"coarse": CoarseSection.of(one_run(4.0, fit=fits[1]))})
-
-    def listener(event: Event) -> None:
-        if event.kind == "progress" and "epoch" in event.text:
-            seen.append((event.text.startswith("coarse"), torch.get_num_threads()))
-
-    train(run, open_dataset(pictures), tmp_path / "run", listener=listener)
-    torch.set_num_threads(before)
-    assert set(seen) == {(True, 1), (False, 1)}
-
-
 def prepared(mask: np.ndarray) -> PreparedCase:
     grid = Geometry.from_spacing(mask.shape, (2.0, 1.0))
     case = Case("a", "p", inputs={})
@@ -309,8 +293,6 @@ def test_a_coarse_network_that_misses_structures_is_left_out(pictures: Path, tmp
     assert bundle.spec.run["coarse"] is None
     assert any("it is left out" in text for text in told)
     assert any("it is left out" in text for text in bundle.spec.warnings)
-    again = train(run, open_dataset(pictures), tmp_path / "run", resume=True, listener=lambda _: None)
-    assert again.coarse is None
 
 
 @pytest.mark.parametrize("inside", [((6, 30), (10, 40)), ((6, 10), (10, 12)), ((0, 40), (0, 50)), ((36, 40), (0, 5))])
