@@ -167,14 +167,8 @@ def export(
         raise UsageError("int8 runs on OpenVINO", got=", ".join(formats), remedy="export to openvino")
     network = bundle.ensemble()
     with tempfile.TemporaryDirectory(prefix="medmap-export-") as folder:
-        path = Path(folder) / ONNX
-        write_graphs(cast("Ensemble", network), inputs, path.parent)
-        if scales is not None:
-            for name, data in zip(INT8, quantized(path, scales, kept=heads_kept(bundle.spec)), strict=True):
-                (path.parent / name).write_bytes(data)
-        made = {file.name: file.read_bytes() for file in sorted(path.parent.iterdir())}
-        comparisons = _Comparisons(bundle)
-        found = _measure(network, path.parent, _trials(formats, int8), inputs, truths, comparisons)
+        made = _graphs(bundle, network, inputs, scales, Path(folder))
+        found = _measure(network, Path(folder), _trials(formats, int8), inputs, truths, _Comparisons(bundle))
     states = [bundle.state_dict(index) for index in range(len(bundle.spec.members))]
     older = {key: parity for key, parity in bundle.spec.engines.items() if not key.endswith(":int8")}
     engines = {**older, **_verdicts(found, older, known=truths is not None)}
@@ -190,6 +184,17 @@ def export(
         files={**files, **made},
         overwrite=True,
     )
+
+
+def _graphs(
+    bundle: Bundle, network: nn.Module, inputs: Floats, scales: Floats | None, folder: Path
+) -> dict[str, bytes]:
+    """Write the graphs of all members into a folder, in 8 bits too where scales are given; their contents by name."""
+    write_graphs(cast("Ensemble", network), inputs, folder)
+    if scales is not None:
+        for name, data in zip(INT8, quantized(folder / ONNX, scales, kept=heads_kept(bundle.spec)), strict=True):
+            (folder / name).write_bytes(data)
+    return {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
 
 
 class _Comparisons:
