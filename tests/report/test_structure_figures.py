@@ -136,3 +136,14 @@ def test_empty_masks_and_refusals() -> None:
         contours(image, nothing, nothing[1:])
     flat = replace(judged().scores[0], hd95_mm=None, voxel_ml=None)
     assert words_of(flat).startswith("liver: Dice")
+
+
+def test_a_small_picture_in_colour_is_drawn_into_a_copy() -> None:
+    """Nothing is cut or widened, so the picture is the image's own memory at first."""
+    truth = np.zeros((20, 24), bool)
+    truth[4:12, 4:12] = True
+    pixels = np.zeros((20, 24, 3), np.uint8)
+    image = Image(pixels, Geometry.without_size((20, 24)), "colour", ("red", "green", "blue"))
+    picture = contours(image, truth, np.roll(truth, 3, 0))
+    assert {COLOURS[0], COLOURS[1]} <= colours(picture)
+    assert not image.array.any()

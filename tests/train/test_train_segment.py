@@ -14,6 +14,7 @@ from medmap import phantom
 from medmap.augment import OFF
 from medmap.bundle import Bundle, parity
 from medmap.cli import run as medmap
+from medmap.decision import ComponentRule
 from medmap.errors import BundleError, DataError, MedmapWarning, UsageError
 from medmap.evaluate import Options, evaluate, read_structures
 from medmap.fit import FitSection
@@ -26,7 +27,8 @@ from medmap.prepare import PrepareSection
 from medmap.read import read, read_ref
 from medmap.runtime import CpuFacts, Parity
 from medmap.tasks.segment import SegmentSection
-from medmap.train import train
+from medmap.train import segmented, train
+from medmap.train.members import Member
 from medmap.write import write
 
 SPACING = (1.0, 1.5)
@@ -304,3 +306,14 @@ def test_masks_without_a_structure_teach_nothing(tmp_path: Path) -> None:
         write(mask.with_array(np.zeros_like(mask.array), "emptied"), path, overwrite=True)
     with pytest.raises(DataError, match="every mask of squares is empty"):
         train(small_run(), open_dataset(folder), tmp_path / "run")
+
+
+def test_what_is_judged_with_all_parts_is_said() -> None:
+    """Of one validation split there are no other cases to fit a rule on; of folds there are."""
+    rule = {1: ComponentRule(largest_only=True)}
+    member = Member(0, None, 0, np.array([0]), np.array([1]))
+    said = segmented._judged_whole({1: member}, rule, {None: {}})
+    assert said is not None
+    assert "For 1 case there were no others" in said
+    folded = Member(0, 0, 0, np.array([0]), np.array([1]))
+    assert segmented._judged_whole({1: folded}, rule, {0: rule}) is None

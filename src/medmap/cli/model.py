@@ -305,7 +305,8 @@ def predict(
     formats: Annotated[
         str | None,
         typer.Option(
-            "--format", help="json, csv, mask, overlay, dicom-seg, dicom-sr, coco … (default json,csv[,mask])."
+            "--format",
+            help="json, csv, nifti, overlay, png, stl, dicom-seg, dicom-sr, coco … (default json,csv[,mask]).",
         ),
     ] = None,
     engine: Engine = "auto",

@@ -161,7 +161,7 @@ def _plane(image: Image, truth: Bools, predicted: Bools) -> Pixels:
     low, high = np.percentile(values, [0.5, 99.5])
     shown = np.clip((values - low) / (high - low if high > low else 1.0) * 255, 0, 255)
     picture = np.moveaxis(np.rint(shown).astype(np.uint8), 0, -1)[box]
-    picture = np.ascontiguousarray(np.broadcast_to(picture, (*picture.shape[:2], 3)))
+    picture = np.array(np.broadcast_to(picture, (*picture.shape[:2], 3)), order="C")  # a copy: it is drawn into
     outline_both(picture, truth[box].astype(np.uint8), predicted[box].astype(np.uint8))
     return picture
 

@@ -30,6 +30,9 @@ def finish(work: Work, done: Sequence[Trained]) -> Bundle:
     found = work.craft.concluded(work, done)
     report = found.report
     spec = _spec(work, done, found.decision, list(found.notes))
+    for text in spec.warnings:
+        if text not in work.warnings:
+            work.listen(Event("line", text))
     estimates = [row.as_json() for row in report.rows] if report else []
     states = [one.weights for one in done]
     coarse = work.coarse.bundle.contents() if work.coarse else {}

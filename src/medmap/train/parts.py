@@ -111,7 +111,7 @@ def flow_of(work: Work, judged: int) -> tuple[tuple[str, int], ...]:
         ("of the test split, not looked at", test),
         ("without a truth", bare),
         ("unreadable or refused", len(lost)),
-        ("learned from by every network, not judged", len(others) - test - bare - judged),
+        ("learned from, not judged", len(others) - test - bare - judged),
     )
     left = tuple(step for step in steps if step[1] > 0)
     return (("supplied", len(work.dataset)), *left, ("evaluated", judged))

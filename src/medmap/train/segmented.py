@@ -22,7 +22,7 @@ from medmap.decision import (
     fit_expected_dice,
     fit_rule,
 )
-from medmap.errors import DataError
+from medmap.errors import DataError, counted
 from medmap.evaluate import Circumstances, Failure, Report, report_from_masks
 from medmap.feed import PatchStore, Progress, build_patch_store
 from medmap.fit import FitState, forwarding
@@ -119,6 +119,8 @@ def concluded(work: Work, done: Sequence[Trained]) -> Concluded:
     write_rules(work.output, {work.store.cases[row].id: of_fold[member.fold] for row, member in first.items()})
     decision = decision.with_(components={named[value].name: rule.to_json() for value, rule in rules.items()})
     report = _report(work, first, of_fold)
+    if rules and (words := _judged_whole(first, rules, of_fold)):
+        report = replace(report, notes=(*report.notes, words))
     expected = _foretold(work, first, parts, of_fold)
     if expected is not None:
         decision = decision.with_(expected_dice=expected.to_json())
@@ -127,6 +129,18 @@ def concluded(work: Work, done: Sequence[Trained]) -> Concluded:
 
 
 Rules = dict[int, ComponentRule]
+
+
+def _judged_whole(first: dict[int, Member], rules: Rules, of_fold: dict[int | None, Rules]) -> str | None:
+    """That cases are judged with parts which the bundle drops, where its rules were fitted on these very cases."""
+    whole = sum(of_fold[member.fold] != rules and not of_fold[member.fold] for member in first.values())
+    if not whole:
+        return None
+    return (
+        "The bundle drops parts of structures by rules fitted on the cases judged here. For "
+        f"{counted(whole, 'case')} there were no others to fit a rule on: judged with all parts, which predict and "
+        "evaluate do not give."
+    )
 
 
 def _components(
