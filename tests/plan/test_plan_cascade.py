@@ -15,7 +15,7 @@ from medmap.errors import ConfigError
 from medmap.geometry import Geometry
 from medmap.image import Image
 from medmap.layouts import open_dataset
-from medmap.plan import Fingerprint, plan, segment
+from medmap.plan import RESERVE_S, Fingerprint, plan, segment
 from medmap.plan.cascade import Cascade, cascade
 from medmap.plan.cascade import _coarse_mm as coarse_mm
 from medmap.write import write
@@ -94,6 +94,13 @@ def test_pictures_and_small_or_sizeless_fields_raise_no_question(small: Path, fa
     assert cascade(open_dataset(small), facts, (8, 8, 8)) is None
 
 
+def test_a_mask_of_another_dimension_is_passed_over(tmp_path: Path) -> None:
+    folder = write_volumes(tmp_path / "mixed")
+    flat = Image(np.ones((4, 4), np.uint8), Geometry.from_spacing((4, 4), (1.0, 1.0)), "label")
+    write(flat, folder / "images" / "0_mask.nii.gz", overwrite=True)
+    assert isinstance(cascade(open_dataset(folder), FACTS, (8, 8, 8)), Cascade)
+
+
 def test_without_a_structure_there_is_nothing_to_look_for(small: Path) -> None:
     data = open_dataset(small)
     bare = [replace(case, truth=replace(case.truth, masks=())) for case in data]
@@ -137,7 +144,7 @@ def test_a_plan_holds_both_runs_of_the_same_splits_and_says_why(small: Path) -> 
     assert first is not None
     assert (first.seed, first.splits, first.ensemble.folds) == (3, run.splits, 3)
     assert first.ensemble.members == run.ensemble.members
-    assert first.budget_s == 225
+    assert first.budget_s == 900 / 4 + RESERVE_S
     assert "coarse" in run.reasons
     assert run.reasons["coarse.fit.learning_rate"] == "set by hand"
     assert "# coarse.prepare.spacing_mm: 3 × 3 × 3 mm" in run.as_yaml()

@@ -22,7 +22,7 @@ from medmap.fit import FitSection
 from medmap.geometry import Geometry, Trace
 from medmap.image import Image
 from medmap.layouts import open_dataset
-from medmap.plan import CoarseSection, EnsembleSection, NetworkSection, Run
+from medmap.plan import RESERVE_S, CoarseSection, EnsembleSection, NetworkSection, Run
 from medmap.predict import predict
 from medmap.predict.masks import MaskView, task_of
 from medmap.prepare import PrepareSection, Recipe
@@ -383,7 +383,10 @@ def test_what_is_set_of_the_run_holds_for_both(tmp_path: Path) -> None:
     coarse = run.coarse_run
     assert coarse is not None
     assert (coarse.seed, coarse.splits.test, coarse.ensemble.folds, coarse.fit.threads) == (4, 0.3, 3, 2)
-    assert coarse.budget_s == 100
+    assert coarse.budget_s == 400 / 4 + RESERVE_S
+    short = run.override(["budget_s=10"]).coarse_run
+    assert short is not None
+    assert short.budget_s == 10
     assert coarse.ensemble.members == 3
     many = run.override(["ensemble.members=9"]).coarse_run
     assert many is not None

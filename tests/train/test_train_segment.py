@@ -312,8 +312,8 @@ def test_what_is_judged_with_all_parts_is_said() -> None:
     """Of one validation split there are no other cases to fit a rule on; of folds there are."""
     rule = {1: ComponentRule(largest_only=True)}
     member = Member(0, None, 0, np.array([0]), np.array([1]))
-    said = segmented._judged_whole({1: member}, rule, {None: {}})
+    said = segmented._judged_whole({1: member}, {None: {}})
     assert said is not None
     assert "For 1 case there were no others" in said
     folded = Member(0, 0, 0, np.array([0]), np.array([1]))
-    assert segmented._judged_whole({1: folded}, rule, {0: rule}) is None
+    assert segmented._judged_whole({1: folded}, {0: rule}) is None

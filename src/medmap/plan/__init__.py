@@ -15,14 +15,19 @@ from medmap.plan import classify, rules, segment
 from medmap.plan import detect as detect
 from medmap.plan.fingerprint import Fingerprint, fingerprint, sample_images
 from medmap.plan.recipes import RECIPES
-from medmap.plan.run import CoarseSection, EnsembleSection, NetworkSection, Run, SplitsSection
+from medmap.plan.run import (
+    RESERVE_S,
+    RESERVE_SHARE,
+    CoarseSection,
+    EnsembleSection,
+    NetworkSection,
+    Run,
+    SplitsSection,
+)
 from medmap.plan.trial import OF_ANY_WIDTH, Measured, build, make_task, measure, network_options
 from medmap.runtime import available_cores, peak_rss_bytes
 from medmap.tasks import TASKS
 
-# Kept back from the budget for reading, export with its parity test, evaluation and the report; and for a slow moment.
-RESERVE_S = 40.0
-RESERVE_SHARE = 0.08
 FEWEST_STEPS = 500  # of a coarse network; with fewer it finds nothing, or anything
 DRAFTS: dict[str, Any] = {"classify": classify, "detect": detect, "segment": segment}  # how each task is planned
 

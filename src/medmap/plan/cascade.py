@@ -93,6 +93,8 @@ def _sides_mm(pool: Dataset) -> Iterator[tuple[float, ...]]:
             mask = read_ref(pool, cases[int(at)].truth.masks[0])
         except DataError:
             continue  # `check` names it; the store lists it as failed
+        if mask.ndim != 3:
+            continue  # likewise
         mask = mask.oriented("LPS") if mask.geometry.kind == "patient" else mask
         ends = occupied(np.isin(mask.array, structures), 3)
         if ends is not None and mask.geometry.has_size:

@@ -18,6 +18,9 @@ from medmap.tasks.classify import ClassifySection
 from medmap.tasks.detect import DetectSection
 from medmap.tasks.segment import SegmentSection
 
+# Kept back from a budget for reading, export with its parity test, evaluation and the report; and for a slow moment.
+RESERVE_S = 40.0
+RESERVE_SHARE = 0.08
 SECTIONS_WITH_REASONS = ("task", "splits", "prepare", "augment", "network", "fit", "ensemble", "decision", "coarse")
 
 
@@ -123,7 +126,7 @@ class CoarseSection(Section):
     It learns from the same cases in the same splits and folds, by the same seed and with as many threads.
 
     Args:
-        time_share: Part of the time budget that is its.
+        time_share: Part of the time budget that it learns for; what it takes to finish comes on top.
         task, prepare, augment, network, fit: As of any run.
     """
 
@@ -195,7 +198,9 @@ class Run(Section):
             **{name: getattr(self, name) for name in ("seed", "device", "splits", "memory_bytes")},
             fit=coarse.fit.model_copy(update={"threads": self.fit.threads}),
             ensemble=EnsembleSection(folds=folds, members=min(folds, self.ensemble.members) if folds else 1),
-            budget_s=None if self.budget_s is None else self.budget_s * coarse.time_share,
+            budget_s=None
+            if self.budget_s is None
+            else min(self.budget_s, self.budget_s * coarse.time_share + RESERVE_S),
         )
 
     @classmethod

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from medmap.bundle import Bundle
 from medmap.dataset import Case, Dataset
-from medmap.decision import ComponentRule, ExpectedDice
+from medmap.decision import ExpectedDice
 from medmap.errors import BundleError, UsageError
 from medmap.geometry import Trace
 from medmap.image import Image
@@ -24,7 +24,6 @@ from medmap.prepare import Prepared, Recipe
 from medmap.results import Mask, Output, Picture, Prediction
 from medmap.runtime import Box, passing_bytes, plan_memory, rss_bytes
 from medmap.tasks.segment import WINDOWS_AT_ONCE, Looking, Segment, SegmentSection, voxel_size
-from medmap.tasks.structures import Structures
 
 MARGIN_MM = 10.0  # around what a coarse mask found, where nothing else is asked for
 Ready = tuple[dict[str, Image], Prepared]
@@ -92,13 +91,6 @@ def task_of(bundle: Bundle, shape: tuple[int, ...]) -> Segment:
     return Segment(section, bundle.labels, shape, regions=values)
 
 
-def component_rules(bundle: Bundle, structures: Structures) -> dict[int, ComponentRule]:
-    """Which parts of each structure a bundle keeps, by the structure's number."""
-    numbers = {label.name: number for number, label in structures.named.items()}
-    rules = bundle.decision.component_rules
-    return {numbers[name]: rule for name, rule in rules.items() if name in numbers}
-
-
 def _section(bundle: Bundle) -> SegmentSection:
     """How a bundle was trained.
 
@@ -164,7 +156,9 @@ class Predictor:
         self.recipe = Recipe.from_json(first.spec.members[0].recipe)
         self.task = task_of(first, self.recipe.section.shape)
         self._engines = [b.engine(engine, device=device, precision="auto") for b in bundles]  # type: ignore[arg-type]
-        self._rules = component_rules(first, self.task.structures)
+        numbers = {label.name: number for number, label in self.task.structures.named.items()}
+        rules = first.decision.component_rules
+        self._rules = {numbers[name]: rule for name, rule in rules.items() if name in numbers}
         self._expected = ExpectedDice.from_json(first.decision.expected_dice)
         self._modality = next(iter(first.spec.inputs.values())).modality
         self._mirror = _mirrored(bundles) if self.view.mirror else ()

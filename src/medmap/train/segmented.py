@@ -119,7 +119,7 @@ def concluded(work: Work, done: Sequence[Trained]) -> Concluded:
     write_rules(work.output, {work.store.cases[row].id: of_fold[member.fold] for row, member in first.items()})
     decision = decision.with_(components={named[value].name: rule.to_json() for value, rule in rules.items()})
     report = _report(work, first, of_fold)
-    if rules and (words := _judged_whole(first, rules, of_fold)):
+    if rules and (words := _judged_whole(first, of_fold)):
         report = replace(report, notes=(*report.notes, words))
     expected = _foretold(work, first, parts, of_fold)
     if expected is not None:
@@ -131,9 +131,9 @@ def concluded(work: Work, done: Sequence[Trained]) -> Concluded:
 Rules = dict[int, ComponentRule]
 
 
-def _judged_whole(first: dict[int, Member], rules: Rules, of_fold: dict[int | None, Rules]) -> str | None:
+def _judged_whole(first: dict[int, Member], of_fold: dict[int | None, Rules]) -> str | None:
     """That cases are judged with parts which the bundle drops, where its rules were fitted on these very cases."""
-    whole = sum(of_fold[member.fold] != rules and not of_fold[member.fold] for member in first.values())
+    whole = sum(not of_fold[member.fold] for member in first.values())
     if not whole:
         return None
     return (
