@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from medmap.geometry import Geometry, Trace
     from medmap.image import Image
     from medmap.layouts import open_dataset
-    from medmap.measure import StructureMeasurements, measure
+    from medmap.measure import Instances, StructureMeasurements, instances, measure
     from medmap.plan import Run, plan
     from medmap.predict import predict
     from medmap.read import choose, read, studies
@@ -48,6 +48,8 @@ _ROOMS = {
     "Decision": "decision",
     "StructureMeasurements": "measure",
     "measure": "measure",
+    "Instances": "measure",
+    "instances": "measure",
     "MedmapError": "errors",
     "MedmapWarning": "errors",
     "LeakageWarning": "errors",

@@ -42,6 +42,26 @@ def test_a_mask_is_measured_as_table_json_and_words(
     assert "12 voxels in 1 part" in capsys.readouterr().out
 
 
+def test_every_connected_part_is_measured_by_itself(
+    image: Image, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    array = np.zeros(image.geometry.shape, np.uint8)
+    array[1:3, 2:4, 3:6], array[0, 0, 0] = 3, 3
+    mm.write(image, tmp_path / "image.nii.gz")
+    mm.write(Image(array, oblique_geometry(), "label"), tmp_path / "mask.nii.gz")
+    call = ["measure", str(tmp_path / "image.nii.gz"), str(tmp_path / "mask.nii.gz"), "--instances"]
+    assert run([*call, "-o", str(tmp_path / "m.csv")]) == 0
+    rows = list(csv.DictReader((tmp_path / "m.csv").read_text().splitlines()))
+    assert [(row["instance"], row["structure"], row["voxels"]) for row in rows] == [("1", "3", "12"), ("2", "3", "1")]
+    assert "parts" not in rows[0]
+    assert float(rows[1]["intensity_mean"]) == pytest.approx(float(image.array[0, 0, 0]), rel=1e-5)
+    capsys.readouterr()
+    assert run(call) == 0
+    assert "2 3: 1 voxel, " in capsys.readouterr().out
+    assert run([*call, "--json"]) == 0
+    assert [row["instance"] for row in json.loads(capsys.readouterr().out)] == [1, 2]
+
+
 def test_what_is_no_mask_or_no_table_is_refused(
     study: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

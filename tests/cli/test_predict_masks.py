@@ -429,6 +429,30 @@ def test_surfaces_overlays_and_a_work_list(trained: Path, nested: Path, tmp_path
     assert {name for one in listed for name in one["files"].split(" | ")} == {f for row in cases for f in row["files"]}
 
 
+def test_instances_are_numbered_and_measured_one_by_one(trained: Path, nested: Path, tmp_path: Path) -> None:
+    out, pictures = tmp_path / "out", [str(nested / f"images/{n}.nii.gz") for n in (12, 13)]
+    call = ["predict", str(trained), *pictures, "-o", str(out), "--format", "json,csv,nifti,instances", "--quiet"]
+    assert medmap(call) == 0
+    cases = json.loads((out / "index.json").read_text())["cases"]
+    table = list(csv.DictReader((out / "instances.csv").read_text().splitlines()))
+    assert len(table) == sum(len(row["outputs"]["mask"]["instances"]) for row in cases) >= 4
+    for row in cases:
+        stem = row["files"][0][:6]
+        numbers, mask = (np.asarray(read(out / f"{stem}.{ending}.nii.gz".replace("..", ".")).array)
+                         for ending in ("instances", ""))  # fmt: skip
+        assert np.array_equal(numbers > 0, mask > 0)
+        for one in row["outputs"]["mask"]["instances"]:
+            value = {"rim": 1, "core": 2}[one["structure"]]
+            assert (mask[numbers == one["instance"]] == value).all()
+            assert (numbers == one["instance"]).sum() == one["voxels"]
+        mine = [one for one in table if one["case"] == row["case"]]
+        assert [int(one["instance"]) for one in mine] == list(range(1, len(mine) + 1))
+    before = (out / "instances.csv").read_bytes()
+    assert all(OWN.fullmatch(path.name) for path in out.iterdir())
+    assert medmap([*call, "--resume"]) == 0
+    assert (out / "instances.csv").read_bytes() == before
+
+
 def test_dicom_segmentations_beside_nifti_with_a_work_list(tmp_path: Path) -> None:
     phantom.write_study(
         tmp_path / "lungs", phantom.segmentation(14, seed=0, shape=(48, 48)), task="segment", format="dicom"
@@ -443,7 +467,7 @@ def test_dicom_segmentations_beside_nifti_with_a_work_list(tmp_path: Path) -> No
     )
     out = tmp_path / "out"
     call = ["predict", str(tmp_path / "run"), str(tmp_path / "lungs/images"), "-o", str(out)]
-    assert medmap([*call, "--format", "json,csv,nifti,dicom-seg", "--uncertainty", "--quiet"]) == 0
+    assert medmap([*call, "--format", "json,csv,nifti,dicom-seg,dicom-seg-instances", "--uncertainty", "--quiet"]) == 0
     rows = json.loads((out / "index.json").read_text())["cases"]
     assert len(rows) == 14
     assert all(row["unwritten"] == {} for row in rows)
@@ -452,4 +476,8 @@ def test_dicom_segmentations_beside_nifti_with_a_work_list(tmp_path: Path) -> No
         flat, seg = read(out / f"{stem}.nii.gz"), read(out / f"{stem}.seg.dcm")
         assert set(np.unique(flat.array)) <= {0, 1, 2}
         assert (np.asarray(seg.array) > 0).sum() == (np.asarray(flat.array) > 0).sum()
+        apart = read(out / f"{stem}.instances.seg.dcm")
+        assert (np.asarray(apart.array) > 0).sum() == (np.asarray(flat.array) > 0).sum()
+        parts = [one["parts"] for one in row["outputs"]["mask"]["structures"]]
+        assert len(row["outputs"]["mask"]["instances"]) == sum(parts)
     assert len((out / "worklist.csv").read_text().splitlines()) == 15

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from medmap.cli import findings
 from medmap.cli.images import as_dataset
-from medmap.cli.measured import add_measurements, drawn, in_a_cell, surfaces
+from medmap.cli.measured import add_measurements, drawn, structure_tables, surfaces
 from medmap.cli.resumed import KEPT, Row, earlier
 from medmap.cli.uncertainty import uncertainty_of, without_uncertainty
 from medmap.cli.worklist import NAME as WORKLIST
@@ -40,7 +40,9 @@ FORMATS = {
     "dicom-seg": ".seg.dcm",
     "dicom-rtstruct": ".rtstruct.dcm",
     "dicom-gsps": ".gsps.dcm",
+    "dicom-seg-instances": ".instances.seg.dcm",
     "nifti": ".nii.gz",
+    "instances": ".instances.nii.gz",  # of a picture without a size .instances.png
     "obj": ".obj",
     "stl": "",  # a file a structure
     "overlay": ".overlay.png",
@@ -66,6 +68,11 @@ class Request:
     memory_bytes: int | None = None
     resume: bool = False
     view: MaskView | None = None
+
+    @property
+    def apart(self) -> bool:
+        """Whether connected parts of structures are told one by one."""
+        return not {"instances", "dicom-seg-instances"}.isdisjoint(self.formats)
 
     @property
     def of_a_case(self) -> list[str]:
@@ -103,7 +110,8 @@ def write_answers(
             screen.close()
     for name, text in _tables(rows, how.formats, bundles[0].spec.task, numbers).items():
         write_atomically(output / name, text)
-    index: dict[str, Any] = {"medmap_predictions": 1, "bundles": digests, "cases": rows}
+    known = list(dict.fromkeys(text for bundle in bundles for text in bundle.spec.warnings))
+    index: dict[str, Any] = {"medmap_predictions": 1, "bundles": digests, "warnings": known, "cases": rows}
     if numbers is not None:
         index["coco"] = {name: dict(of) for name, of in numbers._asdict().items()}
     write_atomically(output / "index.json", json.dumps(index, indent=1, ensure_ascii=False))
@@ -153,7 +161,7 @@ def _answered(
         row |= _told(answer, row["unwritten"])
         foretold = {"expected_dice": answer.expected_dice, "probable_dice": answer.probable_dice}
         row |= {name: round(dice, 4) for name, dice in foretold.items() if dice is not None}
-        add_measurements(row["outputs"], answer, data, case)
+        add_measurements(row["outputs"], answer, data, case, apart=how.apart)
         if "json" in how.formats:  # last: it says that the case is finished
             row["files"] = [names[case.id], *row["files"]]
             document = {**answer.as_json(), "outputs": row["outputs"], **{key: row[key] for key in KEPT if key in row}}
@@ -185,7 +193,7 @@ def _other_files(
         if name == "stl":
             written += surfaces(answer, beside.with_name(stem), unwritten)
             continue
-        path = beside.with_name(stem + FORMATS[name])
+        path = beside.with_name(stem + _ending(name, answer))
         if name == "overlay":
             written += drawn(answer, data, case, path, unwritten)
             continue
@@ -237,6 +245,13 @@ def _mask_format(answer: Prediction) -> str:
     return "nifti" if all(grid.has_size for grid in answer.source.values()) else "png"
 
 
+def _ending(format: str, answer: Prediction) -> str:
+    """What a case's file of a format is called behind its number."""
+    if format == "instances" and _mask_format(answer) == "png":
+        return ".instances.png"
+    return FORMATS[format]
+
+
 def _tables(rows: Sequence[Row], formats: Sequence[str], task: str, numbers: findings.Numbers | None) -> dict[str, str]:
     """File name → text of all tables that were asked for."""
     if task == "detect":
@@ -244,34 +259,25 @@ def _tables(rows: Sequence[Row], formats: Sequence[str], task: str, numbers: fin
     if "csv" not in formats:
         return {}
     order = worklist(rows)
-    return dict([_table(rows, task)]) | ({} if order is None else {WORKLIST: order})
+    answers = [(row["case"], output) for row in rows if row["error"] is None for output in row["outputs"].values()]
+    tables = structure_tables(answers) if task == "segment" else {"scores.csv": _scores(answers)}
+    return tables | ({} if order is None else {WORKLIST: order})
 
 
-def _table(rows: Sequence[Row], task: str) -> tuple[str, str]:
-    """The name of the table of all cases, and its text: scores, or the structures of masks."""
+def _scores(answers: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
+    """The table of all cases' scores, by (case, output)."""
     import csv
     import io
 
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    answers = [(row["case"], output) for row in rows if row["error"] is None for output in row["outputs"].values()]
-    if task == "segment":
-        from medmap.measure import COLUMNS
-
-        writer.writerow(["case", "structure", "code", "voxels", "volume_ml", *COLUMNS])
-        for case, output in answers:
-            for one in output.get("structures", ()):
-                volume = "" if one["volume_ml"] is None else f"{one['volume_ml']:.6g}"
-                more = (in_a_cell(one.get(name)) for name in COLUMNS)
-                writer.writerow([case, one["label"], one["code"] or "", one["voxels"], volume, *more])
-        return "structures.csv", text.getvalue()
     found = [(case, output) for case, output in answers if output["type"] == "scores"]
     if found:
         writer.writerow(["case", "predicted", "abstained", *[f"score_{name}" for name in found[0][1]["scores"]]])
     for case, output in found:
         values = [f"{value:.6f}" for value in output["scores"].values()]
         writer.writerow([case, ";".join(output["decided"]), int(output["abstained"]), *values])
-    return "scores.csv", text.getvalue()
+    return text.getvalue()
 
 
 def sentences_on(cases: Sequence[Row]) -> tuple[list[str], str]:

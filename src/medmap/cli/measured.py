@@ -16,6 +16,7 @@ from medmap.errors import DataError, ReadError, UsageError, counted
 if TYPE_CHECKING:
     from medmap.dataset import Case, Dataset
     from medmap.image import Image
+    from medmap.measure import Instances
     from medmap.results import Mask, Prediction
 
 
@@ -25,22 +26,27 @@ def measure(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="A new .csv or .json file; without it a table is shown.")
     ] = None,
+    apart: Annotated[
+        bool, typer.Option("--instances", help="Measure every connected part by itself, the largest first.")
+    ] = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Measure every structure of a mask: volume, diameters, surface, place, and the image inside it."""
     from medmap.cli.show import Screen
+    from medmap.measure import instances
     from medmap.read import read
 
     if output is not None and output.suffix.lower() not in (".csv", ".json"):
         raise UsageError("measurements are written as a table or as JSON", got=output.name, expected=".csv or .json")
     if output is not None and output.exists():
         raise UsageError(f"{output} exists", remedy="choose another name")
-    rows = _measured(read(image), _mask_of(read(mask)))
+    lying, found = read(image), _mask_of(read(mask))
+    rows = as_instances(_measured(lying, instances(found))) if apart else _measured(lying, found)
     with Screen(quiet, json) as screen:
         if output is not None:
-            _write(rows, output)
-            screen.line(f"{counted(len(rows), 'structure')} measured: {output}")
+            _write(rows, output, apart)
+            screen.line(f"{counted(len(rows), 'instance' if apart else 'structure')} measured: {output}")
         if json:
             screen.document(rows)
         elif output is None:
@@ -50,14 +56,18 @@ def measure(
                 screen.result("the mask is empty: no structure")
 
 
-def add_measurements(outputs: Mapping[str, Any], answer: Prediction, data: Dataset, case: Case) -> None:
+def add_measurements(
+    outputs: Mapping[str, Any], answer: Prediction, data: Dataset, case: Case, *, apart: bool = False
+) -> None:
     """What is measured of each structure, into an answer's outputs as JSON; intensities where the image lies beneath.
 
     Args:
         outputs: By name, as ``as_json`` gave them; the structures of masks are added to.
         answer: With the masks.
         data, case: Where its image is found.
+        apart: Whether each connected part is measured too, as ``instances``.
     """
+    from medmap.measure import instances
     from medmap.results import Mask
 
     masks = {name: value for name, value in answer.outputs.items() if isinstance(value, Mask)}
@@ -65,12 +75,46 @@ def add_measurements(outputs: Mapping[str, Any], answer: Prediction, data: Datas
         return
     image = _image_under(data, case)
     for name, mask in masks.items():
-        try:
-            found = _measured(image, mask)
-        except DataError:  # the image lies elsewhere than the answer, which stands
-            found = _measured(None, mask)
-        for structure, measured in zip(outputs[name]["structures"], found, strict=True):
+        for structure, measured in zip(outputs[name]["structures"], _measured_if_beneath(image, mask), strict=True):
             structure.update(measured)
+        if apart:
+            outputs[name]["instances"] = as_instances(_measured_if_beneath(image, instances(mask)))
+
+
+def as_instances(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Measured instances as files have them: a number, and no count of parts.
+
+    Example:
+        >>> as_instances([{"value": 2, "label": "cyst", "voxels": 7, "parts": 1}])
+        [{'instance': 2, 'structure': 'cyst', 'voxels': 7}]
+    """
+    names = {"value": "instance", "label": "structure"}
+    return [{names.get(key, key): value for key, value in row.items() if key != "parts"} for row in rows]
+
+
+def structure_tables(answers: Sequence[tuple[str, Mapping[str, Any]]]) -> dict[str, str]:
+    """``structures.csv`` and, where parts were measured one by one, ``instances.csv``.
+
+    Args:
+        answers: (case, a mask as JSON with what was measured).
+    """
+    from medmap.measure import COLUMNS
+
+    def table(first: Sequence[str], keys: Sequence[str], of: str) -> str:
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["case", *first, *keys[len(first) :]])
+        for case, output in answers:
+            writer.writerows([case, *(in_a_cell(one.get(key)) for key in keys)] for one in output.get(of, ()))
+        return text.getvalue()
+
+    size = ("code", "voxels", "volume_ml")
+    found = {"structures.csv": table(["structure"], ["label", *size, *COLUMNS], "structures")}
+    if any("instances" in output for _, output in answers):
+        first = ["instance", "structure"]
+        keys = [*first, *size, *(name for name in COLUMNS if name != "parts")]
+        found["instances.csv"] = table(first, keys, "instances")
+    return found
 
 
 def surfaces(answer: Prediction, beside: Path, unwritten: dict[str, str]) -> list[str]:
@@ -133,7 +177,15 @@ def in_a_cell(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def _measured(image: Image | None, mask: Mask) -> list[dict[str, Any]]:
+def _measured_if_beneath(image: Image | None, mask: Mask | Instances) -> list[dict[str, Any]]:
+    """With intensities, unless the image lies elsewhere than the answer, which stands."""
+    try:
+        return _measured(image, mask)
+    except DataError:
+        return _measured(None, mask)
+
+
+def _measured(image: Image | None, mask: Mask | Instances) -> list[dict[str, Any]]:
     """The structures; without intensities of an image in colour, in time or elsewhere (then JSON holds null)."""
     from medmap.measure import measure as structures_of
 
@@ -179,7 +231,7 @@ def _mask_of(image: Image) -> Mask:
     return Mask(array.astype(np.uint16), image.geometry, {v: Label(str(v)) for v in values if v})
 
 
-def _write(rows: Sequence[Mapping[str, Any]], output: Path) -> None:
+def _write(rows: Sequence[Mapping[str, Any]], output: Path, apart: bool) -> None:
     import json
 
     from medmap.config import write_atomically
@@ -188,7 +240,8 @@ def _write(rows: Sequence[Mapping[str, Any]], output: Path) -> None:
     if output.suffix.lower() == ".json":
         write_atomically(output, json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
         return
-    names = ("value", "label", "code", "voxels", "volume_ml", *COLUMNS)
+    names = ["value", "label", "code", "voxels", "volume_ml", *COLUMNS]
+    names = list(as_instances([dict.fromkeys(names)])[0]) if apart else names
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(names)
@@ -197,8 +250,12 @@ def _write(rows: Sequence[Mapping[str, Any]], output: Path) -> None:
 
 
 def _sentence(row: Mapping[str, Any]) -> str:
-    """One structure in a line for a person."""
-    told = [f"{row['label']}: {counted(row['voxels'], 'voxel')} in {counted(row['parts'], 'part')}"]
+    """One structure, or one instance, in a line for a person."""
+    size = counted(row["voxels"], "voxel")
+    if "instance" in row:
+        told = [f"{row['instance']} {row['structure']}: {size}"]
+    else:
+        told = [f"{row['label']}: {size} in {counted(row['parts'], 'part')}"]
     for name, words in (("volume_ml", "{} ml"), ("area_mm2", "{} mm²"), ("long_axis_mm", "long axis {} mm"),
                         ("short_axis_mm", "short axis {} mm"), ("intensity_mean", "mean {}")):  # fmt: skip
         if row[name] is not None:

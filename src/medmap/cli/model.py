@@ -338,6 +338,8 @@ def predict(
     view = _view(within, margin, mirror=mirror, uncertainty=uncertainty, whole=whole)
     how = Request((formats or usual).split(","), engine, chosen, limit, resume, view)
     with Screen(quiet, json) as screen:
+        for text in dict.fromkeys(text for bundle in bundles for text in bundle.spec.warnings):
+            screen.warning(text)
         index = write_answers(bundles, inputs, output, how, screen)
     if json:
         screen.document(index)

@@ -15,8 +15,8 @@ from medmap.errors import UsageError
 ANSWER = re.compile(r"[0-9]{6,}\.json")
 # What a call leaves, whole or (the names with a point) as it was killed while writing.
 OWN = re.compile(
-    r"\.?([0-9]{6,}\.(json|((overlay|uncertainty)\.)?png|(uncertainty\.)?nii\.gz|obj|[a-z0-9-]+\.stl|(sr|seg|rtstruct|gsps)\.dcm)"
-    r"|(index|coco)\.json|(scores|structures|boxes|luna16|worklist)\.csv)(\.[0-9a-f]{16})?"
+    r"\.?([0-9]{6,}\.(json|((overlay|uncertainty|instances)\.)?png|((uncertainty|instances)\.)?nii\.gz|obj|[a-z0-9-]+\.stl|(sr|(instances\.)?seg|rtstruct|gsps)\.dcm)"
+    r"|(index|coco)\.json|(scores|structures|instances|boxes|luna16|worklist)\.csv)(\.[0-9a-f]{16})?"
     r"|\.[0-9a-f]{16}(\.[a-z0-9.]+)?"
 )
 FORETOLD = ("expected_dice", "probable_dice")

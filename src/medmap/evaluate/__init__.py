@@ -35,6 +35,7 @@ from medmap.evaluate.structures_compare import compare_structure_folders, compar
 from medmap.evaluate.structures_csv import read_structures, structures_text, write_structures
 from medmap.evaluate.structures_rows import structure_rows, structure_subgroup_rows, volume_agreement
 from medmap.evaluate.table import PredictionTable, table_of
+from medmap.evaluate.verdict import little_use
 
 __all__ = [
     "Aggregated",
@@ -79,6 +80,7 @@ __all__ = [
     "known_structures",
     "leaks",
     "leaks_of_recalibration",
+    "little_use",
     "log_look",
     "metrics_schema",
     "operating_point",

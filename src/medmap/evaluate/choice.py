@@ -19,6 +19,7 @@ from medmap.evaluate.folders import compare_any
 from medmap.evaluate.looks import LOG
 from medmap.evaluate.names import LOWER_IS_BETTER, SIGNED
 from medmap.evaluate.outcome import MetricRow
+from medmap.evaluate.verdict import little_use
 from medmap.metrics import Comparison
 
 CHANCE = 0.05  # from this p value on, a difference is called one that chance may give
@@ -317,6 +318,7 @@ def _warnings(best: Candidate, found: Sequence[Candidate], name: str) -> list[st
         f"The {name} of {best.name} is the best of {len(found)} on the cases that chose it, so it is optimistic. How "
         "good the chosen bundle is, only test cases tell: medmap evaluate … --split test."
     ]
+    told += little_use(best.metrics.metrics)
     if len(found) > 2:
         told.append("Each p value is of one pair alone; among several, one is small by chance more easily.")
     if failed := {failure.case: failure.reason for run in found for failure in run.metrics.failed}:

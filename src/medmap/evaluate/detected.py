@@ -16,6 +16,7 @@ from medmap.evaluate.detections import DetectionTable, detection_table, require_
 from medmap.evaluate.detections_rows import detection_rows, detection_subgroup_rows
 from medmap.evaluate.outcome import Circumstances, Failure, Report
 from medmap.evaluate.segmented import failure_words
+from medmap.evaluate.verdict import little_use
 from medmap.metrics import Bootstrap, HitRule
 from medmap.results import Boxes
 
@@ -108,12 +109,19 @@ def report_from_boxes(
     groups, notes = detection_subgroup_rows(table)
     gone = (("that nobody has looked at", without), ("unreadable or refused", len(failed)))
     flow = (("supplied", len(dataset)), *(step for step in gone if step[1]), ("evaluated", len(table)))
-    told = [*warnings, *failure_words(failed, len(table)), *unannotated_words(without), *_told(table, split)]
+    rows = detection_rows(table, given.bootstrap, given.size_edges)
+    told = [
+        *warnings,
+        *little_use(rows),
+        *failure_words(failed, len(table)),
+        *unannotated_words(without),
+        *_told(table, split),
+    ]
     patients = () if dataset.patients_known else (NO_PATIENTS,)
     return Report(
         split=split,
         table=table,
-        rows=(*detection_rows(table, given.bootstrap, given.size_edges), *groups),
+        rows=(*rows, *groups),
         dataset_name=dataset.name,
         dataset_digest=dataset.digest,
         task="detect",

@@ -26,6 +26,7 @@ from medmap.evaluate.pictures import Small, content_hash, small
 from medmap.evaluate.rows import aggregated, all_rows, stage_rows, subgroup_rows, weak_groups
 from medmap.evaluate.segmented import failure_words, report_from_masks
 from medmap.evaluate.table import PredictionTable, known, table_of
+from medmap.evaluate.verdict import little_use
 from medmap.metrics import Bootstrap, Estimate
 from medmap.predict import FailedCase, MaskView, predict_cases, predict_masks
 from medmap.results import Boxes, Mask, Prediction, ScoreKind, Scores
@@ -249,6 +250,7 @@ def report_from_table(
     headline = report.row("mae" if table.kind == "regression" else "auroc")
     told = [
         *warnings,
+        *little_use(rows),
         *failure_words(found.failed, len(table)),
         *not_beaten(found.baselines),
         *_few(table),

@@ -16,6 +16,7 @@ from medmap.evaluate.outcome import Circumstances, Failure, Report
 from medmap.evaluate.structures import PREDICTION, StructureTable, case_scores, structure_table
 from medmap.evaluate.structures_compare import compare_structures
 from medmap.evaluate.structures_rows import structure_rows, structure_subgroup_rows, volume_agreement
+from medmap.evaluate.verdict import little_use
 from medmap.metrics import Bootstrap, MaskRules, MaskScores
 from medmap.read import read_ref
 from medmap.results import Mask
@@ -68,11 +69,12 @@ def report_from_masks(
     groups, notes = structure_subgroup_rows(table)
     gone = (("without a true mask", without), ("unreadable or refused", len(failed)))
     flow = (("supplied", len(dataset)), *(step for step in gone if step[1]), ("evaluated", table.case_count))
-    told = [*warnings, *failure_words(failed, table.case_count)]
+    rows = structure_rows(table)
+    told = [*warnings, *little_use(rows), *failure_words(failed, table.case_count)]
     return Report(
         split=split,
         table=table,
-        rows=(*structure_rows(table), *volume_agreement(table), *groups),
+        rows=(*rows, *volume_agreement(table), *groups),
         dataset_name=dataset.name,
         dataset_digest=dataset.digest,
         task="segment",

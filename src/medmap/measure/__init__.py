@@ -2,14 +2,17 @@
 
 from medmap.measure.diameters import largest_diameter_mm, plane_axes_mm, slice_axis_of
 from medmap.measure.intensity import CODES, statistics
+from medmap.measure.parts import Instances, instances
 from medmap.measure.structures import COLUMNS, StructureMeasurements, measure
 from medmap.measure.surface import Mesh, mesh_of, surface_area_mm2
 
 __all__ = [
     "CODES",
     "COLUMNS",
+    "Instances",
     "Mesh",
     "StructureMeasurements",
+    "instances",
     "largest_diameter_mm",
     "measure",
     "mesh_of",

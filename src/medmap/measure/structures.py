@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,10 +14,11 @@ from medmap.geometry import Geometry
 from medmap.image import Image
 from medmap.measure.diameters import largest_diameter_mm, plane_axes_mm, slice_axis_of
 from medmap.measure.intensity import CODES, statistics
+from medmap.measure.parts import Instances
+from medmap.measure.regions import Bools, regions
 from medmap.measure.surface import surface_area_mm2
 from medmap.results import Label, Mask
 
-Bools = NDArray[np.bool_]
 # what a table has in its columns, in this order
 COLUMNS: tuple[str, ...] = (
     "parts", "area_mm2", "surface_mm2", "long_axis_mm", "short_axis_mm", "largest_diameter_mm", "centroid_lps_mm",
@@ -30,7 +31,7 @@ class StructureMeasurements:
     """One structure, measured; what an image without a size cannot tell, and what an empty structure has not, is None.
 
     Args:
-        value: Of the mask.
+        value: Of the mask; of an instance its number.
         label: The structure.
         voxels: How many (pixels of a picture).
         parts: Connected parts; voxels that share a corner belong together (26 neighbours, 8 in a plane).
@@ -74,11 +75,12 @@ class StructureMeasurements:
         return found
 
 
-def measure(mask: Mask, image: Image | None = None) -> tuple[StructureMeasurements, ...]:
-    """Measure every structure of a mask, in the order of its labels, those that are empty too.
+def measure(mask: Mask | Instances, image: Image | None = None) -> tuple[StructureMeasurements, ...]:
+    """Measure every structure of a mask, in the order of its labels, those that are empty too; or every instance.
 
     Args:
-        mask: On any grid: oblique, anisotropic, a plane; of a picture without a size only pixels are counted.
+        mask: On any grid: oblique, anisotropic, a plane; of a picture without a size only pixels are counted. Of
+            instances ``value`` is the number and ``label`` the structure's.
         image: What lies under it, of one channel, on the mask's grid or one that differs by turns, flips or a crop.
 
     Raises:
@@ -94,9 +96,8 @@ def measure(mask: Mask, image: Image | None = None) -> tuple[StructureMeasuremen
         (8, 0.016, (1, 1, 1), (2, 2, 2))
     """
     under = None if image is None else _under(image, mask.geometry)
-    return tuple(
-        _measured(value, label, region, box, mask.geometry, under) for value, label, region, box in _regions(mask)
-    )
+    found = mask.regions() if isinstance(mask, Instances) else regions(mask)
+    return tuple(_measured(value, label, region, box, mask.geometry, under) for value, label, region, box in found)
 
 
 def _under(image: Image, grid: Geometry) -> Image:
@@ -113,23 +114,6 @@ def _under(image: Image, grid: Geometry) -> Image:
         raise GeometryError("the image covers only a part of the mask", got=image.geometry.in_words,
                             expected=grid.in_words)  # fmt: skip
     return matched
-
-
-def _regions(mask: Mask) -> Iterator[tuple[int, Label, Bools, tuple[slice, ...]]]:
-    """Each structure within the box that holds it; a box of no size where there is none of it."""
-    from scipy import ndimage
-
-    nowhere = (slice(0, 0),) * mask.geometry.ndim
-    if mask.array.dtype == np.bool_:
-        for channel, (value, label) in enumerate(mask.labels.items()):
-            whole = mask.array[..., channel]
-            box = (ndimage.find_objects(whole.astype(np.uint8)) or [nowhere])[0] or nowhere
-            yield value, label, whole[box], box
-        return
-    boxes = ndimage.find_objects(mask.array, max(mask.labels, default=0)) if mask.labels else []
-    for value, label in mask.labels.items():
-        box = boxes[value - 1] or nowhere
-        yield value, label, mask.array[box] == value, box
 
 
 def _measured(

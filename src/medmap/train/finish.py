@@ -13,7 +13,7 @@ from medmap import __version__
 from medmap.bundle import COARSE, Bundle, BundleSpec, InputSpec, LabelSpec, MemberSpec, export, model_card
 from medmap.decision import Decision
 from medmap.errors import BundleError
-from medmap.evaluate import Report
+from medmap.evaluate import Report, little_use
 from medmap.plan import network_options
 from medmap.report import save_evaluation
 from medmap.runtime import Parity, available_cores, cpu_facts
@@ -29,10 +29,11 @@ def finish(work: Work, done: Sequence[Trained]) -> Bundle:
     """Leave the bundle, its exported form, and the evaluation on the cases that judged the members."""
     found = work.craft.concluded(work, done)
     report = found.report
-    spec = _spec(work, done, found.decision, list(found.notes))
+    poor = little_use(report.rows) if report else []
+    spec = _spec(work, done, found.decision, [*poor, *found.notes])
     for text in spec.warnings:
         if text not in work.warnings:
-            work.listen(Event("line", text))
+            work.listen(Event("warning" if text in poor else "line", text))
     estimates = [row.as_json() for row in report.rows] if report else []
     states = [one.weights for one in done]
     coarse = work.coarse.bundle.contents() if work.coarse else {}

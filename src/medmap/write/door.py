@@ -24,7 +24,7 @@ from medmap.write.dicom.source import About, Origin, origin_of
 from medmap.write.findings import boxes_table, coco_results, luna16_submission, require_one_class
 from medmap.write.images import write_npy, write_png, write_tiff
 from medmap.write.meshes import write_obj, write_stl
-from medmap.write.volumes import write_metaimage, write_nifti, write_nrrd
+from medmap.write.volumes import write_instances, write_metaimage, write_nifti, write_nrrd
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Format:
         image: Writes an image, or None.
         result: Writes a prediction as text, or None.
         table: Writes any number of predictions as one text, or None.
-        mask: Writes a mask as something else than voxels, or None.
+        mask: Writes what is made of a mask, a surface or its instances, or None.
         dicom: Makes DICOM objects (pydicom data sets) of a value and the series it refers to, or None.
     """
 
@@ -111,9 +111,11 @@ FORMATS: tuple[Format, ...] = (
     Format("csv", (".csv",), table=_csv),
     Format("coco", (".json",), table=_coco),
     Format("luna16", (".csv",), table=_luna16),
+    Format("instances", (".nii.gz", ".nii", ".png"), mask=write_instances),
     Format("stl", (".stl",), mask=write_stl),
     Format("obj", (".obj",), mask=write_obj),
     Format("dicom-seg", (".dcm",), dicom=objects.binary),
+    Format("dicom-seg-instances", (".dcm",), dicom=objects.instances_apart),
     Format("dicom-seg-fractional", (".dcm",), dicom=objects.fractional),
     Format("dicom-seg-labelmap", (".dcm",), dicom=objects.labelmap),
     Format("dicom", (".dcm",), dicom=objects.slices),
@@ -143,8 +145,9 @@ def write(
         value: What to write; of ``csv``, ``coco`` and ``luna16`` also several predictions, which become one file.
         path: The file; its suffix names the format when ``format`` does not. For DICOM also a folder: one object is
             named after its format in it, a series of images becomes a folder of its own that must not hold anything.
-        format: nifti, nrrd, mha, png, tiff, npy, json, csv, coco, luna16; stl, obj (the surface of a mask); or
-            a DICOM object (``FORMATS``), which is always named.
+        format: nifti, nrrd, mha, png, tiff, npy, json, csv, coco, luna16; stl, obj (the surface of a mask);
+            instances (a mask's connected parts, numbered: NIfTI, or PNG by the file's name), which is always named, as
+            is a DICOM object (``FORMATS``).
         overwrite: Replace a file that is there (never a folder).
         source: For DICOM: the series that the value was made from, as an ``Image`` that was read, a ``Series``, a
             folder or files. An image that was read from DICOM is its own source.
@@ -201,7 +204,7 @@ def _format(path: Path, name: str | None) -> Format:
             if row.name == name:
                 return row
         raise UsageError("unknown format", got=repr(name), expected=known)
-    for row in FORMATS:  # json before coco, csv before luna16: those are named
+    for row in FORMATS:  # json before coco, csv before luna16, nifti before instances: those are named
         if row.dicom is None and path.name.lower().endswith(row.suffixes):
             return row
     raise UsageError("the file's name does not say its format", got=path.name, expected=known, remedy="give the format")

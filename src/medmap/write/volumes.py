@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 from medmap.errors import DataError, GeometryError
 from medmap.geometry import Floats
 from medmap.image import Image
-from medmap.write.images import storable
+from medmap.measure import instances
+from medmap.results import Mask
+from medmap.write.images import storable, write_png
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 NIFTI_1_MAX = 32767  # voxels along one axis
@@ -158,6 +160,16 @@ def write_nifti(image: Image, path: Path) -> None:
     head = _nifti_header(image, array)
     with path.open("wb") as file:
         (_write_gzip if path.name.lower().endswith(".gz") else _write_plain)(file, head, array)
+
+
+def write_instances(mask: Mask, path: Path) -> None:
+    """The connected parts of a mask, each with a number of its own: NIfTI, or a PNG where the name says so.
+
+    Raises:
+        GeometryError: NIfTI of a mask without millimetres.
+        DataError: A PNG of a volume, of overlapping structures, or of more than 65,535 instances.
+    """
+    (write_png if path.name.lower().endswith(".png") else write_nifti)(instances(mask).image, path)
 
 
 def _nifti_header(image: Image, array: NDArray[Any]) -> bytes:

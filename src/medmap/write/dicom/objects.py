@@ -10,6 +10,7 @@ from typing import Any
 
 from medmap.errors import UsageError
 from medmap.image import Image
+from medmap.measure import instances
 from medmap.results import Boxes, Mask, Picture, Prediction
 from medmap.write.dicom.capture import captures
 from medmap.write.dicom.presentation import presentation_state
@@ -23,6 +24,11 @@ from medmap.write.dicom.structures import structure_set
 def binary(value: Any, origin: Origin, about: About) -> Sequence[Any]:
     """One binary segmentation of a mask, or of called boxes."""
     return [segmentation(the_regions(value), origin, about, "BINARY")]
+
+
+def instances_apart(value: Any, origin: Origin, about: About) -> Sequence[Any]:
+    """One binary segmentation with a segment for each connected part of a mask's structures."""
+    return [segmentation(instances(the_mask(value)).as_mask(), origin, about, "BINARY")]
 
 
 def labelmap(value: Any, origin: Origin, about: About) -> Sequence[Any]:
