@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from medmap.bundle import graphs
+from medmap.bundle import Bundle, graphs
 from medmap.cli import run as medmap
+from medmap.cli.engines import at_this_site
 from medmap.errors import BundleError
-from medmap.runtime import open_engine
+from medmap.runtime import Parity, open_engine
 
 
 @pytest.fixture
@@ -36,6 +38,21 @@ def test_verify_says_what_cannot_run(world: Path, capsys: pytest.CaptureFixture[
     assert medmap(["verify", str(world / "run"), "--json"]) == 1
     rows = json.loads(capsys.readouterr().out)["parity"]
     assert [row["max_abs"] for row in rows if row["engine"] == "onnx"] == [None]
+
+
+def test_fewer_bits_are_held_against_what_they_did_at_the_export(world: Path) -> None:
+    bundle = Bundle.load(world / "run")
+    low = Parity("openvino", "int8", 2, 2.7, 0.3, 0.9, True, 0.01, dice=0.76)
+    engines = {**bundle.spec.engines, "openvino:int8": {"passed": True, "dice": 0.9949, "phantom_max_abs": 2.6}}
+    object.__setattr__(bundle, "spec", bundle.spec.model_copy(update={"engines": engines}))
+    said = at_this_site(bundle, low)
+    assert "the same numbers as at the export" in said
+    assert "0.9949" in said
+    assert "0.76" not in said, "masks of noise are chance"
+    assert at_this_site(bundle, replace(low, passed=False)).startswith("DIFFERS")
+    boxes = {"passed": True, "boxes_matched": 0.997, "phantom_max_abs": 2.6}
+    object.__setattr__(bundle, "spec", bundle.spec.model_copy(update={"engines": {"openvino:int8": boxes}}))
+    assert "99.70% of its boxes" in at_this_site(bundle, low)
 
 
 @pytest.mark.usefixtures("no_onnx")

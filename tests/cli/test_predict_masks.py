@@ -17,6 +17,8 @@ from medmap import phantom
 from medmap.augment import OFF
 from medmap.bundle import Bundle
 from medmap.cli import run as medmap
+from medmap.cli.findings import require_formats
+from medmap.cli.images import as_dataset
 from medmap.cli.resumed import OWN
 from medmap.errors import BundleError, UsageError
 from medmap.geometry import Crop, Flip, Geometry, Pad, Permute, Resample, Trace
@@ -200,6 +202,39 @@ def test_the_command_looks_within_keeps_memory_and_knows_its_answers(
     assert "another bundle" in capsys.readouterr().err
     assert medmap(["predict", str(trained), str(nested), "-o", str(tmp_path / "x"), "--within", str(nested)]) == 5
     assert medmap([*call[:-2], str(tmp_path / "y"), "--within", str(trained), "--margin", "-1"]) == 2
+
+
+def test_a_call_that_is_refused_leaves_no_folder(
+    trained: Path, nested: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    call = ["predict", str(trained), str(nested / "images/12.nii.gz"), "-o", str(tmp_path / "out"), "--quiet"]
+    assert medmap([*call, "--memory", "64MiB"]) != 0
+    assert not (tmp_path / "out").exists()
+    assert medmap([*call, "--format", "json,png"]) == 2
+    assert "png holds masks with 2 axes" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "out").mkdir()
+    assert medmap([*call, "--memory", "64MiB"]) != 0
+    assert (tmp_path / "out").exists(), "it was there before"
+
+
+def test_surfaces_of_pictures_are_refused_before_anything_is_answered(trained: Path) -> None:
+    flat = Bundle.load(trained)
+    inputs = {name: one.model_copy(update={"size": (16, 16)}) for name, one in flat.spec.inputs.items()}
+    object.__setattr__(flat, "spec", flat.spec.model_copy(update={"inputs": inputs}))
+    for name in ("stl", "obj"):
+        with pytest.raises(UsageError, match="3 axes"):
+            require_formats(["json", name], flat)
+    require_formats(["json", "png", "overlay", "instances"], flat)
+
+
+def test_files_alone_do_not_say_which_input_they_are(trained: Path, nested: Path, tmp_path: Path) -> None:
+    two = Bundle.load(trained)
+    (given,) = two.spec.inputs.values()
+    object.__setattr__(two, "spec", two.spec.model_copy(update={"inputs": {"t1": given, "flair": given}}))
+    with pytest.raises(UsageError, match="do not say which is which") as refused:
+        as_dataset([nested / "images/12.nii.gz"], two, tmp_path)
+    assert "case,t1,flair" in str(refused.value)
 
 
 def test_answers_looked_for_otherwise_are_not_mixed(

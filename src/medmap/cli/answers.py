@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,7 @@ from medmap.cli.uncertainty import uncertainty_of, without_uncertainty
 from medmap.cli.worklist import NAME as WORKLIST
 from medmap.cli.worklist import worklist
 from medmap.config import write_atomically
-from medmap.errors import DataError, InterruptedRun, UsageError, counted
+from medmap.errors import DataError, InterruptedRun, MedmapError, UsageError, counted
 
 if TYPE_CHECKING:
     from medmap.bundle import Bundle
@@ -101,13 +102,14 @@ def write_answers(
     with tempfile.TemporaryDirectory(prefix="medmap-predict-") as room:
         data, shown = as_dataset(inputs, bundles[0], Path(room).resolve())
         numbers = findings.coco_numbers(data, inputs, bundles[0]) if "coco" in how.formats else None
-        output.mkdir(parents=True, exist_ok=True)
-        try:
-            rows = _answered(bundles, data, output, how, screen, shown=shown, done=done)
-        except KeyboardInterrupt as stop:
-            raise InterruptedRun("stopped by hand; every finished case is saved", remedy="--resume goes on") from stop
-        finally:
-            screen.close()
+        with _folder(output):
+            try:
+                rows = _answered(bundles, data, output, how, screen, shown=shown, done=done)
+            except KeyboardInterrupt as stop:
+                said = "stopped by hand; every finished case is saved"
+                raise InterruptedRun(said, remedy="--resume goes on") from stop
+            finally:
+                screen.close()
     for name, text in _tables(rows, how.formats, bundles[0].spec.task, numbers).items():
         write_atomically(output / name, text)
     known = list(dict.fromkeys(text for bundle in bundles for text in bundle.spec.warnings))
@@ -116,6 +118,19 @@ def write_answers(
         index["coco"] = {name: dict(of) for name, of in numbers._asdict().items()}
     write_atomically(output / "index.json", json.dumps(index, indent=1, ensure_ascii=False))
     return index
+
+
+@contextmanager
+def _folder(output: Path) -> Iterator[None]:
+    """The folder of the answers; gone again where it was made for a call that was refused before its first answer."""
+    made = not output.exists()
+    output.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except MedmapError:
+        if made and not any(output.iterdir()):
+            output.rmdir()
+        raise
 
 
 def _answered(

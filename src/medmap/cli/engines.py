@@ -11,6 +11,7 @@ from medmap.errors import UsageError
 if TYPE_CHECKING:
     from medmap.bundle import Bundle
     from medmap.dataset import Dataset
+    from medmap.runtime import Parity
 
 TARGETS = ("onnx", "openvino")
 EXAMPLES = 16
@@ -55,6 +56,21 @@ def export_bundle(model: Path, output: Path, to: str, dataset: Path | None, int8
         raise
     engines = {name: dict(p) for name, p in made.spec.engines.items() if name.partition(":")[0] == to}
     return {"bundle": str(made.path), "digest": made.digest, "engines": engines}
+
+
+def at_this_site(bundle: Bundle, parity: Parity) -> str:
+    """What ``verify`` found of an engine, in words; fewer bits are held against what they did at the export.
+
+    On noise, which is all that a bundle keeps, masks and boxes are chance and differ more than on images.
+    """
+    key = parity.engine if parity.precision == "float32" else f"{parity.engine}:{parity.precision}"
+    told = bundle.spec.engines.get(key, {})
+    if parity.precision == "float32" or not parity.passed or "phantom_max_abs" not in told:
+        return parity.verdict
+    dice, boxes = told.get("dice"), told.get("boxes_matched")
+    seen = "" if dice is None else f" (at the export: Dice {dice:.4f} with its masks)"
+    seen = seen if boxes is None else f" (at the export: {boxes:.2%} of its boxes)"
+    return f"the same numbers as at the export, on noise at most {parity.max_abs:.2g} from float32{seen}"
 
 
 def _parity_examples(bundle: Bundle, path: Path | None, int8: bool) -> tuple[Any, Any, Any]:

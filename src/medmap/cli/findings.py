@@ -31,22 +31,33 @@ def require_formats(formats: Sequence[str], bundle: Bundle) -> None:
 
     Raises:
         UsageError: COCO or LUNA16 of something else than boxes; an image format of boxes; COCO of volumes, LUNA16 of
-            pictures or of several classes.
+            pictures or of several classes; a PNG of volumes, a surface of pictures.
     """
     from medmap.write.findings import require_one_class
 
+    axes = len(next(iter(bundle.spec.inputs.values())).size or ())
     if bundle.spec.task != "detect":
         if ours := sorted(set(formats) & TABLES.keys()):
             raise UsageError("this format is made of boxes", got=f"{', '.join(ours)} of a {bundle.spec.task} bundle")
+        _require_axes(formats, axes)
         return
     if strange := [name for name in formats if name not in FORMATS]:
         raise UsageError("boxes have no such format", got=", ".join(strange), expected=", ".join(FORMATS))
-    axes = len(next(iter(bundle.spec.inputs.values())).size or ())
     for name, needed in (("coco", 2), ("luna16", 3)):
         if name in formats and axes not in (0, needed):
             raise UsageError(f"{name} holds boxes with {needed} axes", got=f"a bundle that finds boxes with {axes}")
     if "luna16" in formats:
         require_one_class([label.name for label in bundle.spec.labels])
+
+
+def _require_axes(formats: Sequence[str], axes: int) -> None:
+    """Refuse what no mask with this many axes (0: not known) can be written as."""
+    for name, needed, instead in (("png", 2, "nifti or overlay"), ("stl", 3, "overlay"), ("obj", 3, "overlay")):
+        if name in formats and axes not in (0, needed):
+            raise UsageError(
+                f"{name} holds masks with {needed} axes", got=f"a bundle whose masks have {axes}",
+                remedy=f"choose {instead}",
+            )  # fmt: skip
 
 
 def coco_numbers(data: Dataset, inputs: Sequence[Path], bundle: Bundle) -> Numbers:

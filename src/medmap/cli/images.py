@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medmap.dataset import Ref
-from medmap.errors import LayoutError
+from medmap.errors import LayoutError, UsageError
 from medmap.read.archive import unpacked
 
 if TYPE_CHECKING:
@@ -23,6 +23,9 @@ def as_dataset(inputs: Sequence[Path], bundle: Bundle, room: Path) -> tuple[Data
 
     Returns:
         The dataset, and for files that lie in ``room`` for the moment what a person knows them by.
+
+    Raises:
+        UsageError: Images without a dataset, of a bundle that takes several for a case.
     """
     from medmap.layouts import open_dataset
     from medmap.predict import dataset_of_images
@@ -33,6 +36,7 @@ def as_dataset(inputs: Sequence[Path], bundle: Bundle, room: Path) -> tuple[Data
         except LayoutError:
             if not inputs[0].is_dir():
                 raise
+    _require_one_input(bundle)
     found: list[tuple[str, Ref]] = []
     shown: dict[str, str] = {}
     for number, path in enumerate(inputs):
@@ -51,6 +55,22 @@ def as_dataset(inputs: Sequence[Path], bundle: Bundle, room: Path) -> tuple[Data
             shown |= {place: f"{path.resolve()}#{name}".removesuffix("#.") for place, name in places.items()}
     names = _distinct([name for name, _ in found])
     return dataset_of_images(list(zip(names, (ref for _, ref in found), strict=True)), bundle), shown
+
+
+def _require_one_input(bundle: Bundle) -> None:
+    """Refuse bare images where a bundle takes several for a case: nothing says which is which.
+
+    Raises:
+        UsageError: The bundle has several inputs.
+    """
+    names = list(bundle.spec.inputs)
+    if len(names) > 1:
+        raise UsageError(
+            "each case needs its images by name, and files alone do not say which is which",
+            got="images",
+            expected=f"a dataset with the inputs {', '.join(names)}",
+            remedy=f"write cases.csv with the columns case,{','.join(names)}; a cell may be empty",
+        )
 
 
 def _images_below(folder: Path, prefix: str, *, named_by_path: bool) -> list[tuple[str, Ref]]:

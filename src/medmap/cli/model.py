@@ -407,6 +407,7 @@ def verify(
     """Check a bundle's hashes, and here and now that every engine gives its answers."""
     from medmap.bundle import Bundle
     from medmap.bundle import verify as verify_bundle
+    from medmap.cli.engines import at_this_site
 
     screen = Screen(json=json)
     bundle = Bundle.load(model)
@@ -417,9 +418,9 @@ def verify(
         screen.document({**said, "coarse": [parity.as_json() for parity in coarse]} if coarse else said)
     else:
         screen.result(f"hashes: as written ({bundle.digest})")
-        for name, rows in (("", found), ("coarse network, ", coarse)):
+        for name, of, rows in (("", bundle, found), ("coarse network, ", bundle.coarse or bundle, coarse)):
             for parity in rows:
-                screen.result(f"{name}{parity.engine} {parity.precision}: {parity.verdict}")
+                screen.result(f"{name}{parity.engine} {parity.precision}: {at_this_site(of, parity)}")
     if not all(parity.passed for parity in (*found, *coarse)):
         raise typer.Exit(1)
 
