@@ -10,12 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medmap import phantom
-from medmap.errors import UsageError
+from medmap.cli import run as medmap
+from medmap.errors import ConfigError, UsageError
 from medmap.geometry import Geometry
 from medmap.image import Image
 from medmap.layouts import open_dataset
 from medmap.networks import multiple_of
-from medmap.plan import plan
+from medmap.plan import Run, plan
 from medmap.plan.fingerprint import Fingerprint, fingerprint
 from medmap.plan.segment import PATCH_VOXELS, _grid
 from medmap.plan.slices import SLICES_OF_A_PATCH, Slicing, slicing
@@ -51,6 +52,40 @@ def test_a_plan_says_why(tmp_path: Path) -> None:
     assert type(run).load(_saved(run, tmp_path)) == run
     with pytest.raises(UsageError, match="for classes"):
         plan(data, recipe_name="vgg16")
+
+
+def test_what_is_set_of_the_grid_is_what_the_network_is_drawn_for(tmp_path: Path) -> None:
+    phantom.write_study(tmp_path / "data", phantom.segmentation(6, seed=0, shape=(48, 64)), task="segment")
+    data, thin = open_dataset(tmp_path / "data"), "network.width=0.25"
+    free = plan(data, overrides=[thin], folds=2)
+    by_hand = plan(data, overrides=[thin, "prepare.shape=[24, 20]"], folds=2)
+    assert by_hand.prepare.shape == (24, 20)
+    total = multiple_of(by_hand.network.strides)
+    assert total == (4, 4), "halved as often as 24 and 20 bear without a rest"
+    assert by_hand.reasons["prepare.shape"] == "set by hand"
+    assert "network.name" not in by_hand.reasons, "it spoke of a width that was set by hand"
+    assert "24 × 20" in by_hand.reasons.get("fit.batch_size", "24 × 20")
+    assert free.prepare.spacing_mm is not None
+    coarse = [2 * step for step in free.prepare.spacing_mm]
+    coarser = plan(data, overrides=[thin, f"prepare.spacing_mm={coarse}"], folds=2)
+    assert coarser.prepare.spacing_mm == tuple(coarse)
+    assert np.prod(coarser.prepare.shape) < np.prod(free.prepare.shape)
+    again = free.override(["prepare.shape=[16, 16]", "fit.batch_size=3"])
+    assert again.reasons["fit.batch_size"] == "set by hand"
+    assert "network.norm" not in again.reasons
+    with pytest.raises(ConfigError, match="spacing"):
+        plan(data, overrides=["prepare.spacing_mm=fine"])
+
+
+def test_a_budget_that_teaches_little_is_called_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    phantom.write_study(tmp_path / "data", phantom.segmentation(6, seed=0, shape=(24, 32)), task="segment")
+    out, call = tmp_path / "run.yaml", ["plan", str(tmp_path / "data"), "--budget", "2s", "--quiet", "-o"]
+    assert medmap([*call, str(out)]) == 0
+    assert "the budget is too short to learn much" in capsys.readouterr().out
+    assert "too short" in Run.load(out).reasons["budget_s"]
+    assert "budget_s" not in Run.load(out, ["fit.epochs=40"]).override(["fit.epochs=50"]).reasons
+    assert medmap([*call, str(tmp_path / "b.yaml"), "--set", "fit.epochs=30"]) == 0
+    assert "too short" not in capsys.readouterr().out
 
 
 def _saved(run: object, folder: Path) -> Path:

@@ -23,6 +23,7 @@ from medmap.plan.rules import (
     narrower,
     network_section,
     prepare_section,
+    short_of_time,
 )
 from medmap.results import Label
 
@@ -125,6 +126,15 @@ def test_batches_are_powers_of_two_in_range(training: int, side: int, dims: int)
 
 def test_transfer_learns_slowly() -> None:
     assert learning_rate(NetworkSection(name="resnet18", init="w.pth"), 64)[0] < learning_rate(NetworkSection(), 64)[0]
+
+
+def test_only_a_tenth_of_the_epochs_is_called_short() -> None:
+    enough = arrange(0.1, 4, 100, 100.0, 0)
+    assert short_of_time(enough) is None
+    scant = arrange(10.0, 4, 100, 1.0, 0)
+    assert scant.epochs == 1
+    assert f"and {scant.wanted} would teach something" in (short_of_time(scant) or "")
+    assert short_of_time(arrange(10.0, 4, 100, None, 0)) is None
 
 
 def test_folds_that_time_does_not_allow_are_said() -> None:

@@ -33,6 +33,7 @@ from medmap.errors import UsageError
 
 if TYPE_CHECKING:
     from medmap.bundle import Bundle
+    from medmap.plan import Run
     from medmap.predict import MaskView
 
 OPENING = "opening the dataset"
@@ -86,6 +87,7 @@ def plan(
     if json:
         screen.document(of_plan(run, output))
         return
+    _say_if_short(run, screen)
     for where, why in run.reasons.items():
         screen.line(f"{where}: {why}")
     screen.result(f"plan: {output}")
@@ -129,6 +131,7 @@ def train(
         data = open_dataset(dataset, layout=layout)
     with screen.doing(PLANNING):
         run = words.planned(data) if given is None else given
+    _say_if_short(run, screen)
     with screen:
         bundle = train_run(run, data, output, resume=resume, listener=screen.hear, started=begin)
     took_s = time.time() - begin
@@ -144,6 +147,12 @@ def train(
     screen.result(f"bundle: {bundle.path}")
     if found["report"]:
         screen.result(f"report: {found['report']}")
+
+
+def _say_if_short(run: Run, screen: Screen) -> None:
+    """Warn of a budget that leaves next to no time for learning, as the plan found."""
+    if "budget_s" in run.reasons:
+        screen.warning(f"the budget is {run.reasons['budget_s']}")
 
 
 def _bundles(paths: list[Path]) -> list[Bundle]:

@@ -25,6 +25,7 @@ from medmap.plan.run import (
     SplitsSection,
 )
 from medmap.plan.trial import OF_ANY_WIDTH, Measured, build, make_task, measure, network_options
+from medmap.prepare import PrepareSection
 from medmap.runtime import available_cores, peak_rss_bytes
 from medmap.tasks import TASKS
 
@@ -72,7 +73,7 @@ def plan(
     validate(EnsembleSection, {"folds": folds or 0, "members": max(1, folds or 1)}, "--folds")
     words = {"seed": 0, "device": "auto", "budget_s": budget_s, **fixed}
     words["memory_bytes"] = words.get("memory_bytes") or _default_memory()
-    words["network"] = _network_by_hand(texts)
+    words["network"], words["prepare"] = _network_by_hand(texts), _grid_by_hand(texts, facts.dimensions)
     run = DRAFTS[pool.task].first_draft(pool, facts, recipe_name, words)
     if not any(case.split == "test" for case in dealt):
         run = run.model_copy(update={"reasons": {**run.reasons, "splits.test": NO_TEST}})
@@ -121,6 +122,8 @@ def _settled(
     draft = DRAFTS[pool.task]
     run, measured, spent = _arranged(run, pool, facts, left_s, (recipe_name == "rules", folds, texts))
     settled: Run = draft.settled(_with_speed(run, measured, texts), spent, facts, recipe_name, folds)
+    if left_s is not None and (short := rules.short_of_time(spent)) is not None:
+        settled = settled.model_copy(update={"reasons": {**settled.reasons, "budget_s": short}})
     return settled.override(texts)
 
 
@@ -177,6 +180,21 @@ def _network_by_hand(texts: list[str]) -> dict[str, Any]:
         raise ConfigError("network is a block", got=repr(asked), expected="network.name=…, network.width=…")
     section = validate(NetworkSection, {"name": "fcos", **asked}, "network")
     return {name: getattr(section, name) for name in asked}
+
+
+def _grid_by_hand(texts: list[str], dimensions: int) -> dict[str, Any]:
+    """``shape`` and ``spacing_mm`` where they were set: what the network is drawn for.
+
+    Raises:
+        ConfigError: An override that the section does not take.
+    """
+    asked = with_overrides({}, texts).get("prepare") or {}
+    if not isinstance(asked, dict):
+        raise ConfigError("prepare is a block", got=repr(asked), expected="prepare.shape=…, prepare.spacing_mm=…")
+    chosen = {name: asked[name] for name in ("shape", "spacing_mm") if asked.get(name) is not None}
+    grid = "spacing" if "spacing_mm" in chosen else "native"
+    section = validate(PrepareSection, {"shape": (8,) * dimensions, "grid": grid, **chosen}, "prepare")
+    return {name: getattr(section, name) for name in chosen}
 
 
 def require_learnable(dataset: Dataset) -> None:

@@ -29,6 +29,7 @@ MOST_EPOCHS = 100
 # Folds are dealt again with other seeds, up to so many times, when time is left.
 MOST_ROUNDS = 3
 # Share of examples from which one of several inputs is withheld.
+SCANT = 10  # a run with less than one in so many of the epochs it wants learns little
 WITHHELD = 0.2
 
 
@@ -154,6 +155,7 @@ class Arrangement:
         folds, members, epochs: See ``EnsembleSection`` and ``FitSection``.
         seconds: What training will take by the measured speed.
         reason: Why, in words.
+        wanted: Epochs after which more would teach no more.
     """
 
     folds: int
@@ -161,6 +163,7 @@ class Arrangement:
     epochs: int
     seconds: float
     reason: str
+    wanted: int
 
 
 def learning_rate(network: NetworkSection, batch: int) -> tuple[float, str]:
@@ -226,7 +229,7 @@ def arrange(
     epoch_s = steps * step_s
     if available_s is None:
         members = max(1, use_folds)
-        return Arrangement(use_folds, members, wanted, members * wanted * epoch_s, "no time limit was set")
+        return Arrangement(use_folds, members, wanted, members * wanted * epoch_s, "no time limit was set", wanted)
     affordable = max(1, int(available_s / epoch_s))
     members = min(affordable // wanted, use_folds * enough.rounds) if use_folds else 1
     if use_folds and members < use_folds:  # every case judged out of fold is worth a third of the epochs, not more
@@ -238,7 +241,18 @@ def arrange(
         f"{_fitting(affordable, epoch_s, available_s)}: "
         f"{counted(members, 'network')} of {counted(epochs, 'epoch')}{plenty}"
     )
-    return Arrangement(use_folds, members, epochs, members * epochs * epoch_s, reason)
+    return Arrangement(use_folds, members, epochs, members * epochs * epoch_s, reason, wanted)
+
+
+def short_of_time(spent: Arrangement) -> str | None:
+    """A sentence where the time left allows less than a tenth of the epochs that teach something; else None."""
+    if spent.epochs * SCANT > spent.wanted:
+        return None
+    return (
+        "too short to learn much: after opening the data and planning it is enough for "
+        f"{counted(spent.members, 'network')} of {counted(spent.epochs, 'epoch')}, and {spent.wanted} would teach "
+        "something; give more time"
+    )
 
 
 def folds_in_words(spent: Arrangement, asked: bool) -> str:

@@ -21,7 +21,18 @@ from medmap.tasks.segment import SegmentSection
 # Kept back from a budget for reading, export with its parity test, evaluation and the report; and for a slow moment.
 RESERVE_S = 40.0
 RESERVE_SHARE = 0.08
-SECTIONS_WITH_REASONS = ("task", "splits", "prepare", "augment", "network", "fit", "ensemble", "decision", "coarse")
+SECTIONS_WITH_REASONS = (
+    "task",
+    "splits",
+    "prepare",
+    "augment",
+    "network",
+    "fit",
+    "ensemble",
+    "decision",
+    "coarse",
+    "budget_s",
+)
 
 
 class SplitsSection(Section):
@@ -144,6 +155,18 @@ class CoarseSection(Section):
         return validate(cls, {name: getattr(run, name).model_dump() for name in parts}, "coarse")
 
 
+_BY_HAND = "set by hand"
+# key → reasons of other keys that speak of its value: where it is set by hand they are true no longer
+_SPEAK_OF = {
+    "prepare.shape": ("fit.batch_size",),
+    "prepare.spacing_mm": ("prepare.shape",),
+    "fit.batch_size": ("network.norm",),
+    "fit.epochs": ("budget_s",),
+    "network.width": ("network.name",),
+    "network.strides": ("network.name",),
+}
+
+
 class Run(Section):
     """A training, completely: from ``plan``, or loaded from a file.
 
@@ -226,8 +249,10 @@ class Run(Section):
         if not texts:
             return self
         changed = validate(Run, with_overrides(self.model_dump(mode="json"), texts), "--set " + " --set ".join(texts))
-        told = {text.partition("=")[0].strip(): "set by hand" for text in texts}
-        return changed.model_copy(update={"reasons": {**changed.reasons, **told}})
+        told = {text.partition("=")[0].strip(): _BY_HAND for text in texts}
+        stale = {about for key in told for about in _SPEAK_OF.get(key, ())}
+        kept = {key: why for key, why in changed.reasons.items() if key not in stale or why == _BY_HAND}
+        return changed.model_copy(update={"reasons": {**kept, **told}})
 
     def save(self, path: str | Path) -> None:
         """Write ``run.yaml``, whole or not at all, each section with its reasons beside it."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -49,7 +51,7 @@ def first_draft(pool: Dataset, facts: Fingerprint, recipe_name: str, words: dict
         return fine
     if isinstance(found, str):
         return fine.model_copy(update={"reasons": {**fine.reasons, "coarse": found}})
-    coarse = _draft(pool, found.facts, {**words, "init": None, "network": {}})
+    coarse = _draft(pool, found.facts, {**words, "init": None, "network": {}, "prepare": {}})
     seen = " × ".join(f"{step:.3g}" for step in found.facts.spacing_mm or ())
     told = {"prepare.spacing_mm": f"{seen} mm: the field in a few patches, the structures still some voxels across"}
     reasons = {f"coarse.{where}": why for where, why in {**coarse.reasons, **told}.items()}
@@ -62,7 +64,7 @@ def _draft(pool: Dataset, facts: Fingerprint, words: dict[str, Any]) -> Run:
     """One network's run."""
     where = "cuda" if _device(words["device"]) == "cuda" else "cpu"
     by = slicing(facts, words.get("network") or {})
-    prepare, strides, reasons = _grid(facts, where, by)
+    prepare, strides, reasons = _grid(facts, where, by, words.get("prepare") or {})
     section, why_intensity = _with_intensity(prepare, facts)
     augmentation, why_augment = rules.augment_section(facts, pool)
     augmentation = augmentation.model_copy(update={**_AUGMENT, "rotate_deg": max(15.0, augmentation.rotate_deg)})
@@ -114,17 +116,22 @@ def _device(name: str) -> str:
 
 
 def _grid(
-    facts: Fingerprint, where: str, by: Slicing
+    facts: Fingerprint, where: str, by: Slicing, given: Mapping[str, Any] = MappingProxyType({})
 ) -> tuple[PrepareSection, tuple[tuple[int, ...], ...], dict[str, str]]:
-    """The spacing that images are brought to, the patch, and how the network reduces it."""
+    """The spacing that images are brought to, the patch, and how the network reduces it; ``given`` is set by hand."""
     turn = facts.dimensions == 3 and facts.patient_space
-    spacing = facts.spacing_mm
+    spacing = facts.spacing_mm and given.get("spacing_mm", facts.spacing_mm)
     shape = np.array(facts.shape, dtype=np.float64)
+    if spacing is not None and facts.spacing_mm is not None:
+        shape = np.maximum(1, np.round(shape * np.array(facts.spacing_mm) / np.array(spacing)))
     size = np.array(spacing or (1.0,) * facts.dimensions)
     seen = [axis for axis in range(facts.dimensions) if not by.slices or axis != by.axis]
-    plane, strides = halved(shape[seen], size[seen], PATCH_VOXELS[where][len(seen)])
-    sides = dict(zip(seen, plane, strict=True))
-    patch = tuple(sides.get(axis, min(SLICES_OF_A_PATCH, facts.shape[axis])) for axis in range(facts.dimensions))
+    if "shape" in given:
+        patch, strides = given["shape"], dividing([given["shape"][axis] for axis in seen], size[seen])
+    else:
+        plane, strides = halved(shape[seen], size[seen], PATCH_VOXELS[where][len(seen)])
+        sides = dict(zip(seen, plane, strict=True))
+        patch = tuple(sides.get(axis, min(SLICES_OF_A_PATCH, facts.shape[axis])) for axis in range(facts.dimensions))
     reasons = {}
     if spacing is not None:
         spacing = tuple(round(s, 4) for s in spacing)
@@ -133,7 +140,8 @@ def _grid(
     else:
         reasons["prepare.grid"] = "the images state no spacing: pixels as they are"
     whole = "the median image as a whole" if (np.array(patch) >= shape).all() else "a part of the median image"
-    reasons["prepare.shape"] = f"patches of {rules.times(patch)}: {whole} of {rules.times(facts.shape)}"
+    there = rules.times(tuple(int(side) for side in shape))
+    reasons["prepare.shape"] = f"patches of {rules.times(patch)}: {whole} of {there}"
     if turn:
         reasons["prepare.orientation"] = "volumes in a patient's space are turned the same way round"
     section = PrepareSection(
@@ -154,6 +162,14 @@ def halved(
     step = np.array(multiple_of(unet_strides(patch, tuple(size))) or (1,) * len(patch))
     patch = tuple(int(v) for v in np.ceil(np.array(patch) / step) * step)
     return patch, unet_strides(patch, tuple(size))
+
+
+def dividing(patch: Sequence[int], size: np.ndarray[Any, Any]) -> tuple[tuple[int, ...], ...]:
+    """The strides of a network for a patch that is given: as many halvings as divide it without a rest."""
+    strides = unet_strides(patch, tuple(size))
+    while strides and any(side % by for side, by in zip(patch, multiple_of(strides), strict=True)):
+        strides = strides[:-1]
+    return strides
 
 
 def _patch(shape: np.ndarray[Any, Any], spacing: np.ndarray[Any, Any], voxels: int) -> tuple[int, ...]:
