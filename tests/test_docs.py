@@ -14,11 +14,14 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from medmap.errors import MedmapWarning
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -100,7 +103,8 @@ def run_page(page: Path, folder: Path) -> None:
                     assert printed == shown, where
         elif block.language == "python":
             out = io.StringIO()
-            with contextlib.redirect_stdout(out):
+            with contextlib.redirect_stdout(out), warnings.catch_warnings():
+                warnings.simplefilter("ignore", MedmapWarning)  # what a reader is told of runs of seconds
                 exec(compile(block.body, where, "exec"), namespace)  # noqa: S102  (our own pages)
             printed = out.getvalue()
         elif block.language == "text" and "<!-- compared -->" in block.marks:

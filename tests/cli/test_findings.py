@@ -36,7 +36,7 @@ def bundle(*labels: str, shape: tuple[int, ...] = (16, 16), task: str = "detect"
     """What ``predict`` asks a bundle for."""
     inputs = {"image": SimpleNamespace(size=shape, modality="OT")}
     names = tuple(Label(name) for name in labels)
-    spec = SimpleNamespace(task=task, labels=names, inputs=inputs, kind=None, positive=None)
+    spec = SimpleNamespace(task=task, labels=names, inputs=inputs, kind=None, positive=None, warnings=())
     return SimpleNamespace(spec=spec, labels=names, digest=DIGEST)
 
 

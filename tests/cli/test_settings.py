@@ -58,7 +58,7 @@ def test_train_with_a_config_and_resume(world: Path, tmp_path: Path, capsys: pyt
     assert same[0] == same[1]
     # the budget counts from the start of the process, which runs other tests, too
     assert medmap(["train", str(world / "easy.npz"), "-o", out, "--resume", "--quiet", "--budget", "100h"]) == 0
-    assert capsys.readouterr().out.startswith("bundle: ")
+    assert "\nbundle: " in "\n" + capsys.readouterr().out
 
 
 def test_plan_import_fetch_and_export_as_json(

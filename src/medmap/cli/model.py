@@ -347,9 +347,9 @@ def predict(
     view = _view(within, margin, mirror=mirror, uncertainty=uncertainty, whole=whole)
     how = Request((formats or usual).split(","), engine, chosen, limit, resume, view)
     with Screen(quiet, json) as screen:
-        for text in dict.fromkeys(text for bundle in bundles for text in bundle.spec.warnings):
-            screen.warning(text)
         index = write_answers(bundles, inputs, output, how, screen)
+    for text in index["warnings"]:
+        screen.warning(text)
     if json:
         screen.document(index)
     incomplete, answered = sentences_on(index["cases"])

@@ -112,8 +112,8 @@ def report_from_boxes(
     rows = detection_rows(table, given.bootstrap, given.size_edges)
     told = [
         *warnings,
-        *little_use(rows),
         *failure_words(failed, len(table)),
+        *little_use(rows),
         *unannotated_words(without),
         *_told(table, split),
     ]

@@ -250,8 +250,8 @@ def report_from_table(
     headline = report.row("mae" if table.kind == "regression" else "auroc")
     told = [
         *warnings,
-        *little_use(rows),
         *failure_words(found.failed, len(table)),
+        *little_use(rows),
         *not_beaten(found.baselines),
         *_few(table),
         *weak_groups(groups, headline),

@@ -70,7 +70,7 @@ def report_from_masks(
     gone = (("without a true mask", without), ("unreadable or refused", len(failed)))
     flow = (("supplied", len(dataset)), *(step for step in gone if step[1]), ("evaluated", table.case_count))
     rows = structure_rows(table)
-    told = [*warnings, *little_use(rows), *failure_words(failed, table.case_count)]
+    told = [*warnings, *failure_words(failed, table.case_count), *little_use(rows)]
     return Report(
         split=split,
         table=table,
