@@ -50,22 +50,22 @@ def add_windows(sums: Array, weight: Array, windows: Array, kernel: Array, place
         begin = max(planes[0], places[n, 0, 1])
         end = min(planes[1], places[n, 0, 1] + places[n, 0, 2])
         a, from_a, count_a = places[n, 1, 0], places[n, 1, 1], places[n, 1, 2]
-        # unsigned: an index that may be negative is looked at twice, and the loop is no vector loop
-        b, from_b, count_b = np.uint64(places[n, 2, 0]), np.uint64(places[n, 2, 1]), np.uint64(places[n, 2, 2])
-        for c in range(classes):
-            for z in range(begin, end):
-                slot = (places[n, 0, 0] + z - places[n, 0, 1]) % depth
-                to, given, times = sums[slot, c], windows[n, c, z - planes[2]], kernel[z]
-                for i in range(count_a):
-                    at, source = np.uint64(a + i), np.uint64(from_a + i)
-                    for j in range(count_b):
-                        to[at, b + j] += given[source, from_b + j] * times[source, from_b + j]
+        b, from_b, count_b = places[n, 2, 0], places[n, 2, 1], places[n, 2, 2]
+        # rows of their own: a loop over one axis from 0 is a vector loop, one with an index in two axes half as fast
         for z in range(begin, end):
-            total, times = weight[(places[n, 0, 0] + z - places[n, 0, 1]) % depth], kernel[z]
-            for i in range(count_a):
-                at, source = np.uint64(a + i), np.uint64(from_a + i)
+            slot, held = (places[n, 0, 0] + z - places[n, 0, 1]) % depth, z - planes[2]
+            for c in range(classes):
+                for i in range(from_a, from_a + count_a):
+                    to = sums[slot, c, a + i - from_a, b : b + count_b]
+                    given = windows[n, c, held, i, from_b : from_b + count_b]
+                    times = kernel[z, i, from_b : from_b + count_b]
+                    for j in range(count_b):
+                        to[j] += given[j] * times[j]
+            for i in range(from_a, from_a + count_a):
+                total = weight[slot, a + i - from_a, b : b + count_b]
+                times = kernel[z, i, from_b : from_b + count_b]
                 for j in range(count_b):
-                    total[at, b + j] += times[source, from_b + j]
+                    total[j] += times[j]
 
 
 def turn(windows: Array, out: Array) -> None:
