@@ -40,8 +40,19 @@ def _no_network(event: str, args: tuple[object, ...]) -> None:
 sys.addaudithook(_no_network)
 
 
+# Modules whose fixtures train or measure for many seconds: a worker each, so that none is made twice.
+COSTLY = (
+    "test_plan_cascade.py", "test_predict_killed.py", "test_predict_masks.py", "test_quantize.py", "test_segmented.py",
+    "test_train_cascade.py", "test_train_detect.py", "test_train_inputs.py", "test_train_regions.py",
+    "test_train_segment.py", "test_train_slices.py", "test_window_inference.py",
+)  # fmt: skip
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Pages of the documentation first: they take longest, and at the end one worker would wait for the other."""
+    for item in items:
+        if item.path.name in COSTLY:
+            item.add_marker(pytest.mark.xdist_group(item.path.name))
     items.sort(key=lambda item: item.path.name != "test_docs.py")
 
 

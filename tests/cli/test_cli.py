@@ -178,7 +178,8 @@ def test_times_and_sizes() -> None:
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
 def test_a_signal_is_a_sentence_and_130(name: str, world: Path, tmp_path: Path) -> None:
     words = [sys.executable, "-m", "medmap", "train", str(world / "easy.npz"), "-o", str(tmp_path / "run")]
-    child = subprocess.Popen([*words, "--set", "fit.epochs=5000"], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    small = ["--config", str(world / "run" / "run.yaml"), "--set", "fit.epochs=5000"]
+    child = subprocess.Popen([*words, *small], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
     checkpoint = tmp_path / "run" / "checkpoint" / "current.json"
     begin = time.monotonic()
     while not checkpoint.exists() and child.poll() is None and time.monotonic() - begin < 100:
