@@ -53,8 +53,9 @@ def little_use(rows: Sequence[RowOf]) -> list[str]:
 
     Example:
         >>> from medmap.metrics import Estimate
-        >>> little_use([Estimate("dice", 0.08, 0.02, 0.2, 12, "bootstrap", group="nodule")])[0][:80]
-        'These masks are of little use. Dice is below 0.5 for nodule 0.08 (0.02 to 0.20):'
+        >>> told = little_use([Estimate("dice", 0.08, 0.02, 0.2, 12, "bootstrap", group="nodule")])
+        >>> told[0].partition(":")[0]
+        'These masks are of little use. Dice is below 0.5 for nodule 0.08 (0.02 to 0.20)'
     """
     told = []
     for rule in _RULES:
