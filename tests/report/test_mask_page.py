@@ -36,6 +36,7 @@ from medmap.image import Image
 from medmap.metrics import Bootstrap, LesionCounts, MaskRules, MaskScores
 from medmap.metrics.meanings import meaning
 from medmap.report import drawn_of, every_table, figures, methods, render_html, save_evaluation, summary
+from medmap.report.page import held_together
 from medmap.report.structure_words import found_of, listed
 from medmap.results import Label, Mask
 from medmap.write import write
@@ -134,7 +135,7 @@ def test_the_summary_is_in_plain_words(report: Report) -> None:
 def test_words_are_explained_once(report: Report) -> None:
     html = render_html(report)
     for name in ("nsd", "hd95_mm", "iou", "assd_mm"):
-        assert html.count(meaning(name)) == 1, name
+        assert html.count(held_together(meaning(name))) == 1, name
     assert meaning("dice") not in html  # the sentence at the top says it
 
 
@@ -257,7 +258,8 @@ def test_an_evaluation_is_saved_whole_with_the_worst_masks_drawn(
     drawn = [a for tag, a in page.seen if tag == "img"]
     assert len(drawn) == 6
     assert all(a["alt"] and a["src"].startswith("data:image/png;base64,") for a in drawn)
-    assert {"tumour: missed", "tumour: invented"} <= {a["alt"].partition(", ")[2] for a in drawn}
+    assert {"tumour: missed, Dice 0.00", "tumour: invented, Dice 0.00"} <= {a["alt"].partition(", ")[2] for a in drawn}
+    assert all(name in page.text for name in ("true outline", "predicted outline", "both run here"))
     downloads = {a["download"]: a["href"] for tag, a in page.seen if tag == "a" and "download" in a}
     assert base64.b64decode(downloads["dice.svg"].partition("base64,")[2]).decode() == figures(report)["dice"].svg
 
