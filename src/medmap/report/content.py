@@ -29,6 +29,7 @@ from medmap.report.structure_pictures import Drawn, outlines_key, worst_masks
 from medmap.report.structure_tables import each_structure, structure_tables
 from medmap.report.structure_words import (
     RULE,
+    parts_words,
     rules_facts,
     structure_headline,
     structure_methods,
@@ -121,6 +122,7 @@ def _mask_cases(report: Report, sources: Sources) -> dict[str, Any]:
         "pictured": any(one.picture for one in worst),
         "legend": outlines_key(),
         "rule": RULE,
+        "parts": parts_words(report.structures),
         "each_structure": [table.name for table in each_structure(report)],
         "wide_tables": len(set(report.structures.raters)) > 1,
         "volume_figures": bland_altman_names(report.structures),
