@@ -169,7 +169,8 @@ def test_the_rules_are_said(report: Report) -> None:
         assert words in told
     stricter = replace(report, rules=MaskRules(lesion_overlap=0.5, lesion_connectivity="faces"))
     assert "touch by faces); it is found when more than 50 % of it lies" in " ".join(methods(stricter))
-    assert "A part, a lesion in the measures' names, is a connected component. " in " ".join(methods(replace(report, rules=None)))
+    unknown = " ".join(methods(replace(report, rules=None)))
+    assert "A part, a lesion in the measures' names, is a connected component. " in unknown
     mixed = judged()
     mixed = replace(
         mixed,
@@ -184,6 +185,7 @@ def test_measures_of_lesions_are_not_taken_for_more_than_they_are(report: Report
     assert "lesions found" not in page.text
     assert "parts found" in page.text
     assert "Lesion sensitivity" in page.text, "a metric keeps its name"
+    assert f"sha256:{'ab' * 32} (of the whole dataset, with all its splits)" in page.text
     assert "Lesion F1" not in [name for name, _ in structure_headline(report)]
 
 

@@ -127,8 +127,8 @@ def _facts(report: Report, more: list[tuple[str, str]]) -> list[tuple[str, str]]
         rows.append(("Looks", f"this is look number {report.looks} at this test set"))
     rows.append(("Made", report.created.replace("T", " ").replace("+00:00", " UTC")))
     if report.dataset_digest:
-        rows.append(("Dataset hash", report.dataset_digest))
-    rows += [("Bundle hash", digest) for digest in report.bundles]
+        rows.append(("Dataset digest", f"{report.dataset_digest} (of the whole dataset, with all its splits)"))
+    rows += [("Bundle digest", digest) for digest in report.bundles]
     return rows
 
 
