@@ -1,8 +1,8 @@
 """What few patients can show: all signs of their paired differences counted, and the least p that there is then.
 
 Where two models are alike, each patient's difference has either sign with equal chance; of n patients all 2ⁿ patterns
-of signs are equally likely. At least two of them, the one seen and its opposite, lie as far from zero as what was seen: no
-two-sided p is below 2 / 2ⁿ. Intervals and p values of DeLong and of the bootstrap do not know this bound.
+of signs are equally likely. At least two of them, the one seen and its opposite, lie as far from zero as what was seen:
+no two-sided p is below 2 / 2ⁿ. Intervals and p values of DeLong and of the bootstrap do not know this bound.
 
 Sources: Fisher, The Design of Experiments (1935), section 21; Good, Permutation, Parametric, and Bootstrap Tests of
 Hypotheses, 3rd edition (2005), chapter 3.
