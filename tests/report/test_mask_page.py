@@ -181,7 +181,7 @@ def test_the_rules_are_said(report: Report) -> None:
 
 def test_measures_of_lesions_are_not_taken_for_more_than_they_are(report: Report) -> None:
     page = Page(render_html(report))
-    assert page.text.count("liver and tumour have one part in nearly every true mask") == 1
+    assert page.text.count("Of liver and tumour, in one part in nearly every true mask,") == 1
     assert "lesions found" not in page.text
     assert "parts found" in page.text
     assert "Lesion sensitivity" in page.text, "a metric keeps its name"
@@ -199,7 +199,7 @@ def in_pieces(name: str, pieces: int) -> Report:
 def test_a_tree_in_pieces_has_no_lesions() -> None:
     vessels, plaques, kidney = in_pieces("retinal vessels", 6), in_pieces("plaque", 6), in_pieces("kidney", 1)
     assert "Of retinal vessels, which branch, they say where the tree breaks off" in parts_words(vessels.structures)
-    assert "kidney has one part" in parts_words(kidney.structures)
+    assert "Of kidney, in one part" in parts_words(kidney.structures)
     assert parts_words(plaques.structures).endswith("pieces of a mask that hang together.")
     top = [["Lesion F1" in dict(structure_headline(one))] for one in (vessels, plaques, kidney)]
     assert top == [[False], [True], [False]]
@@ -286,6 +286,7 @@ def test_an_evaluation_is_saved_whole_with_the_worst_masks_drawn(
     assert len(drawn) == 6
     assert all(a["alt"] and a["src"].startswith("data:image/png;base64,") for a in drawn)
     assert {"tumour: missed, Dice 0.00", "tumour: invented, Dice 0.00"} <= {a["alt"].partition(", ")[2] for a in drawn}
+    assert "a volume in three planes, axial, frontal and sagittal" in page.text
     assert all(name in page.text for name in ("true outline", "predicted outline", "both run here"))
     downloads = {a["download"]: a["href"] for tag, a in page.seen if tag == "a" and "download" in a}
     assert base64.b64decode(downloads["dice.svg"].partition("base64,")[2]).decode() == figures(report)["dice"].svg

@@ -120,6 +120,7 @@ def _mask_cases(report: Report, sources: Sources) -> dict[str, Any]:
     return {
         "shown": worst,
         "pictured": any(one.picture for one in worst),
+        "in_planes": any(one.volume for one in worst),
         "legend": outlines_key(),
         "rule": RULE,
         "parts": parts_words(report.structures),

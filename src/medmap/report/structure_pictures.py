@@ -44,12 +44,14 @@ class WorstMask:
         scores: How it compares.
         picture: PNG as a data URI, or None where it cannot be shown.
         words: What is wrong, in a few words.
+        volume: Whether the picture shows three planes of a volume.
     """
 
     case: str
     scores: MaskScores
     picture: str | None
     words: str
+    volume: bool = False
 
 
 def worst_masks(
@@ -73,7 +75,8 @@ def worst_masks(
         scores = part.scores[row]
         drawn = None if masks is None else masks(case, scores.structure)
         picture = None if drawn is None else png_uri(contours(*drawn))
-        found.append(WorstMask(case, scores, picture, words_of(scores)))
+        volume = drawn is not None and drawn[0].ndim > 2
+        found.append(WorstMask(case, scores, picture, words_of(scores), volume))
     return tuple(found)
 
 

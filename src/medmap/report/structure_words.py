@@ -227,9 +227,8 @@ def parts_words(table: StructureTable) -> str:
     one, trees, several = in_parts(table)
     told = ["The measures named after lesions count parts: pieces of a mask that hang together."]
     if one:
-        have = "has" if len(one) == 1 else "have"
         told.append(
-            f"{listed(one)} {have} one part in nearly every true mask: there they say whether it was met and whether "
+            f"Of {listed(one)}, in one part in nearly every true mask, they say whether it was met and whether "
             "anything was drawn apart from it, and nothing of lesions."
         )
     if trees:
