@@ -94,3 +94,19 @@ def test_wrong_rules_and_shapes_are_refused() -> None:
         parts_of(np.zeros((3, 3), np.uint8), np.zeros((3, 4), np.uint8), 1, 1.0)
     nothing = Parts(np.zeros(0), np.zeros(0), np.zeros(0), 4.0)
     assert nothing.dice(ComponentRule()) == 0
+
+
+@pytest.mark.parametrize(
+    ("rule", "unit", "words"),
+    [
+        (ComponentRule(smallest=7.5), "voxels", "parts below 8 voxels are dropped"),
+        (ComponentRule(smallest=12345.5), "voxels", "parts below 12346 voxels are dropped"),
+        (ComponentRule(smallest=7.4999), "mm³", "parts below 7.5 mm³ are dropped"),
+        (ComponentRule(smallest=123456.7), "mm²", "parts below 123000 mm² are dropped"),
+        (ComponentRule(largest_only=True), "mm³", "only the largest part is kept"),
+    ],
+)
+def test_a_rule_in_words_has_whole_voxels_and_three_digits_of_a_size(
+    rule: ComponentRule, unit: str, words: str
+) -> None:
+    assert rule.in_words(unit) == words

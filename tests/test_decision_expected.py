@@ -40,3 +40,19 @@ def test_what_is_no_line_is_refused() -> None:
     with pytest.raises(BundleError):
         Decision.from_json({**Decision().to_json(), "expected_dice": {"steepness": 1}})
     assert ExpectedDice.from_json({}) is None
+
+
+@pytest.mark.parametrize(
+    ("rank", "words"),
+    [
+        (0.82, "mostly were the worse ones (rank correlation 0.82;"),
+        (0.4, "only loosely tells the worse masks from the better ones"),
+        (-0.1, "does not tell the worse masks from the better ones (rank correlation −0.10;"),
+        (None, "these cases cannot show"),
+    ],
+)
+def test_what_it_is_and_how_well_it_did_is_said_plainly(rank: float | None, words: str) -> None:
+    told = ExpectedDice(0.9, 0.05, 0.0234, rank, 32).in_words()
+    assert told.startswith("Expected Dice: beside each new mask the bundle says which Dice to expect of it")
+    assert "On the 32 cases judged here it was off by 0.023 on average" in told
+    assert words in told

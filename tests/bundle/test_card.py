@@ -124,3 +124,8 @@ def test_names_from_data_cannot_write_html_links_or_rows():
     assert "](" not in card.replace("\\]", "")
     (row,) = [line for line in card.splitlines() if line.startswith("| x")]
     assert row.replace("\\|", "").count("|") == 8
+
+
+def test_the_card_says_what_its_digest_is_of():
+    card = model_card(make_spec(provenance={"dataset_digest": "sha256:abc", "cases": 3}), [])
+    assert "- dataset digest: sha256:abc (of the whole dataset, with all its splits)" in card

@@ -298,3 +298,14 @@ def test_unlike_evaluations_are_not_compared() -> None:
     assert "NSD is left out" in report.warnings[-1]
     trained = replace(table, splits=("train",) * len(table))
     assert "training split" in compare_structures(table, trained, bootstrap=FEW).warnings[0]
+
+
+@pytest.mark.parametrize(("patients", "words"), [(4, "so no difference can be told from chance"), (8, "too narrow")])
+def test_few_patients_are_said_to_show_little(patients: int, words: str) -> None:
+    a, b = (judged(dataset(patients + 1), noise).of() for noise in (0.1, 0.9))
+    report = compare_structures(a, b)
+    assert report.patients == patients
+    assert any(f"Only {patients} patients: no p can be below" in text and words in text for text in report.warnings)
+    assert all(row.p is None or row.p >= 2 / 2**patients for row in report.rows)
+    many = compare_structures(*(judged(dataset(24), noise).of() for noise in (0.1, 0.9)))
+    assert not any("no p can be below" in text for text in many.warnings)

@@ -36,7 +36,8 @@ from medmap.image import Image
 from medmap.metrics import Bootstrap, LesionCounts, MaskRules, MaskScores
 from medmap.metrics.meanings import meaning
 from medmap.report import drawn_of, every_table, figures, methods, render_html, save_evaluation, summary
-from medmap.report.structure_words import found_of, listed
+from medmap.report.page import held_together
+from medmap.report.structure_words import found_of, listed, parts_words, structure_headline
 from medmap.results import Label, Mask
 from medmap.write import write
 
@@ -134,7 +135,7 @@ def test_the_summary_is_in_plain_words(report: Report) -> None:
 def test_words_are_explained_once(report: Report) -> None:
     html = render_html(report)
     for name in ("nsd", "hd95_mm", "iou", "assd_mm"):
-        assert html.count(meaning(name)) == 1, name
+        assert html.count(held_together(meaning(name))) == 1, name
     assert meaning("dice") not in html  # the sentence at the top says it
 
 
@@ -168,13 +169,40 @@ def test_the_rules_are_said(report: Report) -> None:
         assert words in told
     stricter = replace(report, rules=MaskRules(lesion_overlap=0.5, lesion_connectivity="faces"))
     assert "touch by faces); it is found when more than 50 % of it lies" in " ".join(methods(stricter))
-    assert "A lesion is a connected component. " in " ".join(methods(replace(report, rules=None)))
+    unknown = " ".join(methods(replace(report, rules=None)))
+    assert "A part, a lesion in the measures' names, is a connected component. " in unknown
     mixed = judged()
     mixed = replace(
         mixed,
         scores=tuple(replace(s, tolerance_mm=1.0 if s.structure == "liver" else 3.0) for s in mixed.scores),
     )
     assert "liver 1 mm, tumour 3 mm" in " ".join(methods(report_of(mixed)))
+
+
+def test_measures_of_lesions_are_not_taken_for_more_than_they_are(report: Report) -> None:
+    page = Page(render_html(report))
+    assert page.text.count("Of liver and tumour, in one part in nearly every true mask,") == 1
+    assert "lesions found" not in page.text
+    assert "parts found" in page.text
+    assert "Lesion sensitivity" in page.text, "a metric keeps its name"
+    assert f"sha256:{'ab' * 32} (of the whole dataset, with all its splits)" in page.text
+    assert "Lesion F1" not in [name for name, _ in structure_headline(report)]
+
+
+def in_pieces(name: str, pieces: int) -> Report:
+    """Cases whose structure is in so many parts."""
+    score = MaskScores(name, 90, 90, 80, 1.0, 0.5, 0.9, 2.0, 0.1, LesionCounts(pieces, pieces, pieces, pieces))
+    cases = tuple(f"c{i}" for i in range(12))
+    return report_of(StructureTable(cases, cases, (score,) * 12))
+
+
+def test_a_tree_in_pieces_has_no_lesions() -> None:
+    vessels, plaques, kidney = in_pieces("retinal vessels", 6), in_pieces("plaque", 6), in_pieces("kidney", 1)
+    assert "Of retinal vessels, which branch, they say where the tree breaks off" in parts_words(vessels.structures)
+    assert "Of kidney, in one part" in parts_words(kidney.structures)
+    assert parts_words(plaques.structures).endswith("pieces of a mask that hang together.")
+    top = [["Lesion F1" in dict(structure_headline(one))] for one in (vessels, plaques, kidney)]
+    assert top == [[False], [True], [False]]
 
 
 def test_the_observer_stands_beside_the_prediction_on_the_same_cases(report: Report) -> None:
@@ -257,7 +285,9 @@ def test_an_evaluation_is_saved_whole_with_the_worst_masks_drawn(
     drawn = [a for tag, a in page.seen if tag == "img"]
     assert len(drawn) == 6
     assert all(a["alt"] and a["src"].startswith("data:image/png;base64,") for a in drawn)
-    assert {"tumour: missed", "tumour: invented"} <= {a["alt"].partition(", ")[2] for a in drawn}
+    assert {"tumour: missed, Dice 0.00", "tumour: invented, Dice 0.00"} <= {a["alt"].partition(", ")[2] for a in drawn}
+    assert "a volume in three planes, axial, frontal and sagittal" in page.text
+    assert all(name in page.text for name in ("true outline", "predicted outline", "both run here"))
     downloads = {a["download"]: a["href"] for tag, a in page.seen if tag == "a" and "download" in a}
     assert base64.b64decode(downloads["dice.svg"].partition("base64,")[2]).decode() == figures(report)["dice"].svg
 

@@ -30,6 +30,7 @@ from medmap.report import (
     save_evaluation,
     summary,
 )
+from medmap.report.page import held_together
 from medmap.report.svg import Plot, plain, ticks
 from medmap.results import Label
 
@@ -130,6 +131,29 @@ def test_figures_are_well_formed_and_the_same_again(report, log):
             for name, limit in (("x", width), ("cx", width), ("y", height), ("cy", height)):
                 if node.get(name) and not node.get(name).endswith("%") and "rotate" not in str(node.attrib):
                     assert -30 <= float(node.get(name)) <= limit + 30, (figure.name, node.tag, node.attrib)
+
+
+def test_a_figure_of_subgroups_has_room_for_names_and_reasons():
+    table = binary()
+    names = ("Northern District General Hospital", "a site of few cases")
+    sites = tuple(names[int(row < 4)] for row in range(len(table)))
+    report = report_from_table(replace(table, sites=sites, columns={}), split="test")
+    drawn = figures(report)["subgroups_auroc"].svg
+    assert f"site: {names[0]} (" in drawn
+    assert "only 4 cases: fewer than 10 say nothing" in drawn
+    assert "…" not in drawn
+    width = float(parsed(drawn).get("viewBox").split()[2])
+    for node in parsed(drawn).iter("{http://www.w3.org/2000/svg}text"):
+        long, at = len(node.text) * 6.0, float(node.get("x"))  # px a letter that Liberation Sans needs
+        left = {"end": at - long, "middle": at - long / 2}.get(node.get("text-anchor"), at)
+        assert 0 <= left < left + long <= width, node.text
+
+
+def test_no_line_breaks_between_a_number_and_its_unit(reports):
+    html = render_html(reports["binary"])
+    assert "95 %" not in html
+    assert "95\u00a0%\u00a0CI\u00a00." in html
+    assert held_together("1.7 mm and 0.2 ml, 3 mmol") == "1.7\u00a0mm and 0.2\u00a0ml, 3 mmol"
 
 
 def test_each_kind_has_its_figures(reports, log):

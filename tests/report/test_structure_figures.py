@@ -18,8 +18,8 @@ from medmap.geometry import Geometry
 from medmap.image import Image
 from medmap.metrics import Bootstrap
 from medmap.report.structure_figures import bland_altman_figure, dice_distribution, structure_figures
-from medmap.report.structure_pictures import contours, words_of, worst_masks
-from medmap.write.colours import COLOURS
+from medmap.report.structure_pictures import contours, outlines_key, words_of, worst_masks
+from medmap.write.planes import BOTH, FIRST, SECOND
 
 
 def colours(picture: np.ndarray) -> set[tuple[int, ...]]:
@@ -84,7 +84,7 @@ def test_the_worst_masks_come_first_with_their_picture() -> None:
         return image, truth == value, prediction == value
 
     found = worst_masks(judged(observer=True), drawn, count=4)
-    assert [mask.words for mask in found[:2]] == ["tumour: missed", "tumour: invented"]
+    assert [mask.words for mask in found[:2]] == ["tumour: missed, Dice 0.00", "tumour: invented, Dice 0.00"]
     assert [mask.case for mask in found[:2]] == ["c3", "c5"]
     assert [mask.scores.dice for mask in found] == sorted(mask.scores.dice for mask in found)
     assert len({mask.case for mask in found}) == 4
@@ -93,7 +93,8 @@ def test_the_worst_masks_come_first_with_their_picture() -> None:
     picture = found[2].picture
     assert picture is not None
     pixels = np.asarray(Pillow.open(io.BytesIO(base64.b64decode(picture.split(",")[1]))))
-    assert {COLOURS[0], COLOURS[1]} <= colours(pixels)
+    assert {FIRST, SECOND} <= colours(pixels)
+    assert len(pixels) >= 256, "large enough to be judged by eye"
     assert [mask.picture for mask in worst_masks(judged(), None, 2)] == [None, None]
     assert worst_masks(judged(), lambda case, structure: None, 1)[0].picture is None
 
@@ -105,12 +106,19 @@ def test_planes_go_where_masks_differ() -> None:
     image = Image(np.zeros(truth.shape, np.int16), Geometry.from_spacing(truth.shape, (1, 1, 1)))
     picture = contours(image, truth, prediction)
     # the axial plane lies in a slice of the truth alone: its outline is not shared
-    axial = picture[:, :80]  # 20 of 30 mm of 128 pixels
-    assert COLOURS[0] in colours(axial)
-    assert COLOURS[1] not in colours(axial)
+    axial = picture[:, :160]  # 20 of 30 mm of 256 pixels
+    assert FIRST in colours(axial)
+    assert SECOND not in colours(axial)
     both = contours(image, truth, truth)
-    assert COLOURS[3] in colours(both)
-    assert not {COLOURS[0], COLOURS[1]} & colours(both)
+    assert BOTH in colours(both)
+    assert not {FIRST, SECOND} & colours(both)
+
+
+def test_the_legend_names_each_outline_in_its_colour() -> None:
+    said = {name: svg for svg, name in outlines_key()}
+    for name, (red, green, blue) in (("true outline", FIRST), ("predicted outline", SECOND), ("both run here", BOTH)):
+        assert f"rgb({red},{green},{blue})" in said[name]
+    assert len({FIRST, SECOND, BOTH}) == 3
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -122,10 +130,10 @@ def test_a_plane_is_shown_where_masks_differ_most(channels: int) -> None:
     names = ("red", "green", "blue")[:channels]
     image = Image(pixels.squeeze(), Geometry.without_size((700, 500)), channels=names if channels == 3 else ("image",))
     picture = contours(image, truth, prediction)
-    assert picture.shape == (224, 224, 3)
-    assert (picture == COLOURS[1]).all(axis=-1).sum() >= 4 * 39 - 4
+    assert picture.shape == (448, 448, 3)
+    assert (picture == SECOND).all(axis=-1).sum() >= 2 * (4 * 79 - 4)
     small = contours(Image(np.zeros((9, 8)), Geometry.without_size((9, 8))), *np.zeros((2, 9, 8), bool))
-    assert small.shape == (9, 8, 3)
+    assert small.shape == (9 * 49, 8 * 49, 3)
 
 
 def test_empty_masks_and_refusals() -> None:
@@ -145,5 +153,5 @@ def test_a_small_picture_in_colour_is_drawn_into_a_copy() -> None:
     pixels = np.zeros((20, 24, 3), np.uint8)
     image = Image(pixels, Geometry.without_size((20, 24)), "colour", ("red", "green", "blue"))
     picture = contours(image, truth, np.roll(truth, 3, 0))
-    assert {COLOURS[0], COLOURS[1]} <= colours(picture)
+    assert {FIRST, SECOND} <= colours(picture)
     assert not image.array.any()

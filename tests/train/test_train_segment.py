@@ -104,7 +104,10 @@ def test_the_way_from_masks_to_masks(trained: Path, squares: Path) -> None:
     expected = bundle.decision.expected_dice
     assert expected["cases"] == 12
     assert 0 <= expected["error"] < 0.2
-    assert any("foretells" in note for note in found["notes"])
+    assert any(note.startswith("Expected Dice: ") for note in found["notes"])
+    whole = bundle.spec.provenance["dataset_digest"]
+    assert found["dataset"] == whole, "the report and the card speak of one dataset, not of the cases judged"
+    assert whole in (trained / "bundle" / "CARD.md").read_text()
     table = read_structures(trained / "evaluation/predictions.csv")
     assert set(table.folds) == {0, 1}
     assert set(table.structures) == {"square"}
@@ -116,6 +119,7 @@ def test_evaluation_and_prediction_lie_on_the_source(trained: Path, squares: Pat
     report = evaluate(bundle, data)
     assert report.split == "test"
     assert report.cases == 4
+    assert report.dataset_digest == bundle.spec.provenance["dataset_digest"]
     dice = report.row("dice")
     assert dice is not None
     assert (dice.value or 0) > FEWEST

@@ -150,7 +150,10 @@ def _plain(block: Mapping[str, Any]) -> list[str]:
 
 
 def _data(spec: BundleSpec) -> list[str]:
-    lines = _plain(spec.provenance)
+    given = dict(spec.provenance)
+    if isinstance(digest := given.get("dataset_digest"), str):
+        given["dataset_digest"] = f"{digest} (of the whole dataset, with all its splits)"
+    lines = _plain(given)
     if "patients" in spec.provenance and spec.provenance["patients"] is None:
         lines.append("- patients: not known; every case counts as a patient of its own")
     dataset = spec.provenance.get("dataset")

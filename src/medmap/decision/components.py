@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -40,6 +41,21 @@ class ComponentRule:
     def to_json(self) -> dict[str, Any]:
         """Plain values, as a decision has them."""
         return asdict(self)
+
+    def in_words(self, unit: str) -> str:
+        """The rule for a reader: whole voxels, or three digits of a size.
+
+        Args:
+            unit: Of ``smallest``: mm³, mm² or voxels.
+
+        Example:
+            >>> ComponentRule(smallest=7.5).in_words("voxels"), ComponentRule(smallest=1234.5).in_words("mm³")
+            ('parts below 8 voxels are dropped', 'parts below 1230 mm³ are dropped')
+        """
+        if self.largest_only:
+            return "only the largest part is kept"
+        least = math.ceil(self.smallest) if unit == "voxels" else float(f"{self.smallest:.3g}")
+        return f"parts below {least:.15g} {unit} are dropped"
 
     def keeps(self, sizes: NDArray[np.float64]) -> NDArray[np.bool_]:
         """Which of a structure's parts in one case stay, by their sizes; of equally large ones the first."""

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from medmap.errors import UsageError
+from medmap.errors import UsageError, counted
 
 FEWEST_CASES = 5
+GOOD_ORDER, LOOSE_ORDER = 0.6, 0.3  # rank correlations from which worse cases mostly, or sometimes, come first
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,26 @@ class ExpectedDice:
     def of(self, said: float) -> float:
         """The Dice to expect where the probabilities say ``said``."""
         return min(max(self.intercept + self.slope * said, 0.0), 1.0)
+
+    def in_words(self) -> str:
+        """What an expected Dice is and how well it did, for a reader of the report."""
+        cases = counted(self.cases, "case")
+        return (
+            "Expected Dice: beside each new mask the bundle says which Dice to expect of it, by the network's own "
+            f"probabilities and without a true mask. On the {cases} judged here it was off by {self.error:.3f} on "
+            f"average; it was fitted to these, so expect somewhat more of new ones. {self._order_in_words()}"
+        )
+
+    def _order_in_words(self) -> str:
+        rank = self.rank_correlation
+        if rank is None:
+            return "Whether it tells bad masks from good ones these cases cannot show: they are all alike."
+        scale = f"(rank correlation {rank:.2f}; 1 is the same order, 0 none)".replace("-", "−")
+        if rank >= GOOD_ORDER:
+            return f"Masks of which it expects little mostly were the worse ones {scale}."
+        if rank >= LOOSE_ORDER:
+            return f"It only loosely tells the worse masks from the better ones {scale}."
+        return f"It does not tell the worse masks from the better ones {scale}: do not sort cases by it."
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, as a decision has them."""

@@ -12,8 +12,11 @@ from medmap.errors import DataError, counted
 from medmap.evaluate.baselines import compared
 from medmap.evaluate.table import PredictionTable
 from medmap.metrics import Bootstrap, Comparison, paired_bootstrap
+from medmap.metrics.flips import least_p
 
 DRAWS = Bootstrap(1000)
+FEW_PATIENTS = 10
+NOTABLE = 0.05  # a p that is commonly asked for
 
 
 @dataclass(frozen=True)
@@ -129,6 +132,17 @@ def compare_tables(a: PredictionTable, b: PredictionTable, name_a: str = "a", na
     )
 
 
+def few_patients_words(patients: int) -> list[str]:
+    """A sentence where so few patients are compared that hardly any difference can be told from chance."""
+    if patients >= FEW_PATIENTS:
+        return []
+    least = least_p(patients)
+    of = counted(patients, "patient")
+    if least > NOTABLE:
+        return [f"Only {of}: no p can be below {least:.2g}, so no difference can be told from chance, however large."]
+    return [f"Only {of}: no p can be below {least:.2g}, and the intervals are likely too narrow."]
+
+
 def _in_order(table: PredictionTable, labels: tuple[str, ...]) -> PredictionTable:
     """The table with its classes in another order."""
     if table.labels == labels:
@@ -154,7 +168,7 @@ def _told(only_a: int, only_b: int, a: PredictionTable, b: PredictionTable) -> l
             told.append(f"{count} case{'s are' if count > 1 else ' is'} in the {name} evaluation only and left out.")
     if "train" in (*a.splits, *b.splits):
         told.append("Some cases are of the training split: they say nothing about new patients.")
-    return told
+    return [*told, *few_patients_words(len(set(a.patients)))]
 
 
 def _more(a: PredictionTable, b: PredictionTable) -> list[Comparison]:

@@ -123,7 +123,7 @@ def report_from_boxes(
         table=table,
         rows=(*rows, *groups),
         dataset_name=dataset.name,
-        dataset_digest=dataset.digest,
+        dataset_digest=found.dataset_digest or dataset.digest,
         task="detect",
         bundles=found.bundles,
         warnings=tuple(dict.fromkeys([*told, *patients])),

@@ -11,12 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medmap.errors import DataError
-from medmap.evaluate.compare import ComparisonReport
+from medmap.evaluate.compare import ComparisonReport, few_patients_words
 from medmap.evaluate.detections import DetectionTable
 from medmap.evaluate.detections_csv import read_detections
 from medmap.evaluate.detections_rows import DRAWS, counts_of, each_group, froc_draws, point_draws, ranked_classes
 from medmap.metrics import Bootstrap, Comparison, average_precisions, match_boxes
 from medmap.metrics.boxes import COCO_IOU
+from medmap.metrics.flips import within_least_p
 from medmap.metrics.means import tested_difference
 
 Floats = NDArray[np.float64]
@@ -62,9 +63,11 @@ def compare_detections(
     _same_truth(one, two)
     draws = bootstrap or DRAWS
     rows = [*_precisions(one, two, draws), *_curves(one, two, draws), *_points(one, two, draws)]
+    patients = len(set(one.patients))
+    rows = [within_least_p(row, patients) for row in rows]
     only_a, only_b = len(a) - len(both), len(b) - len(both)
     told = _told(only_a, only_b, one, two)
-    return ComparisonReport(name_a, name_b, len(both), len(set(one.patients)), only_a, only_b, tuple(rows), tuple(told))
+    return ComparisonReport(name_a, name_b, len(both), patients, only_a, only_b, tuple(rows), tuple(told))
 
 
 def compare_detection_folders(folder_a: str | Path, folder_b: str | Path) -> ComparisonReport:
@@ -195,4 +198,4 @@ def _told(only_a: int, only_b: int, a: DetectionTable, b: DetectionTable) -> lis
             told.append(f"{count} case{'s are' if count > 1 else ' is'} in the {name} evaluation only and left out.")
     if "train" in (*a.splits, *b.splits):
         told.append("Some cases are of the training split: they say nothing about new patients.")
-    return told
+    return [*told, *few_patients_words(len(set(a.patients)))]

@@ -190,7 +190,8 @@ def _judged_as_they_come(
                 yield cases[answer.case], output
 
     looks = log_look(bundles, whole, chosen, tuple(cases))
-    found = Circumstances(bundles=tuple(b.digest for b in bundles), looks=looks, started=started)
+    digests = tuple(b.digest for b in bundles)
+    found = Circumstances(bundles=digests, looks=looks, started=started, dataset_digest=whole.digest)
     data = whole.with_cases(judged)
     if bundles[0].spec.task == "detect":
         rules = replace(options.boxes or DetectionRules(), bootstrap=options.bootstrap)

@@ -99,7 +99,7 @@ class Report:
         split: train, val, test, all, or oof (out of fold).
         table: The predictions.
         rows: The metrics.
-        dataset_name, dataset_digest: What was evaluated on.
+        dataset_name, dataset_digest: The dataset that the judged cases are of, whole: all its splits.
         task: The mapping's kind.
         bundles: Digests of the bundles that answered together; empty when predictions alone were given.
         warnings: What a reader must know first, in sentences, worst first.
@@ -296,6 +296,7 @@ class Circumstances:
         extra: Further rows: after recalibration.
         recalibrated: The decision after recalibration.
         started: ``time.monotonic()`` from which the seconds count.
+        dataset_digest: Of the whole dataset, where only some of its cases are given to be judged.
     """
 
     bundles: tuple[str, ...] = ()
@@ -306,6 +307,7 @@ class Circumstances:
     extra: tuple[Estimate, ...] = ()
     recalibrated: Decision | None = None
     started: float | None = None
+    dataset_digest: str | None = None
 
 
 class MetricRow(Section):

@@ -76,7 +76,7 @@ def report_from_masks(
         table=table,
         rows=(*rows, *volume_agreement(table), *groups),
         dataset_name=dataset.name,
-        dataset_digest=dataset.digest,
+        dataset_digest=found.dataset_digest or dataset.digest,
         task="segment",
         bundles=found.bundles,
         warnings=tuple(dict.fromkeys(told)),

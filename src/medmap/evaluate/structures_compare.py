@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from medmap.errors import DataError
-from medmap.evaluate.compare import ComparisonReport
+from medmap.evaluate.compare import ComparisonReport, few_patients_words
 from medmap.evaluate.structures import StructureTable
 from medmap.evaluate.structures_csv import read_structures
 from medmap.evaluate.structures_rows import METRICS, case_means
@@ -104,4 +104,4 @@ def _told(only_a: int, only_b: int, a: StructureTable, b: StructureTable, withou
         told.append("Some cases are of the training split: they say nothing about new patients.")
     if without_nsd:
         told.append("NSD is left out: the two evaluations have other tolerances.")
-    return told
+    return [*told, *few_patients_words(len(set(a.patients)))]

@@ -11,6 +11,7 @@ from scipy import special
 
 from medmap.errors import UsageError
 from medmap.metrics.estimate import Comparison
+from medmap.metrics.flips import within_least_p
 from medmap.metrics.inputs import Bools, Floats, Patients, numbers, same_length, whole_numbers, yes_no
 from medmap.metrics.intervals import Z95, Bootstrap, replicate_interval
 from medmap.metrics.ranking import auroc_covariance, missing_class
@@ -32,8 +33,9 @@ def compare_auroc(
         patients: (n,) patient of each case; None when each case is another patient.
 
     Returns:
-        a − b with its 95 % interval and two-sided p; None with a reason where a class is missing, or where the
-        variance is zero though the values differ.
+        a − b with its 95 % interval and two-sided p, which is not below what so few patients can show
+        (``medmap.metrics.flips``); None with a reason where a class is missing, or where the variance is zero though
+        the values differ.
 
     Raises:
         UsageError: Lengths differ.
@@ -65,11 +67,12 @@ def compare_auroc(
             return plain.with_(low=difference, high=difference, p=1.0)
         return plain.with_(method=None, reason="the variance of the difference is zero")
     error = math.sqrt(variance)
-    return plain.with_(
+    found = plain.with_(
         low=max(-1.0, difference - Z95 * error),
         high=min(1.0, difference + Z95 * error),
         p=float(2 * special.ndtr(-abs(difference) / error)),
     )
+    return within_least_p(found, who.count)
 
 
 def mcnemar(
@@ -193,7 +196,8 @@ def paired_bootstrap(
 
     Returns:
         a − b with its 95 % percentile interval and two-sided p (twice the smaller share of draws on the other side of
-        zero, counting the data themselves); None with a reason where the metric is undefined or no draw moves it.
+        zero, counting the data themselves, and not below what so few patients can show: ``medmap.metrics.flips``);
+        None with a reason where the metric is undefined or no draw moves it.
 
     Raises:
         UsageError: Lengths differ.
@@ -231,7 +235,7 @@ def paired_bootstrap(
     known = replicates[np.isfinite(replicates)]
     tail = min(int((known <= 0).sum()), int((known >= 0).sum()))
     p = min(1.0, 2 * (tail + 1) / (known.size + 1))
-    return plain.with_(low=interval[0], high=interval[1], p=p, method=draws.method)
+    return within_least_p(plain.with_(low=interval[0], high=interval[1], p=p, method=draws.method), who.count)
 
 
 def _differences(metric: Metric, tables: tuple[NDArray[np.generic], ...], who: Patients, draws: Bootstrap) -> Floats:

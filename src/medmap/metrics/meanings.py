@@ -13,8 +13,8 @@ _MEANINGS: Mapping[str, str] = MappingProxyType(
         "assd_mm": "How far the two surfaces lie apart on average.",
         "nsd": "The share of both surfaces that lies within a stated tolerance of the other.",
         "volume_error_ml": "Measured less true volume.",
-        "lesion_sensitivity": "The share of the true lesions that are met.",
-        "lesion_precision": "The share of the lesions drawn that meet a true one.",
+        "lesion_sensitivity": "The share of the true masks' connected parts that are met; a part may be a lesion.",
+        "lesion_precision": "The share of the parts drawn that meet a true one.",
         "lesion_f1": "Lesion sensitivity and precision in one number, near the smaller of the two.",
         "ap50": (
             "How pure boxes stay while ever more findings are found, from 0 to 1; a box is right when its IoU with a "

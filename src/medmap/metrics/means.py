@@ -8,6 +8,7 @@ import numpy as np
 
 from medmap.errors import UsageError
 from medmap.metrics.estimate import Comparison, Estimate, undefined
+from medmap.metrics.flips import by_sign_flips
 from medmap.metrics.inputs import Floats, Patients
 from medmap.metrics.intervals import (
     Bootstrap,
@@ -96,14 +97,15 @@ def mean_differences(
 
     Returns:
         first − second with a 95 % percentile interval and a two-sided p (twice the smaller share of draws on the other
-        side of zero, counting the data themselves); None with a reason where no case has both.
+        side of zero, counting the data themselves; of at most 16 patients never below the exact sign-flip test's);
+        None with a reason where no case has both.
 
     Raises:
         UsageError: Shapes that do not fit.
         DatasetError: An empty patient.
 
     Source: Efron and Tibshirani (1993), chapters 13 and 15; Davison and Hinkley, Bootstrap Methods and their
-    Application (1997), section 4.2.
+    Application (1997), section 4.2; few patients: ``medmap.metrics.flips``.
 
     Example:
         >>> better = np.array([[0.9], [0.8], [0.95]])
@@ -128,7 +130,8 @@ def mean_differences(
             continue
         a, b = float(first[inside, column].mean()), float(second[inside, column].mean())
         plain = plain.with_(a=a, b=b, difference=float(gaps[inside, column].mean()))
-        rows.append(tested_difference(plain, replicates[:, column], draws))
+        totals = who.totals(np.where(inside, gaps[:, column], 0.0))
+        rows.append(by_sign_flips(tested_difference(plain, replicates[:, column], draws), totals))
     return rows
 
 

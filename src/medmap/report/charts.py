@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from medmap.report.figures import Figure
 from medmap.report.svg import (
     BLUE,
     GREY,
+    INK,
     LETTER,
     ORANGE,
     SOFT,
@@ -29,6 +30,9 @@ from medmap.report.svg import (
 from medmap.report.tables import counted_in, subgroup_rows_of
 
 MOST_CLASSES = 20
+MOST_LETTERS = 44  # of a group's name or a reason in a figure; the table has the whole
+SMALL_LETTER = LETTER * 11 / 12  # at 11 px
+OF_VALUES = "value (95 % interval)"
 IN_UNITS = ("mae", "rmse", "hd95_mm", "assd_mm")  # all others are shares
 
 
@@ -153,20 +157,21 @@ def forest(report: Report, name: str) -> Figure | None:
     values = [v for row in every for v in (row.low, row.value, row.high) if v is not None]
     if not values:
         return None
-    low, high = min(values), max(values)
-    if name not in IN_UNITS:
-        low, high = max(0.0, np.floor(low * 10) / 10), min(1.0, np.ceil(high * 10) / 10)
-    low, high = (low, high) if high > low else (low - 0.5, high + 0.5)
-    left, across, step, top = 230.0, 290.0, 24.0, 26.0
-    height = top + step * len(every) + 40
+    low, high = _scale(name, values)
+    names = [f"{short(group_name(row.group), MOST_LETTERS)} ({row.n})" for row in every]
+    said = [short(_said(row), MOST_LETTERS) for row in every]
+    counted = f"group ({counted_in(report)})"
+    left = 24 + LETTER * max(len(text) for text in (*names, counted))
+    right = 24 + SMALL_LETTER * max(len(text) for text in (*said, OF_VALUES))
+    across, step, top = 290.0, 24.0, 26.0
+    floor = top + step * len(every)
 
     def at(value: float) -> float:
         return left + (value - low) / (high - low) * across
 
-    floor = top + step * len(every)
     parts = [
-        label(left - 12, 14, f"group ({counted_in(report)})", anchor="end", colour=SOFT, size=11),
-        label(left + across + 16, 14, "value (95 % interval)", colour=SOFT, size=11),
+        label(left - 12, 14, counted, anchor="end", colour=SOFT, size=11),
+        label(left + across + 16, 14, OF_VALUES, colour=SOFT, size=11),
     ]
     for value in ticks(low, high):
         parts += [
@@ -174,24 +179,21 @@ def forest(report: Report, name: str) -> Figure | None:
             label(at(value), floor + 16, tick_text(value), anchor="middle", colour=SOFT, size=11),
         ]
     if whole.value is not None:
-        parts.append(
-            f'<path d="M{number(at(whole.value))} {number(top)}V{number(floor)}" '
-            f'stroke="{BLUE}" stroke-dasharray="4 4"/>'
-        )
+        line = f"M{number(at(whole.value))} {number(top)}V{number(floor)}"
+        parts.append(f'<path d="{line}" stroke="{BLUE}" stroke-dasharray="4 4"/>')
     last = ""
     for place, row in enumerate(every):
         y = top + step * (place + 0.5)
         column = row.group.partition("=")[0]
         if place and column != last:
-            parts.append(rule(10, y - step / 2, left + across + 190, y - step / 2, "#cbd5e1"))
+            parts.append(rule(10, y - step / 2, left + across + right, y - step / 2, "#cbd5e1"))
         last = column
-        parts.append(
-            label(left - 12, y + 4, f"{short(group_name(row.group), 28)} ({row.n})", anchor="end", bold=place == 0)
-        )
-        parts += _interval(row, at, y, left + across + 16)
+        parts.append(label(left - 12, y + 4, names[place], anchor="end", bold=place == 0))
+        colour = SOFT if row.value is None else INK
+        parts += [*_interval(row, at, y), label(left + across + 16, y + 4, said[place], colour=colour, size=11)]
     words = "; ".join(f"{r.group}: {'not defined' if r.value is None else f'{r.value:.2f}'}" for r in every)
     title = f"{metric_name(name)} in subgroups"
-    svg = drawing(left + across + 200, height, title, words, parts)
+    svg = drawing(left + across + right + 8, floor + 40, title, words, parts)
     return Figure(
         f"subgroups_{name}",
         title,
@@ -201,15 +203,29 @@ def forest(report: Report, name: str) -> Figure | None:
     )
 
 
-def _interval(row: Estimate, at: Callable[[float], float], y: float, right: float) -> list[str]:
+def _scale(name: str, values: Sequence[float]) -> tuple[float, float]:
+    """From where to where the axis goes; of shares in steps of a tenth."""
+    low, high = min(values), max(values)
+    if name not in IN_UNITS:
+        low, high = max(0.0, np.floor(low * 10) / 10), min(1.0, np.ceil(high * 10) / 10)
+    return (low, high) if high > low else (low - 0.5, high + 0.5)
+
+
+def _said(row: Estimate) -> str:
+    """A value with its interval in words, or why there is none."""
     if row.value is None:
-        return [label(right, y + 4, short(row.reason or "not defined", 30), colour=SOFT, size=11)]
-    text = f"{row.value:.2f}"
+        return row.reason or "not defined"
+    span = "" if row.low is None or row.high is None else f" ({row.low:.2f} to {row.high:.2f})"
+    return f"{row.value:.2f}{span}"
+
+
+def _interval(row: Estimate, at: Callable[[float], float], y: float) -> list[str]:
+    """The square of a value and the line of its interval."""
+    if row.value is None:
+        return []
     parts = []
     if row.low is not None and row.high is not None:
-        text += f" ({row.low:.2f} to {row.high:.2f})"
         parts.append(
             f'<path d="M{number(at(row.low))} {number(y)}H{number(at(row.high))}" stroke="{BLUE}" stroke-width="1.6"/>'
         )
-    parts.append(box(at(row.value) - 4, y - 4, 8, 8, BLUE))
-    return [*parts, label(right, y + 4, text, size=11)]
+    return [*parts, box(at(row.value) - 4, y - 4, 8, 8, BLUE)]

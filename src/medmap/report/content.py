@@ -25,10 +25,11 @@ from medmap.report.detection_words import (
 from medmap.report.figures import Figure, classification_figures, regression_figures, training_figures
 from medmap.report.pictures import Images, galleries
 from medmap.report.structure_figures import bland_altman_names, structure_figures
-from medmap.report.structure_pictures import COLOURS_SAID, Drawn, worst_masks
+from medmap.report.structure_pictures import Drawn, outlines_key, worst_masks
 from medmap.report.structure_tables import each_structure, structure_tables
 from medmap.report.structure_words import (
     RULE,
+    parts_words,
     rules_facts,
     structure_headline,
     structure_methods,
@@ -119,8 +120,10 @@ def _mask_cases(report: Report, sources: Sources) -> dict[str, Any]:
     return {
         "shown": worst,
         "pictured": any(one.picture for one in worst),
-        "colours": COLOURS_SAID,
+        "in_planes": any(one.volume for one in worst),
+        "legend": outlines_key(),
         "rule": RULE,
+        "parts": parts_words(report.structures),
         "each_structure": [table.name for table in each_structure(report)],
         "wide_tables": len(set(report.structures.raters)) > 1,
         "volume_figures": bland_altman_names(report.structures),

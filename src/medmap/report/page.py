@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import csv
 import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from medmap.report.tables import Table
 from medmap.report.words import bits, interval, named_split, shown
 
 SAID_ABOVE = frozenset({"dice"})  # what the sentence at the top explains
+_TORN = re.compile(r"(?<=\d) (?=(?:%|mm|ml|ms|cm|px)(?![a-z]))|(?<=%) (?=CI\b|interval|limits)|(?<=\bCI) (?=[\d−+–])")
 
 
 def render_html(
@@ -75,7 +77,17 @@ def _page(report: Report, tables: list[Table], drawings: dict[str, Figure], sour
         **content.shown(report, sources),
     )
     # a character that no encoding holds must not cost the whole report
-    return page.encode("utf-8", "replace").decode("utf-8")
+    return held_together(page).encode("utf-8", "replace").decode("utf-8")
+
+
+def held_together(page: str) -> str:
+    """The text with spaces that no line may break at between a number, its unit and what it is of.
+
+    Example:
+        >>> held_together("95 % CI 0.8 to 0.9").replace(chr(160), "~")
+        '95~%~CI~0.8 to 0.9'
+    """
+    return _TORN.sub("\u00a0", page)
 
 
 def _says(name: str) -> str:
@@ -115,8 +127,8 @@ def _facts(report: Report, more: list[tuple[str, str]]) -> list[tuple[str, str]]
         rows.append(("Looks", f"this is look number {report.looks} at this test set"))
     rows.append(("Made", report.created.replace("T", " ").replace("+00:00", " UTC")))
     if report.dataset_digest:
-        rows.append(("Dataset hash", report.dataset_digest))
-    rows += [("Bundle hash", digest) for digest in report.bundles]
+        rows.append(("Dataset digest", f"{report.dataset_digest} (of the whole dataset, with all its splits)"))
+    rows += [("Bundle digest", digest) for digest in report.bundles]
     return rows
 
 

@@ -18,14 +18,21 @@ from medmap.image import Image
 from medmap.metrics import MaskScores
 from medmap.read import read_ref
 from medmap.report.pictures import LARGEST, Pixels, png_uri
-from medmap.write.planes import outline_both, three_planes
+from medmap.write.colours import RGB
+from medmap.write.planes import BOTH, FIRST, SECOND, outline_both, three_planes
 
 Bools = NDArray[np.bool_]
 # (case, structure) → the image, the true and the other mask on its grid; None where they cannot be shown
 Drawn = Callable[[str, str], tuple[Image, Bools, Bools] | None]
 EACH = 6
 MARGIN = 0.5  # of the masks' extent, on each side
-COLOURS_SAID = "Orange: truth. Blue: prediction. Yellow: both."
+HEIGHT = 256  # px of a volume's planes in the page
+LINE = 2  # px of an outline
+OUTLINES: tuple[tuple[RGB, str], ...] = (
+    (FIRST, "true outline"),
+    (SECOND, "predicted outline"),
+    (BOTH, "both run here"),
+)
 
 
 @dataclass(frozen=True)
@@ -37,12 +44,14 @@ class WorstMask:
         scores: How it compares.
         picture: PNG as a data URI, or None where it cannot be shown.
         words: What is wrong, in a few words.
+        volume: Whether the picture shows three planes of a volume.
     """
 
     case: str
     scores: MaskScores
     picture: str | None
     words: str
+    volume: bool = False
 
 
 def worst_masks(
@@ -66,7 +75,8 @@ def worst_masks(
         scores = part.scores[row]
         drawn = None if masks is None else masks(case, scores.structure)
         picture = None if drawn is None else png_uri(contours(*drawn))
-        found.append(WorstMask(case, scores, picture, words_of(scores)))
+        volume = drawn is not None and drawn[0].ndim > 2
+        found.append(WorstMask(case, scores, picture, words_of(scores), volume))
     return tuple(found)
 
 
@@ -103,12 +113,25 @@ def _one(dataset: Dataset, mask: NDArray[Any], structure: str, image: Image) -> 
     return np.asarray(mask == next(value for value, name in names.items() if name == structure))
 
 
+def outlines_key() -> list[tuple[str, str]]:
+    """Each outline: a short line as SVG, and what it is."""
+    found = []
+    for (red, green, blue), name in OUTLINES:
+        line = (
+            '<svg xmlns="http://www.w3.org/2000/svg" width="34" height="12" aria-hidden="true">'
+            f'<rect width="34" height="12" fill="#3b4250"/><path d="M3 6h28" stroke="rgb({red},{green},{blue})" '
+            'stroke-width="3"/></svg>'
+        )
+        found.append((line, name))
+    return found
+
+
 def words_of(scores: MaskScores) -> str:
     """What is wrong with a mask, in a few words."""
     if not scores.prediction_voxels and scores.truth_voxels:
-        return f"{scores.structure}: missed"
+        return f"{scores.structure}: missed, Dice {scores.dice:.2f}"
     if scores.prediction_voxels and not scores.truth_voxels:
-        return f"{scores.structure}: invented"
+        return f"{scores.structure}: invented, Dice {scores.dice:.2f}"
     text = f"{scores.structure}: Dice {scores.dice:.2f}"
     if scores.hd95_mm is not None:
         text += f", HD95 {scores.hd95_mm:.1f} mm"
@@ -120,12 +143,12 @@ def words_of(scores: MaskScores) -> str:
 def contours(image: Image, truth: Bools, predicted: Bools) -> Pixels:
     """(rows, columns, 3): the image around two masks with their outlines, where they differ most.
 
-    A volume is shown in three planes, a plane as it lies, at most 224 pixels wide and high.
+    A volume is shown in three planes, of an image in a plane a window of at most 224 × 224 pixels, enlarged.
 
     Args:
         image: Of two or three axes.
-        truth: (*shape) bool, outlined in orange.
-        predicted: (*shape) bool, in blue; where both outlines run, yellow.
+        truth: (*shape) bool, outlined in ``FIRST``.
+        predicted: (*shape) bool, in ``SECOND``; where both outlines run, ``BOTH``.
 
     Raises:
         GeometryError: A mask that does not fit the image.
@@ -137,7 +160,8 @@ def contours(image: Image, truth: Bools, predicted: Bools) -> Pixels:
         return _plane(image, truth, predicted)
     box = _around(truth | predicted)
     step = Crop(tuple(s.start for s in box), tuple(s.stop - s.start for s in box))
-    return three_planes(image.moved(step), truth[box].astype(np.uint8), predicted[box].astype(np.uint8))
+    ours, theirs = truth[box].astype(np.uint8), predicted[box].astype(np.uint8)
+    return three_planes(image.moved(step), ours, theirs, height=HEIGHT, line=LINE)
 
 
 def _around(mask: Bools) -> tuple[slice, ...]:
@@ -161,9 +185,16 @@ def _plane(image: Image, truth: Bools, predicted: Bools) -> Pixels:
     low, high = np.percentile(values, [0.5, 99.5])
     shown = np.clip((values - low) / (high - low if high > low else 1.0) * 255, 0, 255)
     picture = np.moveaxis(np.rint(shown).astype(np.uint8), 0, -1)[box]
-    picture = np.array(np.broadcast_to(picture, (*picture.shape[:2], 3)), order="C")  # a copy: it is drawn into
-    outline_both(picture, truth[box].astype(np.uint8), predicted[box].astype(np.uint8))
+    times = max(1, 2 * LARGEST // max(picture.shape[:2]))
+    picture = _enlarged(np.broadcast_to(picture, (*picture.shape[:2], 3)), times)  # a copy: it is drawn into
+    ours, theirs = (_enlarged(mask[box].astype(np.uint8), times) for mask in (truth, predicted))
+    outline_both(picture, ours, theirs, LINE)
     return picture
+
+
+def _enlarged(picture: NDArray[np.uint8], times: int) -> NDArray[np.uint8]:
+    """Each pixel as a square of so many a side, in memory of its own."""
+    return np.repeat(np.repeat(picture, times, axis=0), times, axis=1)
 
 
 def _densest(mask: Bools) -> tuple[slice, slice]:

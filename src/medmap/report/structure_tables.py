@@ -106,11 +106,11 @@ def _titled(name: str, structures: Sequence[str], at: dict[tuple[str, str], Esti
 
 
 def found_table(report: Report) -> Table:
-    """How often each structure was found, missed and invented; lesions likewise."""
+    """How often each structure was found, missed and invented; its connected parts likewise."""
     table = report.structures
     header = (
-        "structure", "cases", "in the truth", "found", "missed", "invented", "drawn elsewhere", "lesions found",
-        "lesions called wrongly",
+        "structure", "cases", "in the truth", "found", "missed", "invented", "drawn elsewhere", "parts found",
+        "parts drawn wrongly",
     )  # fmt: skip
     raw: list[list[Cell]] = []
     lines = []

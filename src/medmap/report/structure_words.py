@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -41,6 +42,8 @@ _SUBGROUPS = (
 MOST_NAMED = 3
 _HEADLINE = ("dice", "nsd", "hd95_mm", "iou")
 MANY_LESIONS = 1.5  # lesions a structure, on average, from which they are worth a number at the top
+NEARLY_ALL = 0.9  # of the true masks; more in one part make an organ of a structure
+_TREE = re.compile(r"vessel|vascul|arter|vein|venous|capillar|airway|bronch|tree", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -54,8 +57,8 @@ class Found:
         apart: Of these, cases in which the two have no voxel in common.
         missed: Cases in whose truth alone it is.
         invented: Cases in whose mask alone it is.
-        lesions, lesions_found: Lesions of the truth, and those of them that the mask meets.
-        called, called_wrongly: Lesions of the mask, and those of them that meet none.
+        lesions, lesions_found: Connected parts of the truth, and those of them that the mask meets.
+        called, called_wrongly: Connected parts of the mask, and those of them that meet none.
     """
 
     cases: int
@@ -202,10 +205,43 @@ def _observers(report: Report) -> list[str]:
     return said
 
 
+def in_parts(table: StructureTable) -> tuple[list[str], list[str], list[str]]:
+    """Structures whose true mask is in one part in nearly all cases, those that branch, and those of several parts.
+
+    A structure branches by its name alone: a tree breaks into parts as a mask does that holds several lesions.
+    """
+    one, trees, several = [], [], []
+    for name in table.of().structures:
+        parts = [score.lesions.truth for score in table.of(structure=name).scores if score.lesions.truth]
+        if _TREE.search(name):
+            trees.append(name)
+        elif parts and parts.count(1) >= NEARLY_ALL * len(parts):
+            one.append(name)
+        else:
+            several.append(name)
+    return one, trees, several
+
+
+def parts_words(table: StructureTable) -> str:
+    """What the measures named after lesions mean for these structures, in a few sentences."""
+    one, trees, several = in_parts(table)
+    told = ["The measures named after lesions count parts: pieces of a mask that hang together."]
+    if one:
+        told.append(
+            f"Of {listed(one)}, in one part in nearly every true mask, they say whether it was met and whether "
+            "anything was drawn apart from it, and nothing of lesions."
+        )
+    if trees:
+        told.append(f"Of {listed(trees)}, which branch, they say where the tree breaks off, and nothing of lesions.")
+    if several and (one or trees):
+        told.append(f"Of {listed(several)}, each part may be a lesion.")
+    return " ".join(told)
+
+
 def structure_headline(report: Report) -> list[tuple[str, Estimate]]:
     """The few numbers that stand at the top; another observer's Dice beside them."""
-    counts = found_of(report.structures.of())
-    several = counts.lesions > MANY_LESIONS * counts.true
+    counts = [found_of(report.structures.of(structure=name)) for name in in_parts(report.structures)[2]]
+    several = sum(found.lesions for found in counts) > MANY_LESIONS * sum(found.true for found in counts)
     names = (*_HEADLINE[:-1], "lesion_f1") if several else _HEADLINE
     rows = [row for name in names if (row := report.row(name)) is not None and row.value is not None]
     found = [(measure(row), row) for row in rows]
@@ -233,8 +269,8 @@ def structure_methods(report: Report) -> list[str]:
         f"structures. Intervals are 95 % intervals over patients from a bootstrap (percentiles, Efron and Tibshirani "
         f"1993); {whole}.",
         _MEASURES.format(tolerance=tolerance_words(report)),
-        f"{RULE} A lesion is a connected component{lesion_words(report.rules)}. Sensitivity for lesions is over the "
-        "cases that have one.",
+        f"{RULE} A part, a lesion in the measures' names, is a connected component{lesion_words(report.rules)}. Lesion "
+        "sensitivity is over the cases that have one.",
     ]
     parts += [_VOLUMES] if any(row.name == "volume_bias_ml" and row.value is not None for row in report.rows) else []
     parts += [_OBSERVERS] if set(report.structures.raters) - {PREDICTION} else []
@@ -258,7 +294,7 @@ def tolerance_words(report: Report) -> str:
 
 
 def lesion_words(rules: MaskRules | None) -> str:
-    """What a lesion is and when it counts as found; empty where the rules are not known."""
+    """What a part is and when it counts as found; empty where the rules are not known."""
     if rules is None:
         return ""
     touch = "faces or corners" if rules.lesion_connectivity == "corners" else "faces"
@@ -270,4 +306,4 @@ def rules_facts(rules: MaskRules | None) -> Mapping[str, str]:
     """The rules in a line each."""
     if rules is None:
         return {}
-    return {"Lesion": f"a connected component{lesion_words(rules)}"}
+    return {"Part of a mask": f"a connected component{lesion_words(rules)}"}

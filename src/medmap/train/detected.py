@@ -165,7 +165,10 @@ def _report(work: Work, first: dict[int, Member], found: dict[int, Boxes]) -> Re
 
     failed = tuple(Failure(case, reason) for case, reason in work.store.failed.items())
     circumstances = Circumstances(
-        failed=failed, flow=flow_of(work, len(cases)), started=time.monotonic() - work.clock.spent_s
+        failed=failed,
+        flow=flow_of(work, len(cases)),
+        started=time.monotonic() - work.clock.spent_s,
+        dataset_digest=work.dataset.digest,
     )
     return report_from_boxes(
         work.dataset.with_cases(list(cases.values())),

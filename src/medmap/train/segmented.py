@@ -124,7 +124,7 @@ def concluded(work: Work, done: Sequence[Trained]) -> Concluded:
     expected = _foretold(work, first, parts, of_fold)
     if expected is not None:
         decision = decision.with_(expected_dice=expected.to_json())
-        report = replace(report, notes=(*report.notes, _in_words(expected)))
+        report = replace(report, notes=(*report.notes, expected.in_words()))
     return Concluded(decision, (), report)
 
 
@@ -197,24 +197,12 @@ def _foretold(
     return fit_expected_dice([said for said, _ in pairs], [dice for _, dice in pairs])
 
 
-def _in_words(expected: ExpectedDice) -> str:
-    rank = expected.rank_correlation
-    order = "" if rank is None else f", and with a rank correlation of {rank:.2f} the worst cases come first"
-    return (
-        f"Dice that the bundle foretells of a case without its truth is {expected.error:.3f} off on average"
-        f"{order if rank is not None and rank > 0 else ''} ({expected.cases} cases)."
-    )
-
-
 def _say(work: Work, value: int, rule: ComponentRule, cases: Sequence[Parts]) -> None:
     before, after = (float(np.mean([case.dice(r) for case in cases])) for r in (ComponentRule(), rule))
     grid = work.store.prepared[0].trace.source
     unit = {3: "mm³", 2: "mm²"}[len(grid.shape)] if grid.has_size else "voxels"
-    what = (
-        "only the largest part is kept" if rule.largest_only else f"parts below {rule.smallest:.3g} {unit} are dropped"
-    )
     name = work.task.structures.named[value].name
-    work.listen(Event("line", f"{name}: {what} (Dice {after:.3f}, with all parts {before:.3f})"))
+    work.listen(Event("line", f"{name}: {rule.in_words(unit)} (Dice {after:.3f}, with all parts {before:.3f})"))
 
 
 def _mask(work: Work, row: int, member: Member) -> NDArray[Any]:
@@ -235,7 +223,12 @@ def _report(work: Work, first: dict[int, Member], of_fold: dict[int | None, Rule
             yield case, structures.mask(kept, grid)
 
     failed = tuple(Failure(case, reason) for case, reason in work.store.failed.items())
-    found = Circumstances(failed=failed, flow=flow_of(work, len(cases)), started=time.monotonic() - work.clock.spent_s)
+    found = Circumstances(
+        failed=failed,
+        flow=flow_of(work, len(cases)),
+        started=time.monotonic() - work.clock.spent_s,
+        dataset_digest=work.dataset.digest,
+    )
     return report_from_masks(
         work.dataset.with_cases(list(cases.values())),
         masks(),

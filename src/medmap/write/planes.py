@@ -12,6 +12,7 @@ from medmap.write.colours import COLOURS, colour_of
 
 HEIGHT = 128  # pixels of the tallest plane
 GAP = 4  # pixels between planes
+FIRST, SECOND, BOTH = COLOURS[5], COLOURS[1], COLOURS[3]  # of two masks' outlines: far apart on any grey
 
 
 def three_planes(
@@ -20,6 +21,7 @@ def three_planes(
     compared: NDArray[Any] | None = None,
     *,
     height: int = HEIGHT,
+    line: int = 1,
     window: tuple[float, float] | None = None,
 ) -> NDArray[np.uint8]:
     """(rows, columns, 3): the axial, the frontal and the sagittal plane side by side, in true proportions.
@@ -31,8 +33,9 @@ def three_planes(
         image: A volume; the first channel is shown, stretched from the 0.5th to the 99.5th percentile.
         mask: Labels on the image's own grid, or None.
         compared: A second mask to set against the first; the planes then go where most voxels differ, the first mask is
-            outlined in the first colour, this one in the second, and in the fourth what both outline.
+            outlined in ``FIRST``, this one in ``SECOND``, and in ``BOTH`` where the two outlines run together.
         height: Pixels of the longest edge that is shown upright.
+        line: Pixels that the outlines of two masks are wide.
         window: The values that become black and white, in place of the percentiles.
     """
     placed, spacing = image, np.ones(3)
@@ -62,24 +65,33 @@ def three_planes(
         picture = np.repeat(np.rint(255 * grey).astype(np.uint8)[..., None], 3, axis=2)
         cuts = [_cut(labels, across, centre[across], (down, along), (rows, columns)) for labels in outlined]
         if len(cuts) == 2:
-            outline_both(picture, cuts[0], cuts[1])
+            outline_both(picture, cuts[0], cuts[1], line)
         elif cuts:
             _outline(picture, cuts[0])
         pieces.append(picture)
     return _side_by_side(pieces)
 
 
-def outline_both(picture: NDArray[np.uint8], first: NDArray[Any], second: NDArray[Any]) -> None:
-    """Draw the outlines of two masks into a picture: in the first and the second colour, in the fourth where both run.
+def outline_both(picture: NDArray[np.uint8], first: NDArray[Any], second: NDArray[Any], line: int = 1) -> None:
+    """Draw the outlines of two masks into a picture: in ``FIRST`` and ``SECOND``, in ``BOTH`` where they run together.
 
     Args:
         picture: (rows, columns, 3), changed in place.
         first: (rows, columns) labels; all but 0 belong to the mask.
         second: Likewise.
+        line: Pixels that an outline is wide, inward.
     """
-    one, two = _border(first > 0), _border(second > 0)
-    for where, colour in ((one, COLOURS[0]), (two, COLOURS[1]), (one & two, COLOURS[3])):
+    one, two = _rim(first > 0, line), _rim(second > 0, line)
+    for where, colour in ((one, FIRST), (two, SECOND), (one & two, BOTH)):
         picture[where] = colour
+
+
+def _rim(inside: NDArray[np.bool_], line: int) -> NDArray[np.bool_]:
+    """The outermost pixels of a mask, so many deep."""
+    found = _border(inside)
+    for _ in range(line - 1):
+        found |= _border(inside & ~found)
+    return found
 
 
 def _centre(masks: list[NDArray[Any]], shape: tuple[int, ...]) -> list[int]:
