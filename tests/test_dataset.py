@@ -181,6 +181,16 @@ def test_missing_validation_is_taken_from_train_never_from_test() -> None:
     assert ids(done.split("test").cases) == {f"case{n:06}" for n in range(50)}
 
 
+def test_where_some_cases_are_test_no_further_one_becomes_it() -> None:
+    """An official test set stays what it is; the others are learned from."""
+    data = dataset([case(n, split="test" if n < 20 else None, label=n % 2) for n in range(100)])
+    done = with_splits(data)
+    assert Counter(c.split for c in done) == {"train": 70, "val": 10, "test": 20}
+    assert ids(done.split("test").cases) == {f"case{n:06}" for n in range(20)}
+    both = dataset([case(n, split={0: "test", 1: "val"}.get(n % 10)) for n in range(50)])
+    assert Counter(c.split for c in with_splits(both)) == {"train": 40, "val": 5, "test": 5}
+
+
 def test_three_patients_give_one_to_each_split() -> None:
     assert Counter(c.split for c in with_splits(dataset([case(n) for n in range(3)]))) == {
         "train": 1,

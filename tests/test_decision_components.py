@@ -62,7 +62,33 @@ def test_the_largest_alone_where_inventions_are_large() -> None:
     found[0] = blobs(6, 0)  # a true one that no size would keep beside the inventions
     truth[0] = blobs(6, 0)
     rule = fit_rule([parts_of(a, b, 2, 1.0) for a, b in zip(found, truth, strict=True)])
-    assert rule == ComponentRule(largest_only=True)
+    assert rule is not None
+    for one, wanted in zip(found, truth, strict=True):
+        np.testing.assert_array_equal(kept_parts(one, {2: rule}, 1.0)[0], wanted)
+
+
+def test_what_is_there_in_everybody_is_never_dropped_whole() -> None:
+    truth = [blobs(20 + n, 0) for n in range(6)]
+    found = [blobs(20 + n, 3) for n in range(6)]
+    rule = fit_rule([parts_of(a, b, 2, 1.0) for a, b in zip(found, truth, strict=True)])
+    assert rule is not None
+    assert rule.always
+    small = blobs(2, 0, 0)
+    np.testing.assert_array_equal(kept_parts(small, {2: rule}, 1.0)[0], small)
+    np.testing.assert_array_equal(kept_parts(blobs(2, 1, 0), {2: rule}, 1.0)[0], small)
+    absent = [*truth[:5], blobs(0, 0)]
+    rule = fit_rule([parts_of(a, b, 2, 1.0) for a, b in zip([*found[:5], blobs(0, 3)], absent, strict=True)])
+    assert rule is not None
+    assert not rule.always, "it may be missing: what is small may be nothing"
+    assert not kept_parts(small, {2: rule}, 1.0)[0].any()
+
+
+def test_one_case_alone_sets_no_rule() -> None:
+    truth, found = [blobs(40, 0)] * 20, [blobs(40, 0)] * 19 + [blobs(40, 5)]
+    cases = [parts_of(a, b, 2, 1.0) for a, b in zip(found, truth, strict=True)]
+    everything, best = (np.mean([c.dice(rule) for c in cases]) for rule in (ComponentRule(), ComponentRule(smallest=9)))
+    assert best - everything > 0.001
+    assert fit_rule(cases) is None, "the gain is one case's, and no larger than its standard error"
 
 
 def test_nothing_is_gained_by_nothing() -> None:

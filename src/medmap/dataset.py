@@ -382,7 +382,8 @@ def deal(cases: Sequence[Case], shares: Sequence[float], seed: int) -> list[list
 def with_splits(dataset: Dataset, seed: int = 0, shares: Sequence[float] = (0.7, 0.1, 0.2)) -> Dataset:
     """The dataset with every case in train, val or test.
 
-    Supplied splits are kept. Cases without one are dealt by patient; a patient who already has a split keeps it.
+    Supplied splits are kept. Cases without one are dealt by patient; a patient who already has a split keeps it. Where
+    some cases are test (or val), the owner has said which, and no further one is dealt there.
     When the owner supplied train and test only, validation cases are taken from train, never from test.
     A test share of 0 keeps no case back: every one is then judged by cross-validation alone.
 
@@ -391,10 +392,10 @@ def with_splits(dataset: Dataset, seed: int = 0, shares: Sequence[float] = (0.7,
     """
     if len(shares) != len(SPLITS):
         raise UsageError("a split has three shares", got=list(shares), expected=", ".join(SPLITS))
-    dealt = SPLITS if shares[2] else SPLITS[:2]
+    stated = {case.split for case in dataset}
+    dealt = [name for name in (SPLITS if shares[2] else SPLITS[:2]) if name == "train" or name not in stated]
     if all(case.split is not None for case in dataset):
-        present = {case.split for case in dataset}
-        if "val" in present or "train" not in present:
+        if "val" in stated or "train" not in stated:
             return dataset
         train = [case for case in dataset if case.split == "train"]
         _, held = deal(train, (1 - shares[1] / (shares[0] + shares[1]), shares[1] / (shares[0] + shares[1])), seed)
@@ -403,7 +404,7 @@ def with_splits(dataset: Dataset, seed: int = 0, shares: Sequence[float] = (0.7,
     known = {case.patient: case.split for case in dataset if case.split is not None}
     open_cases = [case for case in dataset if case.split is None and case.patient not in known]
     chosen = {case.id: str(known[case.patient]) for case in dataset if case.split is None and case.patient in known}
-    for name, part in zip(dealt, deal(open_cases, shares[: len(dealt)], seed), strict=True):
+    for name, part in zip(dealt, deal(open_cases, [shares[SPLITS.index(name)] for name in dealt], seed), strict=True):
         chosen.update({case.id: name for case in part})
     return _reassigned(dataset, chosen)
 

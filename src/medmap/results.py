@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from medmap.errors import DataError, GeometryError
+from medmap.errors import DataError, GeometryError, ReadError
 from medmap.geometry import Geometry, Trace
 from medmap.image import Image
 
@@ -253,6 +253,32 @@ class Mask:
             raise DataError("0 is the background and has no label", got=self.labels[0].name)
         object.__setattr__(self, "array", array)
         object.__setattr__(self, "labels", MappingProxyType(dict(self.labels)))
+
+    @classmethod
+    def of(cls, image: Image, labels: Mapping[int, Label] | None = None) -> Mask:
+        """A label map that was read as an image, or a channel a structure, as a mask.
+
+        Args:
+            image: Whole numbers, 0 is background; or channels of 0 and one other value each.
+            labels: value → label; None: each value by its number, each channel by its name.
+
+        Raises:
+            ReadError: Other values than a mask's.
+        """
+        array = np.asarray(image.array)
+        other = "give a label map; where its image is asked for too, that comes first"
+        if len(image.channels) > 1 and image.time_s is None:
+            if not np.isin(array, (0, array.max())).all():
+                raise ReadError("a mask's channels hold 0 and one other value each", got=array.dtype, remedy=other)
+            named = {number: Label(name) for number, name in enumerate(image.channels, start=1)}
+            return cls(array > 0, image.geometry, named if labels is None else labels)
+        if array.ndim != image.ndim or not (np.isfinite(array).all() and (array == np.rint(array)).all()):
+            raise ReadError("a mask holds whole numbers", got=array.dtype, remedy=other)
+        values = [int(v) for v in np.unique(array)]
+        if values[0] < 0 or values[-1] > np.iinfo(np.uint16).max:
+            raise ReadError("a mask's values lie in 0…65535", got=f"{values[0]}…{values[-1]}", remedy=other)
+        named = {v: Label(str(v)) for v in values if v}
+        return cls(array.astype(np.uint16), image.geometry, named if labels is None else labels)
 
     def moved(self, trace: Trace) -> Mask:
         """The mask taken back to the trace's source grid: exact for flips, crops and pads, nearest for resampling."""

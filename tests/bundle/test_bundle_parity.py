@@ -43,6 +43,12 @@ def test_what_was_refused_beside_a_truth_is_not_taken_back_without_one(whole, tm
     assert [without[key]["passed"] for key in ("onnx", "openvino")] == [False, True]
     assert [without[key]["cases"] for key in ("onnx", "openvino")] == [40, 3]
     assert bundle_parity._verdicts(found, older, known=True)["onnx"]["passed"] is True
+    judged = {"openvino:bfloat16": {"passed": True, "cases": 40, "dice": 0.9995}}
+    noise = Parity("openvino", "bfloat16", 8, 0.3, 0.1, 0.9, False, 1e-2, dice=0.9973, phantom_max_abs=0.2)
+    again = bundle_parity._verdicts([noise], judged, known=False)["openvino:bfloat16"]
+    assert (again["passed"], again["dice"], again["phantom_max_abs"]) == (True, 0.9995, 0.2)
+    unable = Parity("openvino", "bfloat16", 8, None, None, 0.0, False, 1e-2, reason="it does not run")
+    assert not bundle_parity._verdicts([unable], judged, known=False)["openvino:bfloat16"]["passed"]
     copy = shutil.copytree(whole.path, tmp_path / "copy")
     bundle = Bundle.load(copy)
     refused = {**bundle.spec.engines, "onnx": {**bundle.spec.engines["onnx"], "passed": False}}

@@ -57,7 +57,7 @@ def test_every_connected_part_is_measured_by_itself(
     assert float(rows[1]["intensity_mean"]) == pytest.approx(float(image.array[0, 0, 0]), rel=1e-5)
     capsys.readouterr()
     assert run(call) == 0
-    assert "2 3: 1 voxel, " in capsys.readouterr().out
+    assert "instance 2, 3: 1 voxel, " in capsys.readouterr().out
     assert run([*call, "--json"]) == 0
     assert [row["instance"] for row in json.loads(capsys.readouterr().out)] == [1, 2]
 

@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as arrays
 import medmap as mm
 from dicom_sources import right_handed_image, written_series
 from grids import oblique_geometry
-from medmap.errors import DataError, GeometryError, UsageError
+from medmap.errors import DataError, GeometryError, ReadError, UsageError
 from medmap.geometry import Geometry
 from medmap.image import Image
 from medmap.read.dicom.segmentation import read_segmentation
@@ -116,6 +116,24 @@ def test_instances_are_written_as_nifti_png_and_segments(tmp_path: Path) -> None
     with pytest.raises(UsageError, match="one mask"):
         mm.write(Image(array, picture.geometry, "label"), tmp_path / "no.nii.gz", format="instances")
     assert not (tmp_path / "volume.png").exists()
+
+
+def test_masks_that_were_read_are_measured_and_images_are_not(tmp_path: Path) -> None:
+    array = np.zeros((4, 5, 6), np.uint8)
+    array[0, 0, 0], array[2:, 2:, 2:] = 3, 1
+    image = Image(array, Geometry.from_spacing(array.shape, (1.0, 1.0, 2.0)), "label")
+    mm.write(image, tmp_path / "mask.nii.gz")
+    again = mm.read(tmp_path / "mask.nii.gz")
+    mask = Mask.of(again, {1: Label("liver"), 3: Label("cyst")})
+    assert [(row.label.name, row.voxels) for row in mm.measure(mask)] == [("liver", 24), ("cyst", 1)]
+    assert [label.name for label in Mask.of(again).labels.values()] == ["1", "3"]
+    for wrong in (lambda: mm.measure(again), lambda: mm.instances(again)):
+        with pytest.raises(UsageError, match=r"Mask\.of"):
+            wrong()
+    mm.write(mm.instances(mask), tmp_path / "parts.nii.gz")
+    assert set(np.unique(mm.read(tmp_path / "parts.nii.gz").array)) == {0, 1, 2}
+    with pytest.raises(ReadError, match="whole numbers"):
+        Mask.of(Image(np.full((3, 4), 0.5, np.float32), Geometry.without_size((3, 4))))
 
 
 def test_intensities_are_those_of_each_part() -> None:

@@ -73,6 +73,8 @@ def test_what_is_set_of_the_grid_is_what_the_network_is_drawn_for(tmp_path: Path
     again = free.override(["prepare.shape=[16, 16]", "fit.batch_size=3"])
     assert again.reasons["fit.batch_size"] == "set by hand"
     assert "network.norm" not in again.reasons
+    with pytest.raises(ConfigError, match="another number of axes"):
+        plan(data, overrides=["prepare.shape=[32, 32, 32]"])
     with pytest.raises(ConfigError, match="spacing"):
         plan(data, overrides=["prepare.spacing_mm=fine"])
 

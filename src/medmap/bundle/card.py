@@ -7,6 +7,7 @@ from typing import Any
 
 from medmap.bundle.detector import detector_facts
 from medmap.bundle.spec import BundleSpec, MemberSpec
+from medmap.decision import Decision
 from medmap.metrics.meanings import meanings
 
 # One task, one sentence of what comes out.
@@ -139,9 +140,21 @@ def _limits(spec: BundleSpec, estimates: Sequence[Mapping[str, Any]]) -> list[st
     counts = [row["n"] for row in estimates if isinstance(row.get("n"), int)]
     if counts and min(counts) < 100:
         lines.append(f"- At least one number above rests on no more than {min(counts)} cases: mind its interval.")
+    lines += _dropped(spec)
     slow = [key for key, parity in spec.engines.items() if not parity.get("passed")]
     lines += [f"- The engine {_text(key)} does not give the same answer and is not used." for key in slow]
     return ["## Limits", "\n".join(lines)]
+
+
+def _dropped(spec: BundleSpec) -> list[str]:
+    """Which connected parts of a mask are not given, a line a structure."""
+    shape = next(iter(spec.inputs.values())).size or ()
+    unit = {2: "mm²", 3: "mm³"}.get(len(shape), "voxels")
+    rules = Decision.from_json(spec.decision).component_rules if spec.decision else {}
+    return [
+        f"- {_text(name)}: of what is found {rule.in_words(unit)} (voxels count where an image states no size)."
+        for name, rule in rules.items()
+    ]
 
 
 def _plain(block: Mapping[str, Any]) -> list[str]:

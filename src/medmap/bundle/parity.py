@@ -218,10 +218,19 @@ class _Comparisons:
 
 
 def _verdicts(found: Sequence[Parity], older: Mapping[str, Any], *, known: bool) -> dict[str, Any]:
-    """What is now known of each engine; what was refused beside a truth is not taken back by inputs without one."""
+    """What is now known of each engine; of fewer bits, what was found beside a truth outlasts inputs without one.
+
+    Without truths the inputs may be noise, of which masks and boxes are chance; the same weights were judged before.
+    What was refused beside a truth stays so for every engine, and what cannot run has failed.
+    """
     said = {_key(parity): parity.as_json() for parity in found}
-    refused = {key for key in said if not known and key in older and not older[key]["passed"]}
-    return {key: older[key] if key in refused else parity for key, parity in said.items()}
+
+    def outlasted(key: str) -> bool:
+        judged = not known and key in older and said[key]["max_abs"] is not None
+        return judged and (":" in key or not older[key]["passed"])
+
+    seen = {key: {"phantom_max_abs": parity["phantom_max_abs"]} for key, parity in said.items()}
+    return {key: {**older[key], **seen[key]} if outlasted(key) else parity for key, parity in said.items()}
 
 
 def _key(parity: Parity) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from medmap.cli.options import Json, Quiet
-from medmap.errors import DataError, ReadError, UsageError, counted
+from medmap.errors import DataError, UsageError, counted
 
 if TYPE_CHECKING:
     from medmap.dataset import Case, Dataset
@@ -36,12 +36,13 @@ def measure(
     from medmap.cli.show import Screen
     from medmap.measure import instances
     from medmap.read import read
+    from medmap.results import Mask
 
     if output is not None and output.suffix.lower() not in (".csv", ".json"):
         raise UsageError("measurements are written as a table or as JSON", got=output.name, expected=".csv or .json")
     if output is not None and output.exists():
         raise UsageError(f"{output} exists", remedy="choose another name")
-    lying, found = read(image), _mask_of(read(mask))
+    lying, found = read(image), Mask.of(read(mask))
     rows = as_instances(_measured(lying, instances(found))) if apart else _measured(lying, found)
     with Screen(quiet, json) as screen:
         if output is not None:
@@ -205,32 +206,6 @@ def _image_under(data: Dataset, case: Case) -> Image | None:
         return None
 
 
-def _mask_of(image: Image) -> Mask:
-    """A label map as it was read: each value a structure, by the names of its channels or by its number."""
-    import numpy as np
-
-    from medmap.results import Label, Mask
-
-    array = np.asarray(image.array)
-    if len(image.channels) > 1 and image.time_s is None:
-        if not np.isin(array, (0, array.max())).all():
-            raise ReadError(
-                "a mask's channels hold 0 and one other value each", got=str(array.dtype),
-                remedy="give the image first, then its mask",
-            )  # fmt: skip
-        labels = {number: Label(name) for number, name in enumerate(image.channels, start=1)}
-        return Mask(array > 0, image.geometry, labels)
-    if array.ndim != image.ndim or not (np.isfinite(array).all() and (array == np.rint(array)).all()):
-        raise ReadError(
-            "a mask holds whole numbers", got=str(array.dtype), remedy="give the image first, then its mask"
-        )
-    values = [int(v) for v in np.unique(array)]
-    if values[0] < 0 or values[-1] > np.iinfo(np.uint16).max:
-        raise ReadError("a mask's values lie in 0…65535", got=f"{values[0]}…{values[-1]}",
-                        remedy="give the image first, then its mask")  # fmt: skip
-    return Mask(array.astype(np.uint16), image.geometry, {v: Label(str(v)) for v in values if v})
-
-
 def _write(rows: Sequence[Mapping[str, Any]], output: Path, apart: bool) -> None:
     import json
 
@@ -253,7 +228,7 @@ def _sentence(row: Mapping[str, Any]) -> str:
     """One structure, or one instance, in a line for a person."""
     size = counted(row["voxels"], "voxel")
     if "instance" in row:
-        told = [f"{row['instance']} {row['structure']}: {size}"]
+        told = [f"instance {row['instance']}, {row['structure']}: {size}"]
     else:
         told = [f"{row['label']}: {size} in {counted(row['parts'], 'part')}"]
     for name, words in (("volume_ml", "{} ml"), ("area_mm2", "{} mm²"), ("long_axis_mm", "long axis {} mm"),

@@ -151,8 +151,8 @@ def train(
 
 def _say_if_short(run: Run, screen: Screen) -> None:
     """Warn of a budget that leaves next to no time for learning, as the plan found."""
-    if "budget_s" in run.reasons:
-        screen.warning(f"the budget is {run.reasons['budget_s']}")
+    if (told := run.reasons.get("budget_s", "")).startswith("too short"):
+        screen.warning(f"the budget is {told}")
 
 
 def _bundles(paths: list[Path]) -> list[Bundle]:

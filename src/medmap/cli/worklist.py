@@ -8,7 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 NAME = "worklist.csv"
-COLUMNS = ("rank", "case", "uncertainty", "expected_dice", "structures", "volume_ml", "input", "files", "warnings")
+COLUMNS = (
+    "rank", "case", "uncertainty", "expected_dice", "probable_dice", "structures", "volume_ml", "input", "files",
+    "warnings",
+)  # fmt: skip
 
 
 def worklist(rows: Sequence[Mapping[str, Any]]) -> str | None:
@@ -23,7 +26,7 @@ def worklist(rows: Sequence[Mapping[str, Any]]) -> str | None:
         >>> row = {"error": None, "outputs": {}}
         >>> rows = [{**row, "case": "a", "expected_dice": 0.9}, {**row, "case": "b", "expected_dice": 0.7}]
         >>> print((worklist(rows) or "").splitlines()[1])
-        1,b,0.3,0.7,,,,,
+        1,b,0.3,0.7,,,,,,
     """
     answered = [row for row in rows if not row["error"]]
     known = any(row.get("expected_dice") is not None for row in answered)
@@ -39,9 +42,13 @@ def worklist(rows: Sequence[Mapping[str, Any]]) -> str | None:
         there = [one for one in found if one.get("voxels")]
         volumes = [one["volume_ml"] for one in there if one.get("volume_ml") is not None]
         dice = row.get(by)
-        sure = ("", "") if dice is None else (f"{1 - dice:.4g}", f"{dice:.4g}" if known else "")
+        sure = ["" if dice is None else f"{1 - dice:.4g}", *(_number(row.get(name)) for name in COLUMNS[3:5])]
         volume = f"{sum(volumes):.6g}" if volumes else ""
         names = ";".join(str(one["label"]) for one in there)
         told = [" | ".join(row.get(key) or ()) for key in ("files", "warnings")]
         writer.writerow([rank, row["case"], *sure, names, volume, row.get("input", ""), *told])
     return text.getvalue()
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"

@@ -24,6 +24,7 @@ class ComponentRule:
     Args:
         largest_only: Whether only the largest part is kept.
         smallest: Parts smaller than this are dropped: mm³, in a plane mm², voxels where the grid has no size; ≥ 0.
+        always: Whether the largest part stays whatever its size: the structure is there in everybody.
 
     Raises:
         UsageError: A size below 0 or not finite.
@@ -31,12 +32,14 @@ class ComponentRule:
 
     largest_only: bool = False
     smallest: float = 0.0
+    always: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.smallest, bool) or not 0 <= self.smallest < float("inf"):
             raise UsageError("the smallest part is out of range", got=self.smallest, expected="0 or more")
-        if not isinstance(self.largest_only, bool):
-            raise UsageError("largest_only is true or false", got=self.largest_only)
+        for name in ("largest_only", "always"):
+            if not isinstance(getattr(self, name), bool):
+                raise UsageError(f"{name} is true or false", got=getattr(self, name))
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, as a decision has them."""
@@ -55,14 +58,17 @@ class ComponentRule:
         if self.largest_only:
             return "only the largest part is kept"
         least = math.ceil(self.smallest) if unit == "voxels" else float(f"{self.smallest:.3g}")
-        return f"parts below {least:.15g} {unit} are dropped"
+        but = ", but never the largest" if self.always else ""
+        return f"parts below {least:.15g} {unit} are dropped{but}"
 
     def keeps(self, sizes: NDArray[np.float64]) -> NDArray[np.bool_]:
         """Which of a structure's parts in one case stay, by their sizes; of equally large ones the first."""
-        kept = sizes >= self.smallest
-        if self.largest_only and len(sizes):
-            kept &= np.arange(len(sizes)) == int(np.argmax(sizes))
-        return np.asarray(kept)
+        kept = np.asarray(sizes >= self.smallest)
+        if len(sizes) and (self.largest_only or self.always):
+            largest = np.arange(len(sizes)) == int(np.argmax(sizes))
+            kept = kept & largest if self.largest_only else kept
+            kept = kept | largest if self.always else kept
+        return kept
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,19 +146,23 @@ def _connected(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int32], int]:
 
 
 def fit_rule(cases: Sequence[Parts]) -> ComponentRule | None:
-    """The rule with the largest mean Dice over cases; None where none is better than keeping everything by 0.001.
+    """The rule with the largest mean Dice over cases; None where none is clearly better than keeping everything.
+
+    Clearly: by 0.001, and by more than the gain's own standard error, so that one case alone sets no rule. Of a
+    structure that is there in every case the largest part is never dropped.
 
     Args:
         cases: One a case, of networks that did not learn from it; fewer than five tell too little.
     """
     if len(cases) < FEWEST_CASES:
         return None
-    everything = float(np.mean([case.dice(ComponentRule()) for case in cases]))
+    everything = np.array([case.dice(ComponentRule()) for case in cases])
     best, gain = None, LEAST_GAIN
     for rule in _candidates(cases):
-        better = float(np.mean([case.dice(rule) for case in cases])) - everything
-        if better > gain + 1e-9:
-            best, gain = rule, better
+        better = np.array([case.dice(rule) for case in cases]) - everything
+        error = float(better.std(ddof=1)) / math.sqrt(len(cases))
+        if better.mean() > max(gain, error) + 1e-9:
+            best, gain = rule, float(better.mean())
     return best
 
 
@@ -162,7 +172,8 @@ def _candidates(cases: Sequence[Parts]) -> Iterable[ComponentRule]:
     limits = (sizes[1:] + sizes[:-1]) / 2
     if len(limits) > MOST_SIZES:
         limits = np.unique(np.quantile(limits, np.linspace(0, 1, MOST_SIZES)))
-    yield from (ComponentRule(smallest=float(limit)) for limit in limits)
+    always = all(case.truth > 0 for case in cases)
+    yield from (ComponentRule(smallest=float(limit), always=always) for limit in limits)
     yield ComponentRule(largest_only=True)
 
 

@@ -76,6 +76,9 @@ def instances(mask: Mask) -> Instances:
     Args:
         mask: On any grid; structures that touch stay apart, and so do regions that overlap.
 
+    Raises:
+        UsageError: No mask; ``Mask.of`` makes one of an image that was read.
+
     Example:
         >>> array = np.array([[1, 0, 1, 1, 0, 2]], np.uint8)
         >>> mask = Mask(array, Geometry.without_size((1, 6)), {1: Label("cell"), 2: Label("debris")})

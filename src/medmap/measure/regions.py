@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from medmap.errors import UsageError
 from medmap.results import Label, Mask
 
 Bools = NDArray[np.bool_]
@@ -14,8 +15,15 @@ Region = tuple[int, Label, Bools, tuple[slice, ...]]  # value, label, where it i
 
 
 def regions(mask: Mask) -> Iterator[Region]:
-    """Every structure in the order of the labels; a box of no size where there is none of it."""
+    """Every structure in the order of the labels; a box of no size where there is none of it.
+
+    Raises:
+        UsageError: No mask.
+    """
     from scipy import ndimage
+
+    if not isinstance(mask, Mask):
+        raise UsageError("structures are those of a mask", got=type(mask).__name__, remedy="mm.Mask.of(image, labels)")
 
     nowhere = (slice(0, 0),) * mask.geometry.ndim
     if mask.array.dtype == np.bool_:

@@ -84,6 +84,7 @@ def measure(mask: Mask | Instances, image: Image | None = None) -> tuple[Structu
         image: What lies under it, of one channel, on the mask's grid or one that differs by turns, flips or a crop.
 
     Raises:
+        UsageError: No mask; ``Mask.of`` makes one of an image that was read.
         GeometryError: The image does not lie under the mask.
         DataError: The image has several channels or times.
 

@@ -194,6 +194,12 @@ def _grid_by_hand(texts: list[str], dimensions: int) -> dict[str, Any]:
     chosen = {name: asked[name] for name in ("shape", "spacing_mm") if asked.get(name) is not None}
     grid = "spacing" if "spacing_mm" in chosen else "native"
     section = validate(PrepareSection, {"shape": (8,) * dimensions, "grid": grid, **chosen}, "prepare")
+    for name in chosen:
+        if len(getattr(section, name)) != dimensions:
+            raise ConfigError(
+                f"prepare.{name} has another number of axes than the images", got=getattr(section, name),
+                expected=f"{dimensions} numbers",
+            )  # fmt: skip
     return {name: getattr(section, name) for name in chosen}
 
 

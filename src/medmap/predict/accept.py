@@ -50,6 +50,8 @@ def refuse_unlike(image: Image, accepts: Mapping[str, Any]) -> None:
 def unlike(image: Image, accepts: Mapping[str, Any]) -> str | None:
     """A sentence when an image's values mean something else than those the bundle learned from."""
     known = accepts.get("quantities")
+    if known == ["colour"] and len(image.channels) == 1:
+        return "the image is grey and the bundle learned from colour: do not trust the answer"
     if not known or image.quantity in known or "unknown" in (*known, image.quantity):
         return None
     return (

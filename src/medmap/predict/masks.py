@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from medmap.bundle import Bundle
 from medmap.dataset import Case, Dataset
 from medmap.decision import ExpectedDice
-from medmap.errors import BundleError, UsageError
+from medmap.errors import BundleError, UsageError, counted
 from medmap.geometry import Trace
 from medmap.image import Image
 from medmap.predict.accept import FailedCase, images_of, refuse_unlike, unlike
@@ -24,6 +24,7 @@ from medmap.prepare import Prepared, Recipe
 from medmap.results import Mask, Output, Picture, Prediction
 from medmap.runtime import Box, passing_bytes, plan_memory, rss_bytes
 from medmap.tasks.segment import WINDOWS_AT_ONCE, Looking, Segment, SegmentSection, voxel_size
+from medmap.tasks.structures import Structures
 
 MARGIN_MM = 10.0  # around what a coarse mask found, where nothing else is asked for
 Ready = tuple[dict[str, Image], Prepared]
@@ -243,7 +244,8 @@ class Predictor:
         seen = self.task.seen(self.scores, pixels, prepared.trace, how)
         kept = self.task.structures.kept(seen.mask, self._rules, voxel_size(grid))
         told = unlike(image, self.bundles[0].decision.accepts.get(name, {}))
-        warnings = (*image.source.warnings, *(words for words in (told, lost) if words))
+        gone = _vanished(self.task.structures, self._rules, seen.mask, kept)
+        warnings = (*image.source.warnings, *(words for words in (told, lost) if words), *gone)
         outputs: dict[str, Output] = {"mask": self.task.structures.mask(kept, grid)}
         if seen.uncertainty is not None:
             outputs["uncertainty"] = Picture(Image(seen.uncertainty, grid, "probability"))
@@ -251,6 +253,18 @@ class Predictor:
         said = seen.expected_dice
         expected = None if self._expected is None or said is None else self._expected.of(said)
         return Prediction(case, outputs, {name: grid}, digest, warnings, expected, said)
+
+
+def _vanished(structures: Structures, rules: Iterable[int], found: NDArray[Any], kept: NDArray[Any]) -> list[str]:
+    """A sentence for each structure of which the rules for connected parts left nothing."""
+    if kept is found:
+        return []
+    return [
+        f"{structures.named[number].name}: all that was found was dropped, {counted(int(before.sum()), 'voxel')} in "
+        "parts smaller than any that training kept"
+        for number in rules
+        if (before := structures.one(found, number)).any() and not structures.one(kept, number).any()
+    ]
 
 
 def _mirrored(bundles: Sequence[Bundle]) -> tuple[int, ...]:

@@ -42,20 +42,26 @@ def finish(work: Work, done: Sequence[Trained]) -> Bundle:
     bundle = Bundle.write(work.output / "bundle", spec, states, card=card, files=files, overwrite=True)
     bundle = _exported(work, bundle, done, estimates)
     if report is not None:
-        report = replace(report, bundles=(bundle.digest,))
+        told = dict.fromkeys((*report.warnings, *(f"Training: {text}." for text in _stopped(work, done))))
+        report = replace(report, bundles=(bundle.digest,), warnings=tuple(told))
         save_evaluation(report, work.output / "evaluation", dataset=work.dataset, training_log=work.output / "log.csv")
         _tell(work, report)
     shutil.rmtree(work.output / "store", ignore_errors=True)  # prepared pixels have served
     return bundle
 
 
+def _stopped(work: Work, done: Sequence[Trained]) -> list[str]:
+    """Which networks were cut short, and how many were never trained."""
+    told = [f"network {one.member.number + 1}: {one.stopped}" for one in done if one.stopped]
+    if len(done) < work.run.ensemble.members:
+        told.append(f"the time budget allowed {len(done)} of {work.run.ensemble.members} networks")
+    return told
+
+
 def _spec(work: Work, done: Sequence[Trained], decision: Decision, notes: list[str]) -> BundleSpec:
     run, data = work.run, work.dataset
     network = {"name": run.network.name, "outputs": work.task.outputs, **network_options(run)}
     recipe = work.recipe.as_json()
-    stopped = [f"network {one.member.number + 1}: {one.stopped}" for one in done if one.stopped]
-    if len(done) < run.ensemble.members:
-        stopped.append(f"the time budget allowed {len(done)} of {run.ensemble.members} networks")
     return BundleSpec(
         task=run.task.kind,
         name=data.name,
@@ -75,7 +81,7 @@ def _spec(work: Work, done: Sequence[Trained], decision: Decision, notes: list[s
         run=run.model_dump(mode="json"),
         provenance=_provenance(work, done),
         licence=data.licence or "not stated",
-        warnings=(*work.warnings, *stopped, *notes),
+        warnings=(*work.warnings, *_stopped(work, done), *notes),
     )
 
 

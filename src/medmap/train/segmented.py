@@ -119,6 +119,8 @@ def concluded(work: Work, done: Sequence[Trained]) -> Concluded:
     write_rules(work.output, {work.store.cases[row].id: of_fold[member.fold] for row, member in first.items()})
     decision = decision.with_(components={named[value].name: rule.to_json() for value, rule in rules.items()})
     report = _report(work, first, of_fold)
+    if rules:
+        report = replace(report, notes=(*report.notes, _in_words(work, rules)))
     if rules and (words := _judged_whole(first, of_fold)):
         report = replace(report, notes=(*report.notes, words))
     expected = _foretold(work, first, parts, of_fold)
@@ -199,10 +201,20 @@ def _foretold(
 
 def _say(work: Work, value: int, rule: ComponentRule, cases: Sequence[Parts]) -> None:
     before, after = (float(np.mean([case.dice(r) for case in cases])) for r in (ComponentRule(), rule))
+    said = f"{_rule_in_words(work, value, rule)} (Dice {after:.3f}, with all parts {before:.3f})"
+    work.listen(Event("line", said))
+
+
+def _rule_in_words(work: Work, value: int, rule: ComponentRule) -> str:
     grid = work.store.prepared[0].trace.source
     unit = {3: "mm³", 2: "mm²"}[len(grid.shape)] if grid.has_size else "voxels"
-    name = work.task.structures.named[value].name
-    work.listen(Event("line", f"{name}: {rule.in_words(unit)} (Dice {after:.3f}, with all parts {before:.3f})"))
+    return f"{work.task.structures.named[value].name}: {rule.in_words(unit)}"
+
+
+def _in_words(work: Work, rules: Rules) -> str:
+    """What the bundle drops, for the report."""
+    told = "; ".join(_rule_in_words(work, value, rule) for value, rule in rules.items())
+    return f"Of what the networks find, the bundle drops connected parts by rules fitted here. {told}."
 
 
 def _mask(work: Work, row: int, member: Member) -> NDArray[Any]:

@@ -17,6 +17,7 @@ import numpy as np
 
 from medmap.errors import UsageError
 from medmap.image import Image
+from medmap.measure import Instances
 from medmap.results import Boxes, Mask, Picture, Prediction, Scores
 from medmap.write.dicom import objects
 from medmap.write.dicom.files import save_objects
@@ -128,7 +129,7 @@ FORMATS: tuple[Format, ...] = (
 
 
 def write(
-    value: Image | Prediction | Scores | Mask | Boxes | Picture | Sequence[Prediction],
+    value: Image | Prediction | Scores | Mask | Instances | Boxes | Picture | Sequence[Prediction],
     path: str | Path,
     format: str | None = None,
     *,
@@ -262,7 +263,7 @@ def _mask(value: Any) -> Mask:
 def _image(value: Any) -> Image:
     if isinstance(value, Image):
         return value
-    if isinstance(value, Picture):
+    if isinstance(value, Picture | Instances):
         return value.image
     if isinstance(value, Mask):
         names = tuple(label.name for label in value.labels.values())
