@@ -106,6 +106,15 @@ def test_white_letters_are_read_though_their_gaps_look_more_like_letters(tool: C
     assert len({block.bright for block in text_like(drawn)}) == 1
 
 
+@pytest.mark.parametrize(("field", "lines"), [(None, 1), (FIELD, 0)])
+def test_only_where_there_is_no_field_a_picture_is_read_once_more(
+    monkeypatch: pytest.MonkeyPatch, field: RoundField | None, lines: int
+) -> None:
+    monkeypatch.setattr(text, "read_lines", lambda picture, lines: ())
+    monkeypatch.setattr(text, "find_text", lambda picture, thorough: (TextBox(200, 20, 208, 90, "DOE JANE", 0.9),))
+    assert burned._readable(np.zeros(SHAPE, np.uint8), (), field) == lines
+
+
 def test_without_lines_nothing_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(text, "_tesseract", None)
     assert read_lines(np.zeros((80, 80), np.uint8), ()) == ()

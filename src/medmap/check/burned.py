@@ -90,11 +90,18 @@ def _strokes(array: NDArray[Any]) -> list[Block]:
 
 
 def _readable(array: NDArray[Any], lines: Sequence[Block], field: RoundField | None) -> int:
-    """Lines that tesseract can read."""
-    from medmap.read.text import read_lines
+    """Lines that tesseract can read: the likeliest, then, where those say nothing, any in the picture enlarged.
+
+    The second look is slow and made in a few pictures only, since a dataset is given up where it is in vain; in the
+    field of a photograph it would find more vessels, not more words.
+    """
+    from medmap.read.text import find_text, read_lines
 
     likeliest = sorted(lines, key=lambda block: -block.letters * block.even)[:MOST_READ]
-    return sum(_is_text(box, field) for box in read_lines(array, likeliest))
+    found = sum(_is_text(box, field) for box in read_lines(array, likeliest))
+    if found or field is not None:
+        return found
+    return sum(_is_text(box, None) for box in find_text(array, thorough=False))
 
 
 def _is_text(box: TextBox, field: RoundField | None) -> bool:
