@@ -7,6 +7,10 @@ own size and enlarged, and on real pictures without text (``--real FOLDER``: the
 ``medmnist``, ``spine``, ``hippocampus`` in it, where present). Half of the seeds (even) are for tuning, the others are
 reported by default.
 
+``--only check`` asks instead in how many of these pictures ``medmap check`` notices the line, and in how many without
+one it thinks that there is text; with ``--real``, photographs of the fundus with a line beside their round field and in
+it are asked too.
+
 Prints one JSON line a group: ``{name, group, lines, found, recall}`` or ``{name, group, pictures, …}``.
 There is no peer: the package that one would compare with (presidio-image-redactor) calls the same tesseract.
 """
@@ -15,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import time
 from collections import defaultdict
@@ -27,6 +32,9 @@ from PIL import Image as Picture
 from PIL import ImageDraw, ImageFont
 
 from medmap import phantom
+from medmap.check.burned import TextLook
+from medmap.geometry import Geometry
+from medmap.image import Image
 from medmap.read.text import find_text
 
 SIDE = 512
@@ -157,6 +165,53 @@ def phantoms(seeds: list[int]) -> Iterator[tuple[str, np.ndarray]]:
             yield f"{kind}, enlarged", enlarged(picture)
 
 
+def noticed(picture: np.ndarray) -> bool:
+    """Whether check says of a picture, looked at alone, that it holds text."""
+    geometry = Geometry.without_size(picture.shape[:2])
+    if picture.ndim == 3:
+        return bool(TextLook(1).lines(Image(picture, geometry, "colour", ("red", "green", "blue"))))
+    return bool(TextLook(1).lines(Image(picture, geometry)))
+
+
+def in_photographs(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
+    """Photographs of the fundus as they are, with a line on the black beside their field, and with one in it."""
+    for seed, path in enumerate(sorted((folder / "chase_db1").rglob("*.jpg"))):
+        picture = Picture.open(path).convert("RGB")
+        draw = random.Random(seed)
+        text = f"{draw.choice(FAMILIES)} {draw.randrange(1920, 2020)}-{draw.randrange(1, 13):02}-11"
+        ink = draw.choice([(255, 255, 255), (255, 255, 0)])
+        font = ImageFont.load_default(draw.choice([14, 18, 24, 32]))
+        yield "fundus without text", np.asarray(picture)
+        for name, place in (("beside the field", (8, 8)), ("in the field", (300, 450))):
+            canvas = picture.copy()
+            ImageDraw.Draw(canvas).text(place, text, fill=ink, font=font)
+            yield f"fundus, {name}", np.asarray(canvas)
+
+
+def check_look(seeds: list[int], real: Path | None) -> None:
+    """Print in how many pictures check notices text, and what a look costs."""
+    counts: dict[str, list[tuple[bool, float]]] = defaultdict(list)
+
+    def asked(picture: np.ndarray, *groups: str) -> None:
+        begin = sum(os.times()[:4])
+        answer = noticed(picture), sum(os.times()[:4]) - begin
+        for group in groups:
+            counts[group].append(answer)
+
+    for seed in seeds:
+        for kind in GROUNDS:
+            bare = enlarged(ground(kind, seed))
+            made, _, groups = planted(bare, random.Random(f"{seed} {kind}"))
+            asked(made, "all", kind, groups["size"])
+            asked(bare, "all without text")
+    for group, picture in () if real is None else in_photographs(real):
+        asked(picture, group)
+    for group, found in sorted(counts.items()):
+        print(json.dumps({"name": "text noticed by check", "group": group, "pictures": len(found),
+                          "noticed": sum(n for n, _ in found),
+                          "cpu_s_a_picture": round(sum(t for _, t in found) / len(found), 3)}), flush=True)  # fmt: skip
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description="recall and false boxes of the search for painted text")
@@ -164,10 +219,13 @@ def main() -> None:
     parser.add_argument("--tune", action="store_true", help="the half for tuning instead of the other")
     parser.add_argument("--real", type=Path, help="folder of real pictures")
     parser.add_argument("--thorough", action="store_true", help="read the whole pictures too")
-    parser.add_argument("--only", choices=["recall", "false"], help="one part alone")
+    parser.add_argument("--only", choices=["recall", "false", "check"], help="one part alone")
     parser.add_argument("--verbose", action="store_true", help="name what was missed")
     words = parser.parse_args()
     seeds = list(range(0 if words.tune else 1, words.seeds, 2))
+    if words.only == "check":
+        check_look(seeds, words.real)
+        return
     if words.only != "false":
         recall(seeds, words.thorough, words.verbose)
     if words.only != "recall":

@@ -76,9 +76,9 @@ def test_a_large_data_set_is_looked_at_in_part():
 
 def test_where_strokes_are_anatomy_nobody_reads_on(monkeypatch):
     monkeypatch.setattr(burned, "_can_read", lambda: True)
-    monkeypatch.setattr(burned, "_strokes", lambda array: 2)
+    monkeypatch.setattr(burned, "_strokes", lambda array: [None])
     answers = iter([0] * 100)
-    monkeypatch.setattr(burned, "_readable", lambda array: next(answers))
+    monkeypatch.setattr(burned, "_readable", lambda array, lines, field: next(answers))
     image = Image(np.zeros((80, 80), np.uint8), Geometry.without_size((80, 80)))
     look = TextLook(20)
     assert [look.lines(image) for _ in range(20)] == [0] * MOST_IN_VAIN + [None] * (20 - MOST_IN_VAIN)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
-from medmap.check import box_counts, boxes, burned, images, labels, leaks, shortcuts, table, truths, volumes
+from medmap.check import box_counts, boxes, burned, images, labels, leaks, observers, shortcuts, table, truths, volumes
 from medmap.check.facts import Facts, Progress, collect
 from medmap.check.issue import Issue, worst_first
 from medmap.dataset import Dataset
@@ -75,6 +75,7 @@ CHECKS: Mapping[str, Check] = MappingProxyType(
         "missing_input": table.missing_input,
         "missing_value": table.missing_value,
         "structure_size_outlier": truths.structure_size_outlier,
+        "several_observers": observers.several_observers,
         "reader_warning": images.reader_warning,
         "patients_unknown": leaks.patients_unknown,
     }

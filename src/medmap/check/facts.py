@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from medmap.check.burned import TextLook
 from medmap.check.duplicates import equal_groups, groups_of, near_pairs
 from medmap.check.masks import MaskFacts, mask_facts
+from medmap.check.observers import agreement
 from medmap.check.quality import UNSCORED, Quality, quality_of
 from medmap.check.thumbnails import border_of, flat_picture, shrunk, thumbnail
 from medmap.check.volumes import VolumeFacts, volume_facts
@@ -242,12 +243,28 @@ def collect(dataset: Dataset, progress: Progress | None = None) -> Facts:
                 images.append(facts_of(case.id, name, image, text_lines=text.lines(image)))
                 first = image if first is None else first
             told()
-        for observer, ref in enumerate(case.truth.masks):
-            mask = _read(dataset, case, "mask", ref, unreadable)
-            if mask is not None:
-                masks.append(mask_facts(case.id, observer, str(ref), mask, first))
+        for found in _masks(dataset, case, first, unreadable):
+            masks += [] if found is None else [found]
             told()
     return Facts(dataset, tuple(images), tuple(unreadable), tuple(masks))
+
+
+def _masks(
+    dataset: Dataset, case: Case, image: Image | None, unreadable: list[Unreadable]
+) -> Iterator[MaskFacts | None]:
+    """The facts of each observer's mask of a case whose first image is known; None for one that cannot be read."""
+    first: Image | None = None
+    for observer, ref in enumerate(case.truth.masks):
+        mask = _read(dataset, case, "mask", ref, unreadable)
+        if mask is None:
+            yield None
+            continue
+        facts = mask_facts(case.id, observer, str(ref), mask, image)
+        if observer == 0:
+            first = mask if facts.whole else None
+        elif first is not None and facts.whole:
+            facts = replace(facts, agreement=agreement(first, mask))
+        yield facts
 
 
 def _inputs(dataset: Dataset, case: Case) -> Iterator[tuple[Case, str, Ref]]:

@@ -41,6 +41,7 @@ class MaskFacts:
         centres_mm: (3,) centre of each value in LPS mm, for grids of a patient.
         flips: How much better the mask's border lies on edges of the image when it is mirrored along each axis: 2 is
             twice the mean gradient; None where it cannot be judged.
+        agreement: Of a further observer's mask: Dice of each value with the first observer's.
     """
 
     case: str
@@ -56,6 +57,7 @@ class MaskFacts:
     centres_mm: Mapping[int, tuple[float, ...]] = field(default_factory=dict)
     flips: tuple[float, ...] | None = None
     channels: int = 1
+    agreement: Mapping[int, float] = field(default_factory=dict)
 
     @property
     def mask_name(self) -> str:

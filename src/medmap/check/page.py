@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from medmap.check.box_pictures import NOTHING, ROWS, Corners, box_labels, boxed, concerned
 from medmap.check.issue import Issue, worst_first
 from medmap.check.leaks import label_text
+from medmap.check.mask_pictures import masked
 from medmap.check.table import class_summary
 from medmap.config import write_atomically
 from medmap.dataset import Case, Dataset
@@ -47,6 +48,7 @@ class _Figure:
     wide: bool = False
     outlined: frozenset[int] = frozenset()  # label values with an outline in the picture
     marked: bool = False  # boxes that the finding is about are drawn apart
+    masked: bool = False  # a mask is outlined
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,6 @@ class _Legend:
 
     entries: list[tuple[str, str]]
     more: int
-    marked: str = ""  # what is said of the boxes that are drawn apart
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class _Card:
     issue: Issue
     word: str
     groups: list[list[_Figure]]
-    legend: _Legend
+    marked: str  # what is said of the boxes that are drawn apart
     shown_of: str
     listed: str
     headers: list[tuple[str, str, str]]
@@ -100,14 +101,15 @@ class _Album:
             self.kinds[_kind_of(image)] += 1
         if image.ndim == 3:
             self.wide.add(case.id)
-            labels = self._labels(case, image, marked)
-            if labels is not None:
-                self.outlined[case.id, marked] = frozenset(int(value) for value in np.unique(labels) if value > 0)
-            return data_uri(three_planes(image, labels))
-        if case.truth.boxes or marked:
+        elif case.truth.boxes or marked:
             self.outlined[case.id, marked] = frozenset(label + 1 for _, label in case.truth.boxes or ())
             return data_uri(boxed(displayed(image), case, image.geometry.shape, marked))
-        return data_uri(displayed(image))
+        labels = self._labels(case, image, marked)
+        if labels is not None:
+            self.outlined[case.id, marked] = frozenset(int(value) for value in np.unique(labels) if value > 0)
+        if image.ndim == 3:
+            return data_uri(three_planes(image, labels))
+        return data_uri(displayed(image) if labels is None else masked(displayed(image), labels))
 
     def _labels(self, case: Case, image: Image, marked: frozenset[Corners]) -> NDArray[Any] | None:
         """The first observer's labels on the image's grid, as training lays them, or the boxes; None without any."""
@@ -213,6 +215,8 @@ def render(issues: Sequence[Issue], dataset: Dataset) -> str:
     album = _Album(dataset)
     cards = [_card(issue, dataset, album) for issue in worst_first(issues)]
     samples = _samples(dataset, album)
+    shown = [figure for card in cards for group in card.groups for figure in group]
+    shown += [figure for _, figures in samples for figure in figures]
     counts = Counter(issue.severity for issue in issues)
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
@@ -226,6 +230,8 @@ def render(issues: Sequence[Issue], dataset: Dataset) -> str:
         facts=_summary(dataset, album),
         classes=_class_table(dataset),
         columns=_column_table(dataset),
+        legend=_legend(dataset, shown),
+        several=any(len(case.truth.masks) > 1 for case in dataset),
         samples=samples,
         cards=cards,
     )
@@ -313,7 +319,7 @@ def _column_table(dataset: Dataset) -> list[tuple[str, str, str]]:
     return rows
 
 
-def _samples(dataset: Dataset, album: _Album) -> list[tuple[str, list[_Figure], _Legend]]:
+def _samples(dataset: Dataset, album: _Album) -> list[tuple[str, list[_Figure]]]:
     """A few cases of each class, drawn by a fixed seed."""
     by_class: dict[str, list[Case]] = {}
     for case in dataset:
@@ -326,7 +332,7 @@ def _samples(dataset: Dataset, album: _Album) -> list[tuple[str, list[_Figure], 
         drawn = rng.choice(len(cases), min(SAMPLES_A_CLASS, len(cases)), replace=False)
         figures = [_figure(dataset, cases[i], album, with_label=False) for i in sorted(drawn)]
         found.append((name or "Examples", [f for f in figures if f.picture]))
-    return [(name, figures, _legend(dataset, figures)) for name, figures in found if figures]
+    return [(name, figures) for name, figures in found if figures]
 
 
 # -- issues -----------------------------------------------------------------------------------------------------------
@@ -344,17 +350,12 @@ def _figure(
     caption = " · ".join(part for part in (case.split, label) if part)
     picture = album.picture(case, marked)
     outlined = album.outlined.get((case.id, marked), frozenset())
-    return _Figure(case.id, caption, picture, case.id in album.wide, outlined, bool(marked))
+    masks = bool(case.truth.masks) and (case.id, marked) in album.outlined
+    return _Figure(case.id, caption, picture, case.id in album.wide, outlined, bool(marked), masks)
 
 
-def _legend(dataset: Dataset, figures: Sequence[_Figure], listed: int = 0) -> _Legend:
-    """Which structure has which colour in some pictures; the colours come again after the last one.
-
-    Args:
-        dataset: Whose structures.
-        figures: The pictures.
-        listed: How many boxes the finding lists.
-    """
+def _legend(dataset: Dataset, figures: Sequence[_Figure]) -> _Legend:
+    """Which structure has which colour in some pictures; the colours come again after the last one."""
     values = sorted(frozenset[int]().union(*(figure.outlined for figure in figures)))
     first = 1 if dataset.task == "detect" else 0  # boxes have no background: their class 0 is drawn as 1
     names = {dataset.ignore: "ignored"} | {v: name for v, name in enumerate(dataset.label_names, first) if v}
@@ -362,18 +363,22 @@ def _legend(dataset: Dataset, figures: Sequence[_Figure], listed: int = 0) -> _L
         ("#{:02x}{:02x}{:02x}".format(*colour_of(value - 1)), names.get(value, f"value {value}"))
         for value in values[:STRUCTURES_LISTED]
     ]
-    marked = ""
+    return _Legend(entries, len(values) - len(entries))
+
+
+def _marked(figures: Sequence[_Figure], listed: int) -> str:
+    """What is said of the boxes that a finding, which lists so many, draws apart."""
     if any(figure.marked and figure.wide for figure in figures):
-        marked = "only the boxes of this finding are drawn"
-    elif any(figure.marked for figure in figures):
-        marked = "the boxes of this finding" + (f", the first {ROWS} of them" if listed >= ROWS else "")
-    return _Legend(entries, len(values) - len(entries), marked)
+        return "only the boxes of this finding are drawn"
+    if any(figure.marked for figure in figures):
+        return "the boxes of this finding" + (f", the first {ROWS} of them" if listed >= ROWS else "")
+    return ""
 
 
 def _card(issue: Issue, dataset: Dataset, album: _Album) -> _Card:
     known = {case.id for case in dataset}
     groups: list[list[str]] = [g["cases"] for g in issue.details.get("groups", ())]
-    captions: dict[str, str] = {}
+    captions: dict[str, str] = dict(issue.details.get("captions", {}))
     for row in issue.details.get("rows", ()):
         if "suggested" in row:
             captions[row["case"]] = f"{row['given']} → {row['suggested']}?"
@@ -399,5 +404,5 @@ def _card(issue: Issue, dataset: Dataset, album: _Album) -> _Card:
         for row in issue.details.get("rows", ())[:HEADERS_SHOWN]
         if "mask_header" in row
     ]
-    legend = _legend(dataset, [figure for group in figures for figure in group], sum(map(len, marks.values())))
-    return _Card(issue, SEVERITY_WORDS[issue.severity], figures, legend, of, listed, headers)
+    marked = _marked([figure for group in figures for figure in group], sum(map(len, marks.values())))
+    return _Card(issue, SEVERITY_WORDS[issue.severity], figures, marked, of, listed, headers)

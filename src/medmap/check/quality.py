@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from medmap.check.round_field import round_field
 from medmap.image import Image
 
 Floats = NDArray[np.float32]
@@ -32,7 +33,8 @@ class Quality:
     Args:
         noise: Standard deviation of the noise as a part of the object's contrast (5th to 95th percentile).
         blur: From 0 (sharp) to 1 (nothing but blur).
-        ghost: Signal in the air along one axis more than along the other, as a part of the object's mean.
+        ghost: Signal in the air along one axis more than along the other, as a part of the object's mean; None for
+            photographs.
         motion: How badly a slice is foretold by its two neighbours, against how much those differ: below 1 for still
             anatomy and pure noise, above it where every other slice was taken at another place.
     """
@@ -141,6 +143,17 @@ def ghost_score(planes: Floats, inside: NDArray[np.bool_]) -> float | None:
     return float(np.median(found)) if found else None
 
 
+def may_have_ghosts(image: Image) -> bool:
+    """Whether what is dark in an image may be the air beside a body.
+
+    A picture in colour was taken by light; and the dim rim of a photograph's round field, on one side more than on the
+    other, is no ghost.
+    """
+    if image.quantity == "colour":
+        return False
+    return image.ndim == 3 or image.source.modality == "MR" or round_field(image.channels_first()[0]) is None
+
+
 def motion_score(image: Image, inside_from: float) -> float | None:
     """How badly each slice is foretold by its neighbours, against how much these differ; the median over slices.
 
@@ -179,4 +192,5 @@ def quality_of(image: Image) -> Quality:
     low, high = np.percentile(planes[inside], (5, 95))
     contrast = float(max(high - low, high - threshold))
     noise = noise_sd(planes, inside) / contrast if contrast > 0 else None
-    return Quality(noise, blur_score(planes), ghost_score(planes, inside), motion_score(image, threshold))
+    ghost = ghost_score(planes, inside) if may_have_ghosts(image) else None
+    return Quality(noise, blur_score(planes), ghost, motion_score(image, threshold))

@@ -443,12 +443,27 @@ _SCORES: tuple[tuple[str, str, str, float, str, str], ...] = (
     ),
 )  # fmt: skip
 
+# modalities without phase encoding, and so without ghosts along one axis (DICOM PS3.3 C.7.3.1.1.1)
+_WITHOUT_PHASES = frozenset({
+    "CR", "CT", "DX", "ES", "GM", "IO", "IVUS", "MG", "NM", "OCT", "OP", "OPT", "PT", "PX", "RF", "RG", "SM", "US",
+    "XA", "XC",
+})  # fmt: skip
+
+
+def _scored(facts: Facts, images: Sequence[ImageFacts], score: str) -> list[tuple[ImageFacts, float]]:
+    """Images that have a score, and may show what it measures."""
+    found = [(image, float(v)) for image in images if (v := getattr(image.quality, score)) is not None]
+    if score != "ghost":
+        return found
+    stated = [image.modality or facts.dataset.inputs[image.input].modality for image, _ in found]
+    return [pair for pair, modality in zip(found, stated, strict=True) if modality not in _WITHOUT_PHASES]
+
 
 def poor_quality(facts: Facts) -> Iterator[Issue]:
     """Noise, blur, ghosts and motion far beyond what is usual in the dataset."""
     for name, images in facts.by_input.items():
         for score, code, words, least, effect, remedy in _SCORES:
-            scored = [(image, float(v)) for image in images if (v := getattr(image.quality, score)) is not None]
+            scored = _scored(facts, images, score)
             if len(scored) < FEWEST:
                 continue
             values = [v for _, v in scored]

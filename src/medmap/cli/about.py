@@ -147,6 +147,7 @@ def _dataset(path: Path) -> dict[str, Any]:
         "splits": dict(Counter(c.split or "none" for c in data)),
         "classes": dict(classes),
         "annotated": sum(c.truth.annotated for c in data),
+        "with_second_observer": sum(len(c.truth.masks) > 1 for c in data) or None,
         "licence": data.licence,
         "source": data.source,
         "warnings": [] if data.patients_known else ["no patient identifier: every case counts as a patient of its own"],

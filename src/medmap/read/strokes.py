@@ -78,17 +78,20 @@ def span(picture: NDArray[Any]) -> float:
     return float(high - low) or float(picture.max()) - float(picture.min())
 
 
-def text_like(picture: NDArray[Any]) -> tuple[Block, ...]:
+def text_like(picture: NDArray[Any], *, each_ink: bool = False) -> tuple[Block, ...]:
     """Lines of strokes that look like burned-in text, from the top.
 
     Args:
         picture: (rows, columns) or (rows, columns, 3), whole numbers.
+        each_ink: Where a line stands out in bright and in dark ink, give both: one of them are the gaps between
+            letters, which nobody can read. Otherwise the one of more and evener parts is given.
 
     Example:
         >>> text_like(np.zeros((64, 64), np.uint8))
         ()
     """
-    return _without_doubles(list(_at_scales(picture, SCALES)))
+    found = list(_at_scales(picture, SCALES))
+    return _without_doubles_of_each_ink(found) if each_ink else _without_doubles(found)
 
 
 def small_text_like(picture: NDArray[Any]) -> tuple[Block, ...]:
@@ -111,8 +114,7 @@ def small_text_like(picture: NDArray[Any]) -> tuple[Block, ...]:
                     height=round(block.height / ENLARGED),
                 )
             )  # fmt: skip
-    # what is a gap to one ink is a letter to the other: both are read
-    return tuple(block for ink in (True, False) for block in _without_doubles([b for b in found if b.bright == ink]))
+    return _without_doubles_of_each_ink(found)
 
 
 def _enlarged(picture: NDArray[Any]) -> NDArray[Any]:
@@ -287,6 +289,11 @@ def _without_doubles(found: list[Block]) -> tuple[Block, ...]:
         if all(_shared(block, other) < 0.5 and not _around(block, other) for other in kept):
             kept.append(block)
     return tuple(sorted(kept, key=lambda b: (b.row0, b.column0)))
+
+
+def _without_doubles_of_each_ink(found: list[Block]) -> tuple[Block, ...]:
+    """What is a gap to one ink is a letter to the other: both are read."""
+    return tuple(block for ink in (True, False) for block in _without_doubles([b for b in found if b.bright == ink]))
 
 
 def _around(block: Block, other: Block) -> bool:

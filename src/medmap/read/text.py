@@ -116,6 +116,30 @@ def find_text(
     return _joined(boxes)
 
 
+def read_lines(
+    picture: Pixels,
+    lines: Sequence[Block],
+    *,
+    languages: str = "eng",
+    minimum_confidence: float = MINIMUM_CONFIDENCE,
+) -> tuple[TextBox, ...]:
+    """What stands in lines of strokes that were found already, from the top; nothing else of the picture is read.
+
+    Args:
+        picture: As for ``find_text``.
+        lines: As ``text_like`` finds them; the likeliest 48 are read.
+        languages, minimum_confidence: As for ``find_text``.
+
+    Returns:
+        As for ``find_text``: what is text beyond doubt and cannot be read has no words.
+
+    Raises:
+        MissingToolError, ReadError, DataError, UsageError: As for ``find_text``.
+    """
+    picture = _checked(picture)
+    return _joined(_lines_read(picture, lines, languages, minimum_confidence, ())) if lines else ()
+
+
 def _checked(picture: Pixels) -> Pixels:
     picture = np.asarray(picture)
     if picture.dtype.kind not in "ui" or picture.ndim not in (2, 3) or 0 in picture.shape:

@@ -67,9 +67,21 @@ def three_planes(
         if len(cuts) == 2:
             outline_both(picture, cuts[0], cuts[1], line)
         elif cuts:
-            _outline(picture, cuts[0])
+            outline(picture, cuts[0])
         pieces.append(picture)
     return _side_by_side(pieces)
+
+
+def outline(picture: NDArray[np.uint8], labels: NDArray[Any]) -> None:
+    """Draw the outline of each label into a picture, in the label's colour.
+
+    Args:
+        picture: (rows, columns, 3), changed in place.
+        labels: (rows, columns); 0 is not outlined.
+    """
+    border = _border(labels)
+    for value in np.unique(labels[labels > 0]):
+        picture[border & (labels == value)] = colour_of(int(value) - 1)
 
 
 def outline_both(picture: NDArray[np.uint8], first: NDArray[Any], second: NDArray[Any], line: int = 1) -> None:
@@ -134,12 +146,6 @@ def _cut(
     if axes[0] > axes[1]:
         plane = plane.T
     return np.asarray(plane[np.ix_(*index)])
-
-
-def _outline(picture: NDArray[np.uint8], labels: NDArray[Any]) -> None:
-    border = _border(labels)
-    for value in np.unique(labels[labels > 0]):
-        picture[border & (labels == value)] = colour_of(int(value) - 1)
 
 
 def _border(labels: NDArray[Any]) -> NDArray[np.bool_]:
