@@ -43,17 +43,41 @@ def test_structures_with_little_overlap_are_named_worst_first() -> None:
     assert "s3 0.03 and 5 more" in little_use(many)[0]
 
 
-def test_scores_that_may_be_guesses_and_boxes_that_hit_nothing() -> None:
-    assert little_use([row("auroc", 0.7, 0.55, 0.8, stage="calibrated"), row("ap50", 0.1)]) == []
+def test_a_structure_that_most_cases_lack_is_judged_by_what_is_met() -> None:
+    """Empty masks of a lesion that four of twenty cases have: Dice 0.80, and nothing found."""
+    rows = [
+        row("dice", 0.8, 0.6, 0.95, group="lesion"),
+        row("dice", 0.8, 0.6, 0.95),
+        row("lesion_sensitivity", 0.0, 0.0, 0.5, group="lesion"),
+        row("lesion_sensitivity", 0.0, 0.0, 0.5),
+    ]
+    (said,) = little_use(rows)
+    assert said.startswith("These masks miss nearly all")
+    assert "lesion 0.00 (0.00 to 0.50)" in said
+    both = [row("dice", 0.1, group="lesion"), row("lesion_sensitivity", 0.1, group="lesion")]
+    assert len(little_use(both)) == 1, "said once"
+    assert little_use([row("lesion_sensitivity", None, group="lesion"), row("dice", 0.9, group="lesion")]) == []
+
+
+def test_scores_that_may_be_guesses() -> None:
+    assert little_use([row("auroc", 0.7, 0.55, 0.8, stage="calibrated")]) == []
     (said,) = little_use([row("auroc", 0.6, 0.45, 0.75, stage="uncalibrated")])
     assert "0.60 (0.45 to 0.75)" in said
     both = [row("auroc", 0.6, 0.45, 0.75, stage="uncalibrated"), row("auroc", 0.7, 0.6, 0.75, stage="calibrated")]
     assert little_use(both) == [], "what counts is the last stage"
     assert little_use([row("auroc", None), row("auroc", 0.51)]) == []
     assert "guessing, is 0.49" in little_use([row("auroc", 0.49)])[0]
+    rare = [row("auroc", 0.93, 0.84, 0.99), row("auroc", 0.6, 0.3, 0.9, group="rare")]
+    assert little_use(rare) == [], "all classes together are told apart"
+    assert little_use([row("auroc", 1.0, 0.29, 1.0)]) == [], "few cases are told of elsewhere"
+
+
+def test_boxes_that_hit_nothing_by_the_mildest_rule() -> None:
     boxes = [row("ap50", 0.09), row("ap50", 0.02, group="size<5mm"), row("ap50", 0.02, group="size=5–10mm")]
     assert little_use(boxes)[0].endswith("is 0.09.")
-    assert "nodule 0.00" in little_use([*boxes, row("ap50", 0.0, group="nodule")])[0]
+    assert little_use([row("ap50", 0.1), row("auroc", 0.6, 0.4, 0.8)]) == [], "images are not what boxes are judged by"
+    assert little_use([row("ap50", 0.0), row("ap10", 0.94)]) == [], "roughly placed, and found"
+    assert "AP10" in little_use([row("ap50", 0.0), row("ap10", 0.05)])[0]
 
 
 def test_scores_at_random_are_called_so_in_their_report() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from importlib import import_module
 from itertools import product
 from pathlib import Path
 
@@ -81,6 +82,58 @@ def test_regions_that_overlap_keep_their_instances_apart() -> None:
     assert alone.image.array.shape == (6, 7)
 
 
+def test_what_was_looked_for_and_not_found_stays_named(tmp_path: Path) -> None:
+    series = written_series(tmp_path / "series", picture := right_handed_image())
+    empty = Mask(np.zeros(picture.geometry.shape, np.uint8), picture.geometry, LABELS)
+    assert [label.name for label in mm.instances(empty).as_mask().labels.values()] == ["lesion", "cyst", "nowhere"]
+    path = mm.write(empty, tmp_path / "none.dcm", format="dicom-seg-instances", source=series)
+    back = read_segmentation(path, on=picture.geometry)
+    assert [label.name for label in back.labels.values()] == ["lesion", "cyst", "nowhere"]
+    assert not back.array.any()
+    one = np.zeros(picture.geometry.shape, np.uint8)
+    one[2, 2, 2] = 2
+    names = [label.name for label in mm.instances(Mask(one, picture.geometry, LABELS)).as_mask().labels.values()]
+    assert names == ["cyst 1", "lesion", "nowhere"]
+    both = np.zeros((4, 5, 2), bool)
+    both[1, 1, 1] = True
+    apart = mm.instances(Mask(both, Geometry.without_size((4, 5)), {1: Label("a"), 2: Label("b")})).as_mask()
+    assert [label.name for label in apart.labels.values()] == ["b 1", "a"]
+    assert apart.array.sum(axis=(0, 1)).tolist() == [1, 0]
+
+
+def test_a_long_name_keeps_its_number_and_equal_parts_their_order() -> None:
+    array = np.array([[1, 0, 1, 0, 1, 1]], np.uint8)
+    mask = Mask(array, Geometry.without_size((1, 6)), {1: Label("n" * 70)})
+    found = mm.instances(mask)
+    assert found.array.tolist() == [[2, 0, 3, 0, 1, 1]]
+    names = [label.name for label in found.as_mask().labels.values()]
+    assert len(set(names)) == 3
+    assert all(len(name) == 64 for name in names)
+    with pytest.raises(ValueError, match="read-only"):
+        found.array[0, 0] = 7
+
+
+def test_what_a_mask_of_its_own_cannot_hold_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    both = np.zeros((4, 5, 2), bool)
+    both[::2, ::2] = True
+    found = mm.instances(Mask(both, Geometry.without_size((4, 5)), {1: Label("a"), 2: Label("b")}))
+    monkeypatch.setattr(import_module("medmap.measure.parts"), "MOST_BYTES", 100)
+    with pytest.raises(DataError, match="too many instances"):
+        found.as_mask()
+    three = np.repeat(both[..., :1], 3, axis=-1)
+    overlapping = Mask(three, Geometry.without_size((4, 5)), {n: Label(str(n)) for n in (1, 2, 3)})
+    with pytest.raises(DataError, match="do not overlap"):
+        mm.write(overlapping, tmp_path / "three.png", format="instances")
+    many = np.zeros((520, 520), np.uint8)
+    many[::2, ::2] = 1
+    with pytest.raises(DataError, match=r"65,535"):
+        mm.write(Mask(many, Geometry.without_size(many.shape), {1: Label("c")}), tmp_path / "m.png", format="instances")
+    none = Mask(np.zeros((4, 5, 0), bool), Geometry.without_size((4, 5)), {})
+    assert mm.measure(mm.instances(none)) == ()
+    with pytest.raises(DataError, match="without structures"):
+        _ = mm.instances(none).image
+
+
 def test_numbers_beyond_a_byte_and_beyond_two_keep_apart() -> None:
     for side, kind in ((40, np.uint16), (520, np.uint32)):
         array = np.zeros((side, side), np.uint8)
@@ -102,7 +155,7 @@ def test_instances_are_written_as_nifti_png_and_segments(tmp_path: Path) -> None
     assert np.array_equal(again.array, mm.instances(mask).array)
     path = mm.write(answer, tmp_path / "parts.dcm", format="dicom-seg-instances", source=series)
     back = read_segmentation(path, on=picture.geometry)
-    assert [label.name for label in back.labels.values()] == ["lesion 1", "lesion 2", "cyst 1"]
+    assert [label.name for label in back.labels.values()] == ["lesion 1", "lesion 2", "cyst 1", "nowhere"]
     assert str(back.labels[1].code).startswith("SCT:52988006")
     assert np.array_equal(back.array, mm.instances(mask).array)
 

@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 
 from medmap import phantom
 from medmap.cli import run as medmap
+from medmap.cli.settings import Words
 from medmap.errors import ConfigError, UsageError
 from medmap.geometry import Geometry
 from medmap.image import Image
 from medmap.layouts import open_dataset
 from medmap.networks import multiple_of
-from medmap.plan import Run, plan
+from medmap.plan import Run, build, make_task, plan
 from medmap.plan.fingerprint import Fingerprint, fingerprint
 from medmap.plan.segment import PATCH_VOXELS, _grid
 from medmap.plan.slices import SLICES_OF_A_PATCH, Slicing, slicing
@@ -64,15 +65,21 @@ def test_what_is_set_of_the_grid_is_what_the_network_is_drawn_for(tmp_path: Path
     assert total == (4, 4), "halved as often as 24 and 20 bear without a rest"
     assert by_hand.reasons["prepare.shape"] == "set by hand"
     assert "network.name" not in by_hand.reasons, "it spoke of a width that was set by hand"
-    assert "24 × 20" in by_hand.reasons.get("fit.batch_size", "24 × 20")
+    assert "24 × 20" in by_hand.reasons["fit.batch_size"], "it is drawn around, so the reason is true"
     assert free.prepare.spacing_mm is not None
     coarse = [2 * step for step in free.prepare.spacing_mm]
     coarser = plan(data, overrides=[thin, f"prepare.spacing_mm={coarse}"], folds=2)
     assert coarser.prepare.spacing_mm == tuple(coarse)
     assert np.prod(coarser.prepare.shape) < np.prod(free.prepare.shape)
-    again = free.override(["prepare.shape=[16, 16]", "fit.batch_size=3"])
-    assert again.reasons["fit.batch_size"] == "set by hand"
-    assert "network.norm" not in again.reasons
+    assert "fit.batch_size" in free.reasons
+    again = free.override(["prepare.shape=[16, 16]"])
+    assert "fit.batch_size" not in again.reasons, "it spoke of another patch"
+    assert "network.norm" not in again.override(["fit.batch_size=3"]).reasons
+    spaced = free.override([f"prepare.spacing_mm={coarse}"])
+    assert "prepare.shape" not in spaced.reasons
+    odd = plan(data, overrides=[thin, "prepare.shape=[30, 21]"], folds=2)
+    assert multiple_of(odd.network.strides) == (2, 1), "halved where it leaves no rest"
+    build(make_task(odd, data), odd, seed=0)
     with pytest.raises(ConfigError, match="another number of axes"):
         plan(data, overrides=["prepare.shape=[32, 32, 32]"])
     with pytest.raises(ConfigError, match="spacing"):
@@ -84,8 +91,9 @@ def test_a_budget_that_teaches_little_is_called_so(tmp_path: Path, capsys: pytes
     out, call = tmp_path / "run.yaml", ["plan", str(tmp_path / "data"), "--budget", "2s", "--quiet", "-o"]
     assert medmap([*call, str(out)]) == 0
     assert "the budget is too short to learn much" in capsys.readouterr().out
-    assert "too short" in Run.load(out).reasons["budget_s"]
-    assert "budget_s" not in Run.load(out, ["fit.epochs=40"]).override(["fit.epochs=50"]).reasons
+    assert "too short" in Run.load(out).reasons["budget"]
+    assert "budget" not in Words(sets=["fit.epochs=50"]).loaded(out).reasons
+    assert "budget" not in Words(budget="10m").loaded(out).reasons
     assert medmap([*call, str(tmp_path / "b.yaml"), "--set", "fit.epochs=30"]) == 0
     assert "too short" not in capsys.readouterr().out
 

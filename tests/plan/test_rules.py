@@ -133,7 +133,7 @@ def test_only_a_tenth_of_the_epochs_is_called_short() -> None:
     assert short_of_time(enough) is None
     scant = arrange(10.0, 4, 100, 1.0, 0)
     assert scant.epochs == 1
-    assert f"and {scant.wanted} would teach something" in (short_of_time(scant) or "")
+    assert f"and {scant.wanted} would be enough" in (short_of_time(scant) or "")
     assert short_of_time(arrange(10.0, 4, 100, None, 0)) is None
 
 

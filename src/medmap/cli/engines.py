@@ -67,10 +67,12 @@ def at_this_site(bundle: Bundle, parity: Parity) -> str:
     told = bundle.spec.engines.get(key, {})
     if parity.precision == "float32" or not parity.passed or "phantom_max_abs" not in told:
         return parity.verdict
+    if not told.get("passed"):
+        return f"refused at the export, and not used: on noise at most {parity.max_abs:.2g} from float32"
     dice, boxes = told.get("dice"), told.get("boxes_matched")
-    seen = "" if dice is None else f" (at the export: Dice {dice:.4f} with its masks)"
-    seen = seen if boxes is None else f" (at the export: {boxes:.2%} of its boxes)"
-    return f"the same numbers as at the export, on noise at most {parity.max_abs:.2g} from float32{seen}"
+    seen = "" if dice is None else f" (there: Dice {dice:.4f} with its masks)"
+    seen = seen if boxes is None else f" (there: {boxes:.2%} of its boxes)"
+    return f"as far from float32 as at the export, on noise at most {parity.max_abs:.2g}{seen}"
 
 
 def _parity_examples(bundle: Bundle, path: Path | None, int8: bool) -> tuple[Any, Any, Any]:

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 TABLE = "boxes.csv"
 TABLES = {"coco": "coco.json", "luna16": "luna16.csv"}  # format → the one file of all cases
+MASKS = {
+    "mask", "nifti", "png", "instances", "overlay", "stl", "obj", "dicom-seg", "dicom-seg-instances", "dicom-rtstruct",
+}  # fmt: skip
 FORMATS = ("json", "csv", *TABLES, "overlay", "dicom-sr", "dicom-seg", "dicom-gsps")
 
 
@@ -39,6 +42,9 @@ def require_formats(formats: Sequence[str], bundle: Bundle) -> None:
     if bundle.spec.task != "detect":
         if ours := sorted(set(formats) & TABLES.keys()):
             raise UsageError("this format is made of boxes", got=f"{', '.join(ours)} of a {bundle.spec.task} bundle")
+        if bundle.spec.task == "classify" and (ours := sorted(set(formats) & MASKS)):
+            got = f"{', '.join(ours)} of a bundle of classes"
+            raise UsageError("this format is made of a mask", got=got, remedy="choose json, csv or dicom-sr")
         _require_axes(formats, axes)
         return
     if strange := [name for name in formats if name not in FORMATS]:

@@ -151,8 +151,8 @@ def train(
 
 def _say_if_short(run: Run, screen: Screen) -> None:
     """Warn of a budget that leaves next to no time for learning, as the plan found."""
-    if (told := run.reasons.get("budget_s", "")).startswith("too short"):
-        screen.warning(f"the budget is {told}")
+    if "budget" in run.reasons:
+        screen.warning(f"the budget is {run.reasons['budget']}")
 
 
 def _bundles(paths: list[Path]) -> list[Bundle]:
@@ -339,6 +339,7 @@ def predict(
 ) -> None:
     """Answer for images, folders, a zip or a dataset: OUT/index.json lists case, files, outputs, warnings."""
     from medmap.cli.answers import Request, sentences_on, write_answers
+    from medmap.evaluate import POOR
 
     chosen, limit = known_device(device), memory_of(memory)
     models, inputs = _models_and_inputs(paths)
@@ -349,7 +350,8 @@ def predict(
     with Screen(quiet, json) as screen:
         index = write_answers(bundles, inputs, output, how, screen)
     for text in index["warnings"]:
-        screen.warning(text)
+        if text.startswith((*POOR, "Leakage")):  # the card has them all
+            screen.warning(text)
     if json:
         screen.document(index)
     incomplete, answered = sentences_on(index["cases"])

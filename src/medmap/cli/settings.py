@@ -166,9 +166,7 @@ class Words:
         # JSON is YAML: null stays null, and a name with a colon or a hash stays one text
         texts = [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in values.items()]
         texts += list(self.sets or ())
-        run = Run.load(config, texts)
-        told = {text.partition("=")[0].strip(): "set by hand" for text in texts}
-        return run.model_copy(update={"reasons": {**run.reasons, **told}})
+        return Run.load(config).override(texts)
 
     def resumed(self, output: Path, config: Path | None) -> Run:
         """The run that stands in ``output``; only its budget may be another.

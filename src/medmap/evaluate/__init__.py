@@ -35,9 +35,10 @@ from medmap.evaluate.structures_compare import compare_structure_folders, compar
 from medmap.evaluate.structures_csv import read_structures, structures_text, write_structures
 from medmap.evaluate.structures_rows import structure_rows, structure_subgroup_rows, volume_agreement
 from medmap.evaluate.table import PredictionTable, table_of
-from medmap.evaluate.verdict import little_use
+from medmap.evaluate.verdict import POOR, little_use
 
 __all__ = [
+    "POOR",
     "Aggregated",
     "Baseline",
     "Choice",

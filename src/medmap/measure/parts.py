@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -11,10 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medmap.errors import DataError
 from medmap.geometry import Geometry
 from medmap.image import Image
 from medmap.measure.regions import Bools, Region, regions
 from medmap.results import Label, Mask
+
+LONGEST_NAME = 64  # of a segment in DICOM
+MOST_BYTES = 2 * 2**30
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,34 +30,60 @@ class Instances:
         array: Unsigned integers of the geometry's shape; where structures overlap, one trailing channel each.
         geometry: The grid.
         labels: Number → the structure's label; numbers run from 1, structure by structure, the largest instance first.
-        channels: Names of the structures, where each has a channel; else empty.
+        structures: All that were looked for, those without an instance too.
     """
 
     array: NDArray[Any]
     geometry: Geometry
     labels: Mapping[int, Label]
-    channels: tuple[str, ...] = ()
+    structures: tuple[Label, ...]
+
+    @property
+    def overlapping(self) -> bool:
+        """Whether each structure has a channel of its own."""
+        return self.array.ndim > self.geometry.ndim
 
     @property
     def image(self) -> Image:
-        """The numbers as an image, for files."""
-        single = self.array.ndim > self.geometry.ndim and len(self.channels) == 1
-        array = self.array[..., 0] if single else self.array
-        return Image(array, self.geometry, "label", self.channels if len(self.channels) > 1 else ("image",))
+        """The numbers as an image, for files.
+
+        Raises:
+            DataError: A mask of no structure at all.
+        """
+        if self.overlapping and not self.structures:
+            raise DataError("a mask without structures has no instances to show", got="0 channels")
+        if self.overlapping and len(self.structures) > 1:
+            return Image(self.array, self.geometry, "label", tuple(label.name for label in self.structures))
+        return Image(self.array[..., 0] if self.overlapping else self.array, self.geometry, "label")
 
     def as_mask(self) -> Mask:
         """A mask with a structure an instance, ``lesion 1``, ``lesion 2`` …, for whatever takes masks.
 
-        Of overlapping structures it takes a byte a voxel and instance.
+        A structure without an instance keeps its name, and has no voxel. Names are cut so that their number stays.
+
+        Raises:
+            DataError: Overlapping structures with so many instances that the mask, a byte a voxel and instance, would
+                take more than 2 GiB.
         """
         counted: Counter[str] = Counter()
         labels = {}
         for number, label in self.labels.items():
             counted[label.name] += 1
-            labels[number] = replace(label, name=f"{label.name} {counted[label.name]}")
-        if not self.channels:
+            ending = f" {counted[label.name]}"
+            labels[number] = replace(label, name=label.name[: LONGEST_NAME - len(ending)] + ending)
+        for label in self.structures:
+            if not counted[label.name]:
+                labels[len(labels) + 1] = label
+        if not self.overlapping:
             return Mask(self.array, self.geometry, labels)
-        array = np.zeros((*self.geometry.shape, len(labels)), dtype=np.bool_)
+        shape = (*self.geometry.shape, len(labels))
+        if math.prod(shape) > MOST_BYTES:
+            raise DataError(
+                "too many instances of overlapping structures for a mask of their own", got=len(labels),
+                expected=f"at most {MOST_BYTES // math.prod(self.geometry.shape)} on this grid",
+                remedy="write them as numbers: format instances",
+            )  # fmt: skip
+        array = np.zeros(shape, dtype=np.bool_)
         for place, (_, _, part, box) in enumerate(self.regions()):  # in the order of the labels
             array[..., place][box] = part
         return Mask(array, self.geometry, labels)
@@ -61,7 +92,7 @@ class Instances:
         """Each instance within the box that holds it: number, label, where it is, the box."""
         from scipy import ndimage
 
-        layers = np.moveaxis(self.array, -1, 0) if self.channels else self.array[None]
+        layers = np.moveaxis(self.array, -1, 0) if self.overlapping else self.array[None]
         boxes = [ndimage.find_objects(layer) for layer in layers]
         for number, label in self.labels.items():
             for layer, found in zip(layers, boxes, strict=True):
@@ -98,8 +129,7 @@ def instances(mask: Mask) -> Instances:
     small = np.uint8 if len(labels) <= np.iinfo(np.uint8).max else np.uint16
     array = array.astype(small) if len(labels) <= np.iinfo(np.uint16).max else array
     array.setflags(write=False)
-    names = tuple(label.name for label in mask.labels.values()) if overlapping else ()
-    return Instances(array, mask.geometry, MappingProxyType(labels), names)
+    return Instances(array, mask.geometry, MappingProxyType(labels), tuple(mask.labels.values()))
 
 
 def _by_size(region: Bools) -> tuple[NDArray[np.uint32], int]:

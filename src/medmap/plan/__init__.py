@@ -30,6 +30,8 @@ from medmap.runtime import available_cores, peak_rss_bytes
 from medmap.tasks import TASKS
 
 FEWEST_STEPS = 500  # of a coarse network; with fewer it finds nothing, or anything
+# keys that a task's draft is drawn around where they are set by hand
+DRAWN = {"classify": (), "detect": (), "segment": ("prepare.shape", "prepare.spacing_mm")}
 DRAFTS: dict[str, Any] = {"classify": classify, "detect": detect, "segment": segment}  # how each task is planned
 
 __all__ = [
@@ -74,12 +76,13 @@ def plan(
     words = {"seed": 0, "device": "auto", "budget_s": budget_s, **fixed}
     words["memory_bytes"] = words.get("memory_bytes") or _default_memory()
     words["network"], words["prepare"] = _network_by_hand(texts), _grid_by_hand(texts, facts.dimensions)
+    words["coarse"] = {"prepare": _grid_by_hand(_of_coarse(texts), facts.dimensions)}
     run = DRAFTS[pool.task].first_draft(pool, facts, recipe_name, words)
     if not any(case.split == "test" for case in dealt):
         run = run.model_copy(update={"reasons": {**run.reasons, "splits.test": NO_TEST}})
     drafted = run.network.width
     left = None if budget_s is None else max(1.0, budget_s * (1 - RESERVE_SHARE) - RESERVE_S - spent_s)
-    run = _with_time_for_coarse(run, texts, left).override(texts)
+    run = _with_time_for_coarse(run, texts, left).override(texts, DRAWN[pool.task])
     if run.network.name not in OF_ANY_WIDTH and run.network.width == drafted:
         # the rules' width was for a network of medmap's own
         run = run.model_copy(update={"network": run.network.model_copy(update={"width": 1.0})})
@@ -123,8 +126,8 @@ def _settled(
     run, measured, spent = _arranged(run, pool, facts, left_s, (recipe_name == "rules", folds, texts))
     settled: Run = draft.settled(_with_speed(run, measured, texts), spent, facts, recipe_name, folds)
     if left_s is not None and (short := rules.short_of_time(spent)) is not None:
-        settled = settled.model_copy(update={"reasons": {**settled.reasons, "budget_s": short}})
-    return settled.override(texts)
+        settled = settled.model_copy(update={"reasons": {**settled.reasons, "budget": short}})
+    return settled.override(texts, DRAWN[pool.task])
 
 
 def _cascaded(
@@ -143,7 +146,7 @@ def _cascaded(
     coarse = run.coarse_run
     if coarse is None:
         return run
-    own = [text.strip().removeprefix("coarse.") for text in texts if text.strip().startswith("coarse.")]
+    own = _of_coarse(texts)
     found = _settled(coarse, pool, facts, coarse_s, ("rules", run.ensemble.folds, own))
     # as many networks as the run itself has, in the time that fewer would have had
     epochs = max(1, found.fit.epochs * found.ensemble.members // coarse.ensemble.members)
@@ -160,7 +163,13 @@ def _cascaded(
         f"{many}, as many as the run itself has, of {counted(fit.epochs, 'epoch')} in {share:.0%} of the time"
     )
     reasons = {**run.reasons, **{f"coarse.{where}": why for where, why in told.items()}}
-    return run.model_copy(update={"coarse": section, "reasons": reasons}).override(texts)
+    drawn = [*DRAWN[pool.task], *(f"coarse.{key}" for key in DRAWN[pool.task])]
+    return run.model_copy(update={"coarse": section, "reasons": reasons}).override(texts, drawn)
+
+
+def _of_coarse(texts: list[str]) -> list[str]:
+    """What was set of the coarse network, as settings of its own run."""
+    return [text.strip().removeprefix("coarse.") for text in texts if text.strip().startswith("coarse.")]
 
 
 NO_TEST = (
@@ -183,7 +192,7 @@ def _network_by_hand(texts: list[str]) -> dict[str, Any]:
 
 
 def _grid_by_hand(texts: list[str], dimensions: int) -> dict[str, Any]:
-    """``shape`` and ``spacing_mm`` where they were set: what the network is drawn for.
+    """``shape`` and ``spacing_mm`` where they were set: what a network for masks is drawn for.
 
     Raises:
         ConfigError: An override that the section does not take.

@@ -29,8 +29,9 @@ MOST_EPOCHS = 100
 # Folds are dealt again with other seeds, up to so many times, when time is left.
 MOST_ROUNDS = 3
 # Share of examples from which one of several inputs is withheld.
-SCANT = 10  # a run with less than one in so many of the epochs it wants learns little
 WITHHELD = 0.2
+# A run with less than one in so many of the epochs it wants learns little.
+SCANT = 10
 
 
 def prepare_section(facts: Fingerprint) -> tuple[PrepareSection, dict[str, str]]:
@@ -249,9 +250,9 @@ def short_of_time(spent: Arrangement) -> str | None:
     if spent.epochs * SCANT > spent.wanted:
         return None
     return (
-        "too short to learn much: after opening the data and planning it is enough for "
-        f"{counted(spent.members, 'network')} of {counted(spent.epochs, 'epoch')}, and {spent.wanted} would teach "
-        "something; give more time"
+        "too short to learn much: after opening the data and planning there is time for "
+        f"{counted(spent.members, 'network')} of {counted(spent.epochs, 'epoch')}, and {spent.wanted} would be enough; "
+        "give more time"
     )
 
 

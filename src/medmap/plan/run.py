@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -21,18 +21,7 @@ from medmap.tasks.segment import SegmentSection
 # Kept back from a budget for reading, export with its parity test, evaluation and the report; and for a slow moment.
 RESERVE_S = 40.0
 RESERVE_SHARE = 0.08
-SECTIONS_WITH_REASONS = (
-    "task",
-    "splits",
-    "prepare",
-    "augment",
-    "network",
-    "fit",
-    "ensemble",
-    "decision",
-    "coarse",
-    "budget_s",
-)
+SECTIONS_WITH_REASONS = ("task", "splits", "prepare", "augment", "network", "fit", "ensemble", "decision", "coarse")
 
 
 class SplitsSection(Section):
@@ -161,10 +150,17 @@ _SPEAK_OF = {
     "prepare.shape": ("fit.batch_size",),
     "prepare.spacing_mm": ("prepare.shape",),
     "fit.batch_size": ("network.norm",),
-    "fit.epochs": ("budget_s",),
+    "fit.epochs": ("budget",),
+    "budget_s": ("budget",),
     "network.width": ("network.name",),
     "network.strides": ("network.name",),
 }
+
+
+def _spoken_of(key: str) -> list[str]:
+    """The reasons that are true no longer once a key is set, of the coarse network its own."""
+    block = "coarse." if key.startswith("coarse.") else ""
+    return [block + about for about in _SPEAK_OF.get(key.removeprefix("coarse."), ())]
 
 
 class Run(Section):
@@ -239,8 +235,12 @@ class Run(Section):
             raise ConfigError(f"{path} was written for a newer medmap", got=f"medmap_run {version}", expected="1")
         return validate(cls, with_overrides(data, overrides), str(path))
 
-    def override(self, overrides: Iterable[str]) -> Run:
-        """The run with ``block.key=value`` assignments applied.
+    def override(self, overrides: Iterable[str], drawn: Collection[str] = ()) -> Run:
+        """The run with ``block.key=value`` assignments applied; reasons that speak of what was set are dropped.
+
+        Args:
+            overrides: The assignments.
+            drawn: Keys that the run is drawn around already, so that its reasons speak of the value set.
 
         Raises:
             ConfigError: An unknown key or a value out of range.
@@ -250,7 +250,7 @@ class Run(Section):
             return self
         changed = validate(Run, with_overrides(self.model_dump(mode="json"), texts), "--set " + " --set ".join(texts))
         told = {text.partition("=")[0].strip(): _BY_HAND for text in texts}
-        stale = {about for key in told for about in _SPEAK_OF.get(key, ())}
+        stale = {about for key in told if key not in drawn for about in _spoken_of(key)}
         kept = {key: why for key, why in changed.reasons.items() if key not in stale or why == _BY_HAND}
         return changed.model_copy(update={"reasons": {**kept, **told}})
 

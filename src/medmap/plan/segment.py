@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -45,14 +46,17 @@ def first_draft(pool: Dataset, facts: Fingerprint, recipe_name: str, words: dict
     """
     if recipe_name != "rules":
         raise UsageError("the classical recipes are for classes", got=recipe_name, expected="rules")
+    facts = _at_spacing(facts, words.get("prepare") or {})
     fine = _draft(pool, facts, words)
     found = None if fine.network.slices else cascade(pool, facts, fine.prepare.shape)
     if found is None:
         return fine
     if isinstance(found, str):
         return fine.model_copy(update={"reasons": {**fine.reasons, "coarse": found}})
-    coarse = _draft(pool, found.facts, {**words, "init": None, "network": {}, "prepare": {}})
-    seen = " × ".join(f"{step:.3g}" for step in found.facts.spacing_mm or ())
+    by_hand = (words.get("coarse") or {}).get("prepare") or {}
+    seen_at = _at_spacing(found.facts, by_hand)
+    coarse = _draft(pool, seen_at, {**words, "init": None, "network": {}, "prepare": by_hand})
+    seen = " × ".join(f"{step:.3g}" for step in seen_at.spacing_mm or ())
     told = {"prepare.spacing_mm": f"{seen} mm: the field in a few patches, the structures still some voxels across"}
     reasons = {f"coarse.{where}": why for where, why in {**coarse.reasons, **told}.items()}
     task = fine.task.model_copy(update={"around_mm": found.around_mm})
@@ -120,10 +124,8 @@ def _grid(
 ) -> tuple[PrepareSection, tuple[tuple[int, ...], ...], dict[str, str]]:
     """The spacing that images are brought to, the patch, and how the network reduces it; ``given`` is set by hand."""
     turn = facts.dimensions == 3 and facts.patient_space
-    spacing = facts.spacing_mm and given.get("spacing_mm", facts.spacing_mm)
+    spacing = facts.spacing_mm
     shape = np.array(facts.shape, dtype=np.float64)
-    if spacing is not None and facts.spacing_mm is not None:
-        shape = np.maximum(1, np.round(shape * np.array(facts.spacing_mm) / np.array(spacing)))
     size = np.array(spacing or (1.0,) * facts.dimensions)
     seen = [axis for axis in range(facts.dimensions) if not by.slices or axis != by.axis]
     if "shape" in given:
@@ -140,8 +142,7 @@ def _grid(
     else:
         reasons["prepare.grid"] = "the images state no spacing: pixels as they are"
     whole = "the median image as a whole" if (np.array(patch) >= shape).all() else "a part of the median image"
-    there = rules.times(tuple(int(side) for side in shape))
-    reasons["prepare.shape"] = f"patches of {rules.times(patch)}: {whole} of {there}"
+    reasons["prepare.shape"] = f"patches of {rules.times(patch)}: {whole} of {rules.times(facts.shape)}"
     if turn:
         reasons["prepare.orientation"] = "volumes in a patient's space are turned the same way round"
     section = PrepareSection(
@@ -165,11 +166,31 @@ def halved(
 
 
 def dividing(patch: Sequence[int], size: np.ndarray[Any, Any]) -> tuple[tuple[int, ...], ...]:
-    """The strides of a network for a patch that is given: as many halvings as divide it without a rest."""
-    strides = unet_strides(patch, tuple(size))
-    while strides and any(side % by for side, by in zip(patch, multiple_of(strides), strict=True)):
-        strides = strides[:-1]
-    return strides
+    """The strides of a network for a patch that is given: an axis is halved while that leaves no rest.
+
+    Example:
+        >>> dividing((24, 20), np.ones(2))
+        ((2, 2), (2, 2))
+        >>> dividing((96, 30), np.ones(2))
+        ((2, 2), (2, 1), (2, 1), (2, 1))
+    """
+    left, found = list(patch), []
+    for step in unet_strides(patch, tuple(size)):
+        own = tuple(by if side % by == 0 else 1 for side, by in zip(left, step, strict=True))
+        if max(own) == 1:
+            break
+        found.append(own)
+        left = [side // by for side, by in zip(left, own, strict=True)]
+    return tuple(found) or ((1,) * len(patch),)
+
+
+def _at_spacing(facts: Fingerprint, given: Mapping[str, Any]) -> Fingerprint:
+    """The fingerprint as the images are at a spacing set by hand."""
+    spacing = given.get("spacing_mm")
+    if spacing is None or facts.spacing_mm is None:
+        return facts
+    shape = np.round(np.array(facts.shape) * np.array(facts.spacing_mm) / np.array(spacing))
+    return replace(facts, spacing_mm=tuple(spacing), shape=tuple(int(side) for side in np.maximum(1, shape)))
 
 
 def _patch(shape: np.ndarray[Any, Any], spacing: np.ndarray[Any, Any], voxels: int) -> tuple[int, ...]:

@@ -14,6 +14,7 @@ from medmap.bundle import COARSE
 from medmap.check import leakage
 from medmap.dataset import Dataset, with_splits
 from medmap.errors import InterruptedRun, NotFiniteError, UsageError
+from medmap.evaluate import POOR
 from medmap.feed import Feed
 from medmap.fit import FitState, fit, keep_heap, start
 from medmap.networks import load_weights
@@ -173,6 +174,8 @@ def _coarse_first(run: Run, dataset: Dataset, output: Path, how: tuple[Listener,
         return done
 
     def told(event: Event) -> None:
+        if event.text.startswith(POOR):  # it is rough by design, and judged by where it says to look
+            event = replace(event, kind="line")
         listen(event if event.kind in ("warning", "leakage") else replace(event, text=f"coarse: {event.text}"))
 
     begun = resume and (folder / "run.yaml").exists()

@@ -256,7 +256,7 @@ def _mask(value: Any) -> Mask:
     if isinstance(value, Prediction):
         masks = [out for out in value.outputs.values() if isinstance(out, Mask)]
     if len(masks) != 1 or not isinstance(masks[0], Mask):
-        raise UsageError("a mesh is made of one mask", got=type(value).__name__, remedy="choose another format")
+        raise UsageError("this format is made of one mask", got=type(value).__name__, remedy="choose another format")
     return masks[0]
 
 

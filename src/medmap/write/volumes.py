@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from medmap.errors import DataError, GeometryError
+from medmap.errors import DataError, GeometryError, counted
 from medmap.geometry import Floats
 from medmap.image import Image
 from medmap.measure import instances
@@ -23,6 +23,7 @@ from medmap.results import Mask
 from medmap.write.images import storable, write_png
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+MOST_IN_PNG = 65535
 NIFTI_1_MAX = 32767  # voxels along one axis
 LEVEL = 1  # of ISA-L: as small as zlib's first level in a fifth of its time; level 3 doubles the time for 5 %
 MAX_THREADS = 4
@@ -169,7 +170,18 @@ def write_instances(mask: Mask, path: Path) -> None:
         GeometryError: NIfTI of a mask without millimetres.
         DataError: A PNG of a volume, of overlapping structures, or of more than 65,535 instances.
     """
-    (write_png if path.name.lower().endswith(".png") else write_nifti)(instances(mask).image, path)
+    found = instances(mask)
+    if not path.name.lower().endswith(".png"):
+        write_nifti(found.image, path)
+        return
+    if found.overlapping and len(found.structures) > 1:
+        raise DataError("a PNG holds the numbers of one structure, or of several that do not overlap",
+                        got=f"{len(found.structures)} overlapping", remedy="write nifti or npy")  # fmt: skip
+    if len(found.labels) > MOST_IN_PNG:
+        raise DataError(
+            "a PNG holds numbers to 65,535", got=counted(len(found.labels), "instance"), remedy="write nifti"
+        )
+    write_png(found.image, path)
 
 
 def _nifti_header(image: Image, array: NDArray[Any]) -> bytes:
