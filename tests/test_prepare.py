@@ -53,6 +53,18 @@ def test_zscore_ignores_scale_and_offset() -> None:
     np.testing.assert_allclose(a, b, atol=1e-4)
 
 
+def test_standardising_is_undone() -> None:
+    images = [picture((30, 20), seed) for seed in range(4)]
+    recipe = fit(PrepareSection(shape=(30, 20), channels=3), images)
+    seen = recipe.apply(images[0]).tensors["image"]
+    wanted = np.moveaxis(np.repeat(images[0].array[..., None], 3, axis=-1), -1, 0) / 255
+    np.testing.assert_allclose(recipe.unstandardised(seen), wanted, atol=1e-5)
+    np.testing.assert_allclose(recipe.unstandardised(seen[None, None], axis=2)[0, 0], wanted, atol=1e-5)
+    own = fit(PrepareSection(shape=(30, 20), intensity="zscore"), images)
+    seen = own.apply(images[0]).tensors["image"]
+    np.testing.assert_array_equal(own.unstandardised(seen), seen)
+
+
 def test_json_round_trip_gives_the_same_tensors() -> None:
     recipe = fit(PrepareSection(shape=(12, 16), channels=3), [picture()])
     again = Recipe.from_json(json.loads(json.dumps(recipe.as_json())))

@@ -126,6 +126,22 @@ class Recipe:
             raise DataError("a label is no number from 0 to 255", got=f"{array.min()} to {array.max()}")
         return np.ascontiguousarray(trace.forward(array.astype(np.uint8), order=0), dtype=np.uint8)
 
+    def unstandardised(self, pixels: Floats, axis: int = 0) -> Floats:
+        """Values as they were before standardising: ``low`` is 0 and ``high`` is 1, alike in all channels.
+
+        After ``zscore`` they stay as they are: each image had a mean and a deviation of its own.
+
+        Args:
+            pixels: As ``apply`` makes them, or batches of them.
+            axis: Where the channels are.
+        """
+        if self.section.intensity == "zscore":
+            return pixels
+        shape = [1] * pixels.ndim
+        shape[axis] = -1
+        mean, std = (np.array(values, dtype=np.float32).reshape(shape) for values in (self.mean, self.std))
+        return np.asarray(pixels * std + mean, dtype=np.float32)
+
     @property
     def digest(self) -> str:
         """Hash of everything the recipe does."""

@@ -28,7 +28,8 @@ from medmap.train.finish import finish
 from medmap.train.initial import initial_weights
 from medmap.train.members import Member, members
 from medmap.train.parts import Trained, Work
-from medmap.train.record import Record, write_contact_sheet
+from medmap.train.record import Record
+from medmap.train.sheet import write_contact_sheet
 
 if TYPE_CHECKING:
     from medmap.bundle import Bundle
@@ -143,7 +144,7 @@ def _prepare(run: Run, dataset: Dataset, output: Path, how: tuple[Clock, Listene
     task = make_task(run, dataset.with_cases(pool.cases))
     for where, why in run.reasons.items():
         listen(Event("line", f"{where}: {why}"))
-    write_contact_sheet(output / "augmented.png", pool, task, run)
+    write_contact_sheet(output / "augmented.png", pool, task, run, recipe)
     record, warned = Record(output), (*leaks, *doubts)
     coarse = coarse if run.coarse else None
     return Work(run, dataset, output, task, craft, recipe, pool, checkpoints, clock, listen, record, warned, coarse)

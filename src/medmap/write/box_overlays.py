@@ -21,7 +21,7 @@ from medmap.results import Boxes
 from medmap.write.captions import BACK, caption, font, plain
 from medmap.write.colours import colour_of, short_names
 from medmap.write.overlays import WINDOWS
-from medmap.write.planes import intensity_window
+from medmap.write.planes import intensity_window, picture_of, values_of
 from medmap.write.tags import placed_tags
 
 LEAST, MOST = 640, 1600  # px of a plane's longer edge
@@ -89,7 +89,7 @@ def _plane(boxes: Boxes, image: Image) -> tuple[NDArray[np.uint8], tuple[str, ..
     longest = float(np.clip(shape.max(), LEAST, MOST))
     size = np.maximum(1, np.rint(extent / extent.max() * longest)).astype(int)
     view = _View(np.zeros(2, np.int64), shape, (int(size[0]), int(size[1])))
-    picture = _shown(_values(image, None), view, WINDOWS.get(image.quantity))
+    picture = _shown(values_of(image), view, WINDOWS.get(image.quantity))
     places = [(row, view.placed(boxes.corners[row])) for row in range(len(boxes.scores))]
     return _tagged(_with_boxes(picture, boxes, places), boxes, [at for _, at in places])
 
@@ -138,7 +138,7 @@ def _slice(
         view = _View(np.zeros(2, np.int64), shape, (int(size[0]), int(size[1])))
     else:
         view = _around(focus[[1, 0, 4, 3]], shape, step, image.geometry.has_size)
-    values = _values(image, level)
+    values = values_of(image, level)
     there = [n for n in range(len(turned)) if turned[n, 2] - 0.5 <= level <= turned[n, 5] + 0.5 or n == row]
     window = _window_of(image, values, None if row is None else turned[row][[1, 0, 4, 3]])
     picture = _shown(values, view, window)
@@ -177,31 +177,10 @@ def _turned(corners: Floats, turn: Floats) -> Floats:
 # -- drawing -----------------------------------------------------------------------------------------------------------
 
 
-def _values(image: Image, level: int | None) -> NDArray[Any]:
-    """(rows, columns) or, of a colour picture, (rows, columns, 3); of a volume the slice ``level``."""
-    channels = np.asarray(image.channels_first())
-    if level is not None:
-        channels = channels[..., level].swapaxes(-1, -2)
-    colour = len(image.channels) == 3 and image.time_s is None and image.quantity == "colour"
-    return np.moveaxis(channels[:3], 0, -1) if colour else channels[0]
-
-
 def _shown(values: NDArray[Any], view: _View, window: tuple[float, float] | None) -> NDArray[np.uint8]:
-    """(rows, columns, 3): the part of a slice in 8 bits, in the view's size."""
-    from PIL import Image as Pillow
-
-    if values.ndim == 3 and values.dtype == np.uint8:
-        grey: NDArray[Any] = values
-    else:
-        low, high = window or intensity_window(values)
-        scaled = (np.nan_to_num(values.astype(np.float32), nan=low) - low) / ((high - low) or 1.0)
-        grey = np.rint(255 * np.clip(scaled, 0, 1)).astype(np.uint8)
-    part = grey[view.start[0] : view.stop[0], view.start[1] : view.stop[1]]
-    rgb = np.repeat(part[..., None], 3, axis=2) if part.ndim == 2 else part
-    larger = view.size[0] >= part.shape[0]
-    how = Pillow.Resampling.NEAREST if view.size[0] > 4 * part.shape[0] else Pillow.Resampling.BICUBIC
-    picture = Pillow.fromarray(np.ascontiguousarray(rgb))
-    return np.array(picture.resize(view.size[::-1], how if larger else Pillow.Resampling.BOX))
+    """(rows, columns, 3): the part of a slice in 8 bits, in the view's size; the whole slice says what is white."""
+    part = values[view.start[0] : view.stop[0], view.start[1] : view.stop[1]]
+    return picture_of(part, view.size, window or intensity_window(values))
 
 
 def _with_boxes(picture: NDArray[np.uint8], boxes: Boxes, places: list[tuple[int, Floats]]) -> NDArray[np.uint8]:
