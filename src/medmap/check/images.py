@@ -271,7 +271,7 @@ def mixed_bit_depths(facts: Facts) -> Iterator[Issue]:
     row = (
         "mixed_bit_depths", "warning", "different bit depths",
         "The same tissue has different numbers: 200 is bright in 8 bits and black in 12.",
-        "Export all with the same depth; prepare with percentiles rather than fixed ranges when you cannot.",
+        "Export all with the same depth; prepare.intensity=zscore takes each image by itself when you cannot.",
     )  # fmt: skip
     key = lambda i: (i.dtype, i.bits)  # noqa: E731  (named for the line's length)
     yield from _mixed_issue(facts, key, lambda k: k[0] + (f" with {k[1]} bits" if k[1] else ""), row)

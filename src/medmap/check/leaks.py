@@ -128,7 +128,8 @@ def patients_unknown(facts: Facts) -> Iterator[Issue]:
         "info",
         "The dataset does not say which cases belong to the same patient; every case counts as a patient of its own",
         "If a patient has several cases, they may fall into different splits, and intervals come out too narrow.",
-        "Add a patient column (pseudonyms) to cases.csv, if any patient has more than one case.",
+        "Add a patient column (pseudonyms) to cases.csv, or to a medmap.csv beside another layout, if any patient has "
+        "more than one case.",
     )
 
 

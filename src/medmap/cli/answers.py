@@ -274,8 +274,11 @@ def _tables(rows: Sequence[Row], formats: Sequence[str], task: str, numbers: fin
     if "csv" not in formats:
         return {}
     order = worklist(rows)
-    answers = [(row["case"], output) for row in rows if row["error"] is None for output in row["outputs"].values()]
-    tables = structure_tables(answers) if task == "segment" else {"scores.csv": _scores(answers)}
+    good = [row for row in rows if row["error"] is None]
+    if task == "segment":
+        tables = structure_tables([(row["case"], one, row["files"]) for row in good for one in row["outputs"].values()])
+    else:
+        tables = {"scores.csv": _scores([(row["case"], one) for row in good for one in row["outputs"].values()])}
     return tables | ({} if order is None else {WORKLIST: order})
 
 

@@ -93,25 +93,26 @@ def as_instances(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [{names.get(key, key): value for key, value in row.items() if key != "parts"} for row in rows]
 
 
-def structure_tables(answers: Sequence[tuple[str, Mapping[str, Any]]]) -> dict[str, str]:
+def structure_tables(answers: Sequence[tuple[str, Mapping[str, Any], Sequence[str]]]) -> dict[str, str]:
     """``structures.csv`` and, where parts were measured one by one, ``instances.csv``.
 
     Args:
-        answers: (case, a mask as JSON with what was measured).
+        answers: (case, a mask as JSON with what was measured, names of the case's files).
     """
     from medmap.measure import COLUMNS
 
     def table(first: Sequence[str], keys: Sequence[str], of: str) -> str:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["case", *first, *keys[len(first) :]])
-        for case, output in answers:
-            writer.writerows([case, *(in_a_cell(one.get(key)) for key in keys)] for one in output.get(of, ()))
+        writer.writerow(["case", *first, *keys[len(first) :], "files"])
+        for case, output, files in answers:
+            named = " | ".join(files)
+            writer.writerows([case, *(in_a_cell(one.get(key)) for key in keys), named] for one in output.get(of, ()))
         return text.getvalue()
 
     size = ("code", "voxels", "volume_ml")
     found = {"structures.csv": table(["structure"], ["label", *size, *COLUMNS], "structures")}
-    if any("instances" in output for _, output in answers):
+    if any("instances" in output for _, output, _ in answers):
         first = ["instance", "structure"]
         keys = [*first, *size, *(name for name in COLUMNS if name != "parts")]
         found["instances.csv"] = table(first, keys, "instances")

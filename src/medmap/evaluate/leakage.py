@@ -37,7 +37,7 @@ def leaks(bundles: Sequence[Bundle], hashes: Mapping[str, str], split: str) -> l
         ]
     if split == "val":
         return [
-            "The validation cases chose the best epoch, the calibration and the operating point: the numbers are "
+            "The validation cases chose the calibration and the operating point, and maybe the epoch: the numbers are "
             "somewhat too good. A test set tells more."
         ]
     if not _learned(bundles) and bundles:
