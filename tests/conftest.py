@@ -48,6 +48,7 @@ COSTLY = (
 )  # fmt: skip
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Pages of the documentation first: they take longest, and at the end one worker would wait for the other."""
     for item in items:

@@ -116,6 +116,10 @@ def test_what_is_kept_is_part_of_what_was_there(seed: int, smallest: float, larg
 def test_wrong_rules_and_shapes_are_refused() -> None:
     with pytest.raises(UsageError, match="out of range"):
         ComponentRule(smallest=float("nan"))
+    with pytest.raises(UsageError, match="out of range"):
+        ComponentRule(smallest=10**400)
+    with pytest.raises(UsageError, match="true or false"):
+        ComponentRule(always=3)  # type: ignore[arg-type]
     with pytest.raises(DataError, match="different shapes"):
         parts_of(np.zeros((3, 3), np.uint8), np.zeros((3, 4), np.uint8), 1, 1.0)
     nothing = Parts(np.zeros(0), np.zeros(0), np.zeros(0), 4.0)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from medmap.errors import DataError, GeometryError, ReadError
+from medmap.errors import DataError, GeometryError, ReadError, UsageError
 from medmap.geometry import Geometry, Trace
 from medmap.image import Image
 
@@ -22,6 +22,9 @@ def _readonly(array: Any, dtype: Any = None) -> NDArray[Any]:
     out = np.array(array, dtype=dtype)
     out.setflags(write=False)
     return out
+
+
+LARGEST_LABEL = 2**24
 
 
 @dataclass(frozen=True)
@@ -225,6 +228,23 @@ class Boxes:
         return {"type": "boxes", "calibrated": self.calibrated, "thresholds": thresholds, "boxes": rows}
 
 
+def _require_labels(labels: Any) -> None:
+    """Labels as a mask takes them.
+
+    Raises:
+        DataError: No mapping of whole numbers from 1 on to labels.
+    """
+    if not isinstance(labels, Mapping):
+        raise DataError("a mask's labels are a mapping", got=type(labels).__name__, expected="{1: Label('liver')}")
+    for value, label in labels.items():
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or not 0 <= value <= LARGEST_LABEL:
+            raise DataError("a label's value is a whole number", got=repr(value), expected=f"1 to {LARGEST_LABEL}")
+        if not isinstance(label, Label):
+            raise DataError("a label has a name", got=repr(label), expected="Label('liver')")
+        if value == 0:
+            raise DataError("0 is the background and has no label", got=label.name)
+
+
 @dataclass(frozen=True, eq=False)
 class Mask:
     """A label for every voxel: 0 is background, n stands for ``labels[n]``.
@@ -249,8 +269,7 @@ class Mask:
             raise GeometryError("the mask does not fit its geometry", got=array.shape, expected=expected)
         if not overlapping and array.dtype.kind != "u":
             raise DataError("a mask holds unsigned integers or booleans", got=array.dtype)
-        if 0 in self.labels:
-            raise DataError("0 is the background and has no label", got=self.labels[0].name)
+        _require_labels(self.labels)
         object.__setattr__(self, "array", array)
         object.__setattr__(self, "labels", MappingProxyType(dict(self.labels)))
 
@@ -265,19 +284,27 @@ class Mask:
         Raises:
             ReadError: Other values than a mask's.
         """
-        array = np.asarray(image.array)
-        other = "give a label map; where its image is asked for too, that comes first"
-        if len(image.channels) > 1 and image.time_s is None:
-            if not np.isin(array, (0, array.max())).all():
+        if not isinstance(image, Image):
+            raise UsageError("a mask is made of an image", got=type(image).__name__, remedy="mm.read(path)")
+        array, other = np.asarray(image.array), "give a label map; where its image is asked for too, that comes first"
+        if image.quantity == "colour":
+            raise ReadError(
+                "a mask in colour has no labels: a palette becomes colours as it is read", got="colour",
+                remedy="save the labels as grey values, 0 for background",
+            )  # fmt: skip
+        if image.time_s is not None:
+            raise ReadError("a mask has no times", got=f"{len(image.time_s)} times", remedy=other)
+        if len(image.channels) > 1:
+            if any(len(values := np.unique(array[..., n])) > 2 or values[0] for n in range(array.shape[-1])):
                 raise ReadError("a mask's channels hold 0 and one other value each", got=array.dtype, remedy=other)
             named = {number: Label(name) for number, name in enumerate(image.channels, start=1)}
             return cls(array > 0, image.geometry, named if labels is None else labels)
-        if array.ndim != image.ndim or not (np.isfinite(array).all() and (array == np.rint(array)).all()):
+        if not (np.isfinite(array).all() and (array == np.rint(array)).all()):
             raise ReadError("a mask holds whole numbers", got=array.dtype, remedy=other)
-        values = [int(v) for v in np.unique(array)]
+        values = np.unique(array)
         if values[0] < 0 or values[-1] > np.iinfo(np.uint16).max:
             raise ReadError("a mask's values lie in 0…65535", got=f"{values[0]}…{values[-1]}", remedy=other)
-        named = {v: Label(str(v)) for v in values if v}
+        named = {int(v): Label(str(int(v))) for v in values if v}
         return cls(array.astype(np.uint16), image.geometry, named if labels is None else labels)
 
     def moved(self, trace: Trace) -> Mask:

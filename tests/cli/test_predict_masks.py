@@ -204,17 +204,42 @@ def test_the_command_looks_within_keeps_memory_and_knows_its_answers(
     assert medmap([*call[:-2], str(tmp_path / "y"), "--within", str(trained), "--margin", "-1"]) == 2
 
 
+def test_rules_that_leave_nothing_are_said_and_foretell_nothing(trained: Path, nested: Path) -> None:
+    bundle = Bundle.load(trained)
+    rules = {"rim": {"smallest": 1e9}, "core": {"smallest": 1e9}}
+    decision = {**bundle.spec.decision, "components": rules}
+    object.__setattr__(bundle, "spec", bundle.spec.model_copy(update={"decision": decision}))
+    found = predict(bundle, read(nested / "images/12.nii.gz"))
+    assert not found.outputs["mask"].array.any()  # type: ignore[union-attr]
+    assert (found.expected_dice, found.probable_dice) == (None, None)
+    assert sum("all that was found was dropped" in text for text in found.warnings) == 2
+    strange = {**decision, "components": {"liver": {"smallest": 1.0}}}
+    object.__setattr__(bundle, "spec", bundle.spec.model_copy(update={"decision": strange}))
+    with pytest.raises(BundleError, match="rules for structures"):
+        Predictor([bundle])
+
+
+def test_answers_whose_files_are_gone_are_made_again(trained: Path, nested: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    call = ["predict", str(trained), str(nested / "images/12.nii.gz"), "-o", str(out), "--format", "json,instances"]
+    assert medmap([*call, "--quiet"]) == 0
+    (out / "000000.instances.nii.gz").unlink()
+    assert medmap([*call, "--quiet", "--resume"]) == 0
+    assert (out / json.loads((out / "index.json").read_text())["cases"][0]["files"][1]).exists()
+
+
 def test_a_call_that_is_refused_leaves_no_folder(
     trained: Path, nested: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     call = ["predict", str(trained), str(nested / "images/12.nii.gz"), "-o", str(tmp_path / "out"), "--quiet"]
-    assert medmap([*call, "--memory", "64MiB"]) != 0
+    late = ["--engine", "steam"]  # found wrong where the bundles are made ready
+    assert medmap([*call, *late]) == 5
     assert not (tmp_path / "out").exists()
     assert medmap([*call, "--format", "json,png"]) == 2
     assert "png holds masks with 2 axes" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
     (tmp_path / "out").mkdir()
-    assert medmap([*call, "--memory", "64MiB"]) != 0
+    assert medmap([*call, *late]) == 5
     assert (tmp_path / "out").exists(), "it was there before"
 
 

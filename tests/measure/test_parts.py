@@ -184,6 +184,8 @@ def test_masks_that_were_read_are_measured_and_images_are_not(tmp_path: Path) ->
         with pytest.raises(UsageError, match=r"Mask\.of"):
             wrong()
     mm.write(mm.instances(mask), tmp_path / "parts.nii.gz")
+    mm.write(mm.instances(mask), tmp_path / "again.nii.gz", format="instances")
+    assert (tmp_path / "again.nii.gz").read_bytes() == (tmp_path / "parts.nii.gz").read_bytes()
     assert set(np.unique(mm.read(tmp_path / "parts.nii.gz").array)) == {0, 1, 2}
     with pytest.raises(ReadError, match="whole numbers"):
         Mask.of(Image(np.full((3, 4), 0.5, np.float32), Geometry.without_size((3, 4))))
@@ -197,3 +199,41 @@ def test_intensities_are_those_of_each_part() -> None:
     rows = mm.measure(mm.instances(Mask(array, grid, LABELS)), image)
     assert [row.intensity["mean"] for row in rows if row.intensity] == [0.5, image.array[3, 3, 3]]
     assert [row.voxels for row in rows] == [2, 1]
+
+
+def test_what_is_no_mask_or_no_label_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    grid = Geometry.from_spacing((4, 5, 6), (1.0, 1.0, 1.0))
+    array = np.ones(grid.shape, np.uint8)
+    for labels in ({2**31: Label("z")}, {-1: Label("z")}, {"1": Label("z")}, {1.0: Label("z")}, {1: "z"}, [Label("z")]):
+        with pytest.raises(DataError, match=r"label"):
+            Mask(array, grid, labels)  # type: ignore[arg-type]
+    mask = Mask(array, grid, {1: Label("a"), 2**24: Label("far")})
+    assert [row.voxels for row in mm.measure(mask)] == [120, 0]
+    for wrong in (
+        lambda: Mask.of(array),  # type: ignore[arg-type]
+        lambda: mm.instances(array),  # type: ignore[arg-type]
+        lambda: mm.measure(mask, array),  # type: ignore[arg-type]
+        lambda: mm.measure(array),  # type: ignore[arg-type]
+        lambda: mm.write(mask, tmp_path / "parts.mha", format="instances"),
+    ):
+        with pytest.raises(UsageError):
+            wrong()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_masks_in_colour_or_over_time_are_refused_and_channels_are_taken_each_by_itself(tmp_path: Path) -> None:
+    from PIL import Image as Pillow
+
+    palette = Pillow.fromarray(np.array([[0, 1], [2, 3]], np.uint8), mode="P")
+    palette.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0, 128, 128, 0])
+    palette.save(tmp_path / "voc.png")
+    with pytest.raises(ReadError, match="palette"):
+        Mask.of(mm.read(tmp_path / "voc.png"))
+    grid = Geometry.without_size((2, 3))
+    two = np.zeros((2, 3, 2), np.uint8)
+    two[0, 0, 0], two[1, :, 1] = 1, 255
+    found = Mask.of(Image(two, grid, "label", ("a", "b")))
+    assert [row.voxels for row in mm.measure(found)] == [1, 3]
+    two[0, 1, 1] = 7
+    with pytest.raises(ReadError, match="one other value each"):
+        Mask.of(Image(two, grid, "label", ("a", "b")))

@@ -19,7 +19,7 @@ from medmap.layouts import open_dataset
 from medmap.networks import multiple_of
 from medmap.plan import Run, build, make_task, plan
 from medmap.plan.fingerprint import Fingerprint, fingerprint
-from medmap.plan.segment import PATCH_VOXELS, _grid
+from medmap.plan.segment import PATCH_VOXELS, _grid, dividing
 from medmap.plan.slices import SLICES_OF_A_PATCH, Slicing, slicing
 from medmap.tasks.segment import SegmentSection
 from medmap.write import write
@@ -56,16 +56,16 @@ def test_a_plan_says_why(tmp_path: Path) -> None:
 
 
 def test_what_is_set_of_the_grid_is_what_the_network_is_drawn_for(tmp_path: Path) -> None:
-    phantom.write_study(tmp_path / "data", phantom.segmentation(6, seed=0, shape=(48, 64)), task="segment")
+    phantom.write_study(tmp_path / "data", phantom.segmentation(4, seed=0, shape=(24, 32)), task="segment")
     data, thin = open_dataset(tmp_path / "data"), "network.width=0.25"
     free = plan(data, overrides=[thin], folds=2)
-    by_hand = plan(data, overrides=[thin, "prepare.shape=[24, 20]"], folds=2)
-    assert by_hand.prepare.shape == (24, 20)
+    by_hand = plan(data, overrides=[thin, "prepare.shape=[12, 20]"], folds=2)
+    assert by_hand.prepare.shape == (12, 20)
     total = multiple_of(by_hand.network.strides)
-    assert total == (4, 4), "halved as often as 24 and 20 bear without a rest"
+    assert total == (2, 4), "halved as often as 12 and 20 bear without a rest"
     assert by_hand.reasons["prepare.shape"] == "set by hand"
     assert "network.name" not in by_hand.reasons, "it spoke of a width that was set by hand"
-    assert "24 × 20" in by_hand.reasons["fit.batch_size"], "it is drawn around, so the reason is true"
+    assert "12 × 20" in by_hand.reasons["fit.batch_size"], "it is drawn around, so the reason is true"
     assert free.prepare.spacing_mm is not None
     coarse = [2 * step for step in free.prepare.spacing_mm]
     coarser = plan(data, overrides=[thin, f"prepare.spacing_mm={coarse}"], folds=2)
@@ -77,9 +77,13 @@ def test_what_is_set_of_the_grid_is_what_the_network_is_drawn_for(tmp_path: Path
     assert "network.norm" not in again.override(["fit.batch_size=3"]).reasons
     spaced = free.override([f"prepare.spacing_mm={coarse}"])
     assert "prepare.shape" not in spaced.reasons
-    odd = plan(data, overrides=[thin, "prepare.shape=[30, 21]"], folds=2)
-    assert multiple_of(odd.network.strides) == (2, 1), "halved where it leaves no rest"
+    odd = by_hand.override(["prepare.shape=[30, 21]"])
+    strides = dividing(odd.prepare.shape, np.ones(2))
+    assert multiple_of(strides) == (2, 1), "halved where it leaves no rest"
+    odd = odd.model_copy(update={"network": odd.network.model_copy(update={"strides": strides})})
     build(make_task(odd, data), odd, seed=0)
+    with pytest.raises(ConfigError, match="too large"):
+        plan(data, overrides=["prepare.spacing_mm=[0.0001, 0.0001]"])
     with pytest.raises(ConfigError, match="another number of axes"):
         plan(data, overrides=["prepare.shape=[32, 32, 32]"])
     with pytest.raises(ConfigError, match="spacing"):
@@ -88,7 +92,10 @@ def test_what_is_set_of_the_grid_is_what_the_network_is_drawn_for(tmp_path: Path
 
 def test_a_budget_that_teaches_little_is_called_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     phantom.write_study(tmp_path / "data", phantom.segmentation(6, seed=0, shape=(24, 32)), task="segment")
-    out, call = tmp_path / "run.yaml", ["plan", str(tmp_path / "data"), "--budget", "2s", "--quiet", "-o"]
+    out, call = (
+        tmp_path / "run.yaml",
+        ["plan", str(tmp_path / "data"), "--budget", "2s", "--quiet", "--set", "network.width=0.25", "-o"],
+    )
     assert medmap([*call, str(out)]) == 0
     assert "the budget is too short to learn much" in capsys.readouterr().out
     assert "too short" in Run.load(out).reasons["budget"]

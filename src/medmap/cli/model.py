@@ -346,7 +346,9 @@ def predict(
     bundles = _bundles(models)
     usual = "json,csv,mask" if bundles[0].spec.task == "segment" else "json,csv"
     view = _view(within, margin, mirror=mirror, uncertainty=uncertainty, whole=whole)
-    how = Request((formats or usual).split(","), engine, chosen, limit, resume, view)
+    how = Request(
+        list(dict.fromkeys((usual if formats is None else formats).split(","))), engine, chosen, limit, resume, view
+    )
     with Screen(quiet, json) as screen:
         index = write_answers(bundles, inputs, output, how, screen)
     for text in index["warnings"]:

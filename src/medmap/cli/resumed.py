@@ -59,7 +59,8 @@ def earlier(
         _require_same(output, found.get("bundle"), "+".join(digests))
         _require_same_words(output, found.get("view", {}), dict(view or {}), "were looked for otherwise")
         _require_same_words(output, found.get("formats", [*formats]), [*formats], "are files of other formats")
-        if {"case", "input", "outputs", "warnings"} <= found.keys():
+        there = all((output / str(file)).exists() for file in found.get("files", ()))
+        if there and {"case", "input", "outputs", "warnings"} <= found.keys():
             row: Row = {"files": [name], "unwritten": {}, "error": None}
             row |= {key: found[key] for key in ("case", "outputs", *KEPT) if key in found}
             rows[str(found["case"]), str(found["input"])] = _ordered(row)

@@ -15,6 +15,7 @@ from medmap.errors import DataError, UsageError
 LEAST_GAIN = 0.001  # mean Dice that a rule must be better by: less is what a handful of voxels makes
 MOST_SIZES = 40
 FEWEST_CASES = 5
+LARGEST = 1e15  # mm³: more than any body
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class ComponentRule:
     always: bool = False
 
     def __post_init__(self) -> None:
-        if isinstance(self.smallest, bool) or not 0 <= self.smallest < float("inf"):
+        if isinstance(self.smallest, bool) or not 0 <= self.smallest <= LARGEST:
             raise UsageError("the smallest part is out of range", got=self.smallest, expected="0 or more")
         for name in ("largest_only", "always"):
             if not isinstance(getattr(self, name), bool):

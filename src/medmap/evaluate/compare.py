@@ -139,7 +139,10 @@ def few_patients_words(patients: int) -> list[str]:
     least = least_p(patients)
     of = counted(patients, "patient")
     if least > NOTABLE:
-        return [f"Only {of}: no p can be below {least:.2g}, so no difference can be told from chance, however large."]
+        return [
+            f"Only {of}: no p can be below {least:.2g}, so no difference can be told from chance, however large, and "
+            "the intervals are likely too narrow."
+        ]
     return [f"Only {of}: no p can be below {least:.2g}, and the intervals are likely too narrow."]
 
 

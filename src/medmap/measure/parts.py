@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from medmap.errors import DataError
 from medmap.geometry import Geometry
 from medmap.image import Image
-from medmap.measure.regions import Bools, Region, regions
+from medmap.measure.regions import Bools, Region, regions, require_mask
 from medmap.results import Label, Mask
 
 LONGEST_NAME = 64  # of a segment in DICOM
@@ -117,6 +117,7 @@ def instances(mask: Mask) -> Instances:
         >>> found.array.tolist(), [label.name for label in found.labels.values()]
         ([[2, 0, 1, 1, 0, 3]], ['cell', 'cell', 'debris'])
     """
+    require_mask(mask)
     overlapping = mask.array.dtype == np.bool_
     shape = (*mask.geometry.shape, len(mask.labels)) if overlapping else mask.geometry.shape
     array = np.zeros(shape, dtype=np.uint32)

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medmap.errors import DataError, GeometryError
+from medmap.errors import DataError, GeometryError, UsageError
 from medmap.geometry import Geometry
 from medmap.image import Image
 from medmap.measure.diameters import largest_diameter_mm, plane_axes_mm, slice_axis_of
 from medmap.measure.intensity import CODES, statistics
 from medmap.measure.parts import Instances
-from medmap.measure.regions import Bools, regions
+from medmap.measure.regions import Bools, regions, require_mask
 from medmap.measure.surface import surface_area_mm2
 from medmap.results import Label, Mask
 
@@ -96,6 +96,10 @@ def measure(mask: Mask | Instances, image: Image | None = None) -> tuple[Structu
         >>> found.voxels, found.volume_ml, found.first_index, found.last_index
         (8, 0.016, (1, 1, 1), (2, 2, 2))
     """
+    if not isinstance(mask, Instances):
+        require_mask(mask)
+    if image is not None and not isinstance(image, Image):
+        raise UsageError("intensities are those of an image", got=type(image).__name__, remedy="mm.read(path)")
     under = None if image is None else _under(image, mask.geometry)
     found = mask.regions() if isinstance(mask, Instances) else regions(mask)
     return tuple(_measured(value, label, region, box, mask.geometry, under) for value, label, region, box in found)

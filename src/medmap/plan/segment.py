@@ -12,14 +12,14 @@ import numpy as np
 
 from medmap.config import validate
 from medmap.dataset import Dataset
-from medmap.errors import UsageError, counted
+from medmap.errors import ConfigError, UsageError, counted
 from medmap.networks import multiple_of, unet_strides
 from medmap.plan import rules
 from medmap.plan.cascade import cascade
 from medmap.plan.fingerprint import Fingerprint
 from medmap.plan.run import CoarseSection, EnsembleSection, NetworkSection, Run
 from medmap.plan.slices import SLICES_OF_A_PATCH, Slicing, slicing
-from medmap.prepare import PrepareSection
+from medmap.prepare import MOST_VOXELS, PrepareSection
 from medmap.runtime import available_cores
 from medmap.tasks.segment import SegmentSection
 
@@ -190,6 +190,11 @@ def _at_spacing(facts: Fingerprint, given: Mapping[str, Any]) -> Fingerprint:
     if spacing is None or facts.spacing_mm is None:
         return facts
     shape = np.round(np.array(facts.shape) * np.array(facts.spacing_mm) / np.array(spacing))
+    if shape.prod() > MOST_VOXELS:
+        raise ConfigError(
+            "prepare.spacing_mm makes the images too large", got=rules.times(tuple(int(side) for side in shape)),
+            expected=f"at most {MOST_VOXELS} voxels", remedy="a larger spacing",
+        )  # fmt: skip
     return replace(facts, spacing_mm=tuple(spacing), shape=tuple(int(side) for side in np.maximum(1, shape)))
 
 

@@ -159,6 +159,11 @@ class Predictor:
         self._engines = [b.engine(engine, device=device, precision="auto") for b in bundles]  # type: ignore[arg-type]
         numbers = {label.name: number for number, label in self.task.structures.named.items()}
         rules = first.decision.component_rules
+        if strange := sorted(rules.keys() - numbers.keys()):
+            raise BundleError(
+                f"{first.path} has rules for structures that it does not have", got=", ".join(strange),
+                expected=", ".join(numbers),
+            )  # fmt: skip
         self._rules = {numbers[name]: rule for name, rule in rules.items() if name in numbers}
         self._expected = ExpectedDice.from_json(first.decision.expected_dice)
         self._modality = next(iter(first.spec.inputs.values())).modality
@@ -250,7 +255,7 @@ class Predictor:
         if seen.uncertainty is not None:
             outputs["uncertainty"] = Picture(Image(seen.uncertainty, grid, "probability"))
         digest = "+".join(bundle.digest for bundle in (*self.bundles, *self.view.within))
-        said = seen.expected_dice
+        said = seen.expected_dice if np.any(kept) else None  # of what was found; nothing is left to be sure of
         expected = None if self._expected is None or said is None else self._expected.of(said)
         return Prediction(case, outputs, {name: grid}, digest, warnings, expected, said)
 

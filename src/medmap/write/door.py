@@ -47,7 +47,7 @@ class Format:
     image: Callable[[Image, Path], None] | None = None
     result: Callable[[Prediction], str] | None = None
     table: Callable[[Sequence[Prediction]], str] | None = None
-    mask: Callable[[Mask, Path], None] | None = None
+    mask: Callable[[Any, Path], None] | None = None
     dicom: Callable[[Any, Origin, About], Sequence[Any]] | None = None
 
 
@@ -186,8 +186,10 @@ def write(
             aside.write_text(text, encoding="utf-8")
         return path
     if row.mask is not None:
+        if row.name == "instances" and not path.name.lower().endswith(row.suffixes):
+            raise UsageError("instances are written as NIfTI or PNG", got=path.name, expected=", ".join(row.suffixes))
         with _aside(path, suffix, overwrite) as aside:
-            row.mask(_mask(value), aside)
+            row.mask(value if isinstance(value, Instances) and row.name == "instances" else _mask(value), aside)
         return path
     image = _image(value)
     if row.image is not None:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from medmap.errors import DataError, GeometryError, counted
 from medmap.geometry import Floats
 from medmap.image import Image
-from medmap.measure import instances
+from medmap.measure import Instances, instances
 from medmap.results import Mask
 from medmap.write.images import storable, write_png
 
@@ -163,14 +163,14 @@ def write_nifti(image: Image, path: Path) -> None:
         (_write_gzip if path.name.lower().endswith(".gz") else _write_plain)(file, head, array)
 
 
-def write_instances(mask: Mask, path: Path) -> None:
+def write_instances(mask: Mask | Instances, path: Path) -> None:
     """The connected parts of a mask, each with a number of its own: NIfTI, or a PNG where the name says so.
 
     Raises:
         GeometryError: NIfTI of a mask without millimetres.
         DataError: A PNG of a volume, of overlapping structures, or of more than 65,535 instances.
     """
-    found = instances(mask)
+    found = mask if isinstance(mask, Instances) else instances(mask)
     if not path.name.lower().endswith(".png"):
         write_nifti(found.image, path)
         return

@@ -10,7 +10,7 @@ from typing import Any
 
 from medmap.errors import UsageError
 from medmap.image import Image
-from medmap.measure import instances
+from medmap.measure import Instances, instances
 from medmap.results import Boxes, Mask, Picture, Prediction
 from medmap.write.dicom.capture import captures
 from medmap.write.dicom.presentation import presentation_state
@@ -28,7 +28,8 @@ def binary(value: Any, origin: Origin, about: About) -> Sequence[Any]:
 
 def instances_apart(value: Any, origin: Origin, about: About) -> Sequence[Any]:
     """One binary segmentation with a segment for each connected part of a mask's structures."""
-    return [segmentation(instances(the_mask(value)).as_mask(), origin, about, "BINARY")]
+    found = value if isinstance(value, Instances) else instances(the_mask(value))
+    return [segmentation(found.as_mask(), origin, about, "BINARY")]
 
 
 def labelmap(value: Any, origin: Origin, about: About) -> Sequence[Any]:

@@ -40,6 +40,11 @@ MOST_SEGMENTS = 65535
 STEPS = 255  # a probability p is stored as round(255 p)
 
 
+def _short(name: str) -> str:
+    """A name as DICOM's short texts hold it: 64 characters, none of which parts values."""
+    return name.replace("\\", "/")[:64]
+
+
 def segmentation(value: Mask | Boxes | Image, origin: Origin, about: About, kind: Kind = "BINARY") -> Any:
     """A segmentation object (a pydicom data set, not yet written).
 
@@ -156,12 +161,12 @@ def _segment(number: int, label: Label, tracked: _Tracked, about: About, found: 
     concept, side = coded(label), laterality(label)
     segment = hd.seg.SegmentDescription(
         segment_number=number,
-        segment_label=tracked.name[:64],
+        segment_label=_short(tracked.name),
         segmented_property_category=category_of(label),
         segmented_property_type=concept,
         algorithm_type=MAKERS[about.made_by],
         algorithm_identification=None if about.made_by == "person" else identification(about),
-        tracking_id=tracked.name[:64],
+        tracking_id=_short(tracked.name),
         tracking_uid=tracked.uid,
         display_color=hd.color.CIELabColor.from_rgb(*colour_of(number - 1)),
     )
