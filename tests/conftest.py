@@ -40,7 +40,7 @@ def _no_network(event: str, args: tuple[object, ...]) -> None:
 sys.addaudithook(_no_network)
 
 
-# Modules whose fixtures train or measure for many seconds: a worker each, so that none is made twice.
+# Modules that train or measure for many seconds: before the others, so that no worker waits at the end.
 COSTLY = (
     "test_plan_cascade.py", "test_predict_killed.py", "test_predict_masks.py", "test_quantize.py", "test_segmented.py",
     "test_train_cascade.py", "test_train_detect.py", "test_train_inputs.py", "test_train_regions.py",
@@ -48,13 +48,9 @@ COSTLY = (
 )  # fmt: skip
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Pages of the documentation first: they take longest, and at the end one worker would wait for the other."""
-    for item in items:
-        if item.path.name in COSTLY:
-            item.add_marker(pytest.mark.xdist_group(item.path.name))
-    items.sort(key=lambda item: item.path.name != "test_docs.py")
+    """Pages of the documentation first, then what is costly; a file is a worker's own, so no fixture is made twice."""
+    items.sort(key=lambda item: (item.path.name != "test_docs.py", item.path.name not in COSTLY))
 
 
 @pytest.fixture
