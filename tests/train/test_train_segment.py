@@ -15,7 +15,7 @@ from medmap.augment import OFF
 from medmap.bundle import Bundle, parity
 from medmap.cli import run as medmap
 from medmap.decision import ComponentRule
-from medmap.errors import BundleError, DataError, MedmapWarning, UsageError
+from medmap.errors import BundleError, DataError, MedmapError, MedmapWarning, UsageError
 from medmap.evaluate import Options, evaluate, read_structures
 from medmap.fit import FitSection
 from medmap.geometry import Geometry
@@ -30,6 +30,7 @@ from medmap.tasks.segment import SegmentSection
 from medmap.train import segmented, train
 from medmap.train.members import Member
 from medmap.write import write
+from nested_masks import nested_run, write_nested
 
 SPACING = (1.0, 1.5)
 FEWEST = 0.8
@@ -321,3 +322,14 @@ def test_what_is_judged_with_all_parts_is_said() -> None:
     assert "For 1 case there were no others" in said
     folded = Member(0, 0, 0, np.array([0]), np.array([1]))
     assert segmented._judged_whole({1: folded}, {0: rule}) is None
+
+
+def test_a_run_that_is_refused_leaves_its_folder_empty(tmp_path: Path) -> None:
+    data = write_nested(tmp_path / "data", count=6)
+    run = nested_run(epochs=1)
+    odd = run.model_copy(update={"prepare": run.prepare.model_copy(update={"shape": (5, 5)})})
+    with pytest.raises(MedmapError):
+        train(odd, open_dataset(data), tmp_path / "run", listener=lambda event: None)
+    assert list((tmp_path / "run").iterdir()) == []
+    train(run, open_dataset(data), tmp_path / "run", listener=lambda event: None)
+    assert (tmp_path / "run/bundle/spec.json").exists()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +16,7 @@ from medmap import prepare
 from medmap.bundle import COARSE
 from medmap.check import leakage
 from medmap.dataset import Dataset, with_splits
-from medmap.errors import InterruptedRun, NotFiniteError, UsageError
+from medmap.errors import ConfigError, DataError, InterruptedRun, NotFiniteError, UsageError
 from medmap.evaluate import POOR
 from medmap.feed import Feed
 from medmap.fit import FitState, fit, keep_heap, start
@@ -74,16 +77,30 @@ def train(
     require_learnable(dataset)
     folder = _folder(Path(output), resume)
     clock = Clock(time.time() if started is None else started, run.budget_s)
-    work = _prepare(run, with_splits(dataset, run.seed, run.splits.shares), folder, (clock, listener, resume))
-    done: list[Trained] = []
-    try:
-        _train_members(work, done)
-    except (KeyboardInterrupt, NotFiniteError) as stop:
-        _leave_what_there_is(work, done)
-        if isinstance(stop, NotFiniteError):
-            raise
-        raise InterruptedRun("stopped by hand; every finished epoch is saved", remedy="--resume goes on") from stop
+    with _empty_if_refused(folder, resume):
+        work = _prepare(run, with_splits(dataset, run.seed, run.splits.shares), folder, (clock, listener, resume))
+        done: list[Trained] = []
+        try:
+            _train_members(work, done)
+        except (KeyboardInterrupt, NotFiniteError) as stop:
+            _leave_what_there_is(work, done)
+            if isinstance(stop, NotFiniteError):
+                raise
+            raise InterruptedRun("stopped by hand; every finished epoch is saved", remedy="--resume goes on") from stop
     return finish(work, done)
+
+
+@contextmanager
+def _empty_if_refused(folder: Path, resume: bool) -> Iterator[None]:
+    """The folder as it was found, empty, where a run is refused before its first epoch: the next call may take it."""
+    try:
+        yield
+    except (ConfigError, DataError) as refused:
+        learned = any((folder / made).exists() for made in ("checkpoint", f"{COARSE}/bundle"))
+        if not (resume or learned or isinstance(refused, NotFiniteError)):
+            for made in folder.iterdir():
+                shutil.rmtree(made) if made.is_dir() else made.unlink()
+        raise
 
 
 def _leave_what_there_is(work: Work, done: list[Trained]) -> None:
