@@ -88,6 +88,18 @@ def test_boxes_become_a_report(tmp_path: Path) -> None:
     )
 
 
+def test_boxes_that_hit_nothing_are_called_of_little_use() -> None:
+    data = dataset(24)
+    poor = [
+        (case, replace(one, corners=one.corners[:0], label_ids=one.label_ids[:0], scores=one.scores[:0]))
+        for case, one in answers(data)
+    ]
+    report = report_from_boxes(data, poor, split="test", rules=QUICK)
+    assert any(text.startswith("These boxes are of little use") for text in report.warnings)
+    good = report_from_boxes(data, answers(data), split="test", rules=QUICK)
+    assert not any("of little use" in text for text in good.warnings)
+
+
 @pytest.mark.parametrize("kind", ["volumes", "pictures"])
 def test_the_file_is_read_back_to_the_same_bits(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     table: DetectionTable = request.getfixturevalue(kind)
