@@ -282,7 +282,8 @@ class Mask:
             labels: value → label; None: each value by its number, each channel by its name.
 
         Raises:
-            ReadError: Other values than a mask's.
+            UsageError: No image.
+            ReadError: Other values than a mask's, colours, or times.
         """
         if not isinstance(image, Image):
             raise UsageError("a mask is made of an image", got=type(image).__name__, remedy="mm.read(path)")
@@ -295,7 +296,7 @@ class Mask:
         if image.time_s is not None:
             raise ReadError("a mask has no times", got=f"{len(image.time_s)} times", remedy=other)
         if len(image.channels) > 1:
-            if any(len(values := np.unique(array[..., n])) > 2 or values[0] for n in range(array.shape[-1])):
+            if any(np.count_nonzero(np.unique(array[..., n])) > 1 for n in range(array.shape[-1])):
                 raise ReadError("a mask's channels hold 0 and one other value each", got=array.dtype, remedy=other)
             named = {number: Label(name) for number, name in enumerate(image.channels, start=1)}
             return cls(array > 0, image.geometry, named if labels is None else labels)

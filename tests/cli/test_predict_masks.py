@@ -25,6 +25,7 @@ from medmap.geometry import Crop, Flip, Geometry, Pad, Permute, Resample, Trace
 from medmap.image import Image
 from medmap.layouts import open_dataset
 from medmap.predict import MaskView, predict, predict_masks
+from medmap.predict.accept import unlike
 from medmap.predict.masks import Predictor
 from medmap.predict.within import box_of, box_on_prepared, foreground_of
 from medmap.read import read
@@ -541,3 +542,12 @@ def test_dicom_segmentations_beside_nifti_with_a_work_list(tmp_path: Path) -> No
         parts = [one["parts"] for one in row["outputs"]["mask"]["structures"]]
         assert len(row["outputs"]["mask"]["instances"]) == sum(parts)
     assert len((out / "worklist.csv").read_text().splitlines()) == 15
+
+
+def test_a_grey_image_for_a_bundle_of_colour_is_warned_of() -> None:
+    grid = Geometry.without_size((4, 5))
+    grey = Image(np.zeros((4, 5), np.uint8), grid)
+    colour = Image(np.zeros((4, 5, 3), np.uint8), grid, "colour", ("red", "green", "blue"))
+    assert "grey" in (unlike(grey, {"quantities": ["colour"]}) or "")
+    assert unlike(colour, {"quantities": ["colour"]}) is None
+    assert unlike(grey, {"quantities": ["colour", "unknown"]}) is None, "it learned from both"

@@ -10,7 +10,7 @@ import pytest
 
 from medmap.bundle import Bundle
 from medmap.cli import run as medmap
-from medmap.evaluate import little_use, read_structures, report_from_table
+from medmap.evaluate import little_use, read_structures, report_from_table, says_little_use
 from medmap.evaluate.table import PredictionTable
 from medmap.layouts import open_dataset
 from medmap.metrics import Estimate
@@ -20,6 +20,14 @@ from nested_masks import nested_run, write_nested
 
 def row(name: str, value: float | None, low: float | None = None, high: float | None = None, **more: str) -> Estimate:
     return Estimate(name, value, low, high, 20, None if low is None else "bootstrap", **more)  # type: ignore[arg-type]
+
+
+def test_its_own_sentences_are_known_again() -> None:
+    bad = [row("dice", 0.1, group="a"), row("lesion_sensitivity", 0.0, group="b"), row("auroc", 0.5)]
+    told = [*little_use(bad), *little_use([row("ap50", 0.0)])]
+    assert len(told) == 4
+    assert all(says_little_use(text) for text in told)
+    assert not says_little_use("calibration: the scores say nothing about these cases")
 
 
 def test_structures_with_little_overlap_are_named_worst_first() -> None:

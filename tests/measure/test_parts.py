@@ -234,6 +234,8 @@ def test_masks_in_colour_or_over_time_are_refused_and_channels_are_taken_each_by
     two[0, 0, 0], two[1, :, 1] = 1, 255
     found = Mask.of(Image(two, grid, "label", ("a", "b")))
     assert [row.voxels for row in mm.measure(found)] == [1, 3]
+    two[..., 1] = 255
+    assert [row.voxels for row in mm.measure(Mask.of(Image(two, grid, "label", ("a", "b"))))] == [1, 6], "all of it"
     two[0, 1, 1] = 7
     with pytest.raises(ReadError, match="one other value each"):
         Mask.of(Image(two, grid, "label", ("a", "b")))

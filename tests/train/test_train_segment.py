@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ from medmap.prepare import PrepareSection
 from medmap.read import read, read_ref
 from medmap.runtime import CpuFacts, Parity
 from medmap.tasks.segment import SegmentSection
-from medmap.train import segmented, train
+from medmap.train import _empty_if_refused, segmented, train
 from medmap.train.members import Member
 from medmap.write import write
 from nested_masks import nested_run, write_nested
@@ -324,6 +325,11 @@ def test_what_is_judged_with_all_parts_is_said() -> None:
     assert segmented._judged_whole({1: folded}, {0: rule}) is None
 
 
+def _refused_in(folder: Path) -> None:
+    with pytest.raises(DataError, match="too little"), _empty_if_refused(folder, False):
+        raise DataError("too little memory")
+
+
 def test_a_run_that_is_refused_leaves_its_folder_empty(tmp_path: Path) -> None:
     data = write_nested(tmp_path / "data", count=6)
     run = nested_run(epochs=1)
@@ -331,5 +337,14 @@ def test_a_run_that_is_refused_leaves_its_folder_empty(tmp_path: Path) -> None:
     with pytest.raises(MedmapError):
         train(odd, open_dataset(data), tmp_path / "run", listener=lambda event: None)
     assert list((tmp_path / "run").iterdir()) == []
+    (tmp_path / "run/coarse/checkpoint").mkdir(parents=True)  # hours of the coarse network
+    (tmp_path / "run/notes.txt").write_text("somebody's")
+    _refused_in(tmp_path / "run")
+    assert (tmp_path / "run/coarse/checkpoint").exists()
+    shutil.rmtree(tmp_path / "run/coarse")
+    (tmp_path / "run/store").mkdir()
+    _refused_in(tmp_path / "run")
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["notes.txt"]
+    (tmp_path / "run/notes.txt").unlink()
     train(run, open_dataset(data), tmp_path / "run", listener=lambda event: None)
     assert (tmp_path / "run/bundle/spec.json").exists()

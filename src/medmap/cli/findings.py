@@ -34,7 +34,7 @@ def require_formats(formats: Sequence[str], bundle: Bundle) -> None:
 
     Raises:
         UsageError: COCO or LUNA16 of something else than boxes; an image format of boxes; COCO of volumes, LUNA16 of
-            pictures or of several classes; a PNG of volumes, a surface of pictures.
+            pictures or of several classes; a mask of a bundle of classes; a PNG of volumes, a surface of pictures.
     """
     from medmap.write.findings import require_one_class
 

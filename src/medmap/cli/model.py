@@ -315,7 +315,7 @@ def predict(
         str | None,
         typer.Option(
             "--format",
-            help="json, csv, nifti, overlay, png, stl, dicom-seg, dicom-sr, coco … (default json,csv[,mask]).",
+            help="json, csv, nifti, instances, overlay, stl, dicom-seg, dicom-sr, coco … (default json,csv[,mask]).",
         ),
     ] = None,
     engine: Engine = "auto",
@@ -339,7 +339,7 @@ def predict(
 ) -> None:
     """Answer for images, folders, a zip or a dataset: OUT/index.json lists case, files, outputs, warnings."""
     from medmap.cli.answers import Request, sentences_on, write_answers
-    from medmap.evaluate import POOR
+    from medmap.evaluate import says_little_use
 
     chosen, limit = known_device(device), memory_of(memory)
     models, inputs = _models_and_inputs(paths)
@@ -352,7 +352,7 @@ def predict(
     with Screen(quiet, json) as screen:
         index = write_answers(bundles, inputs, output, how, screen)
     for text in index["warnings"]:
-        if text.startswith((*POOR, "Leakage")):  # the card has them all
+        if says_little_use(text):  # card and index have the others, too
             screen.warning(text)
     if json:
         screen.document(index)

@@ -42,7 +42,8 @@ def worklist(rows: Sequence[Mapping[str, Any]]) -> str | None:
         there = [one for one in found if one.get("voxels")]
         volumes = [one["volume_ml"] for one in there if one.get("volume_ml") is not None]
         dice = row.get(by)
-        sure = ["" if dice is None else f"{1 - dice:.4g}", *(_number(row.get(name)) for name in COLUMNS[3:5])]
+        sure = [_number(None if dice is None else 1 - dice)]
+        sure += [_number(row.get(name)) for name in ("expected_dice", "probable_dice")]
         volume = f"{sum(volumes):.6g}" if volumes else ""
         names = ";".join(str(one["label"]) for one in there)
         told = [" | ".join(row.get(key) or ()) for key in ("files", "warnings")]

@@ -35,10 +35,9 @@ from medmap.evaluate.structures_compare import compare_structure_folders, compar
 from medmap.evaluate.structures_csv import read_structures, structures_text, write_structures
 from medmap.evaluate.structures_rows import structure_rows, structure_subgroup_rows, volume_agreement
 from medmap.evaluate.table import PredictionTable, table_of
-from medmap.evaluate.verdict import POOR, little_use
+from medmap.evaluate.verdict import little_use, says_little_use
 
 __all__ = [
-    "POOR",
     "Aggregated",
     "Baseline",
     "Choice",
@@ -92,6 +91,7 @@ __all__ = [
     "report_from_boxes",
     "report_from_masks",
     "report_from_table",
+    "says_little_use",
     "size_ranges",
     "structure_rows",
     "structure_subgroup_rows",

@@ -13,7 +13,7 @@ LEAST_DICE = 0.5
 LEAST_FOUND = 0.2  # of the parts of a structure in the true masks
 LEAST_AP = 0.1
 SHOWN = 4
-POOR = ("These masks", "These boxes", "Nothing shows")  # how the sentences begin
+_BEGINNINGS = ("These masks are of", "These masks miss", "These boxes are of", "Nothing shows that these scores")
 
 
 def little_use(rows: Sequence[RowOf]) -> list[str]:
@@ -38,6 +38,16 @@ def little_use(rows: Sequence[RowOf]) -> list[str]:
     if boxes := found["ap10"] or found["ap50"]:  # images are not what boxes are judged by
         return _of_boxes(boxes)
     return [*_of_masks(rows), *_of_scores(found["auroc"])]
+
+
+def says_little_use(text: str) -> bool:
+    """Whether a warning, of a report or of a bundle, is one of ``little_use``.
+
+    Example:
+        >>> says_little_use("These boxes are of little use. AP50 …"), says_little_use("patients are not known")
+        (True, False)
+    """
+    return text.startswith(_BEGINNINGS)
 
 
 def _of_masks(rows: Sequence[RowOf]) -> list[str]:

@@ -33,7 +33,6 @@ def regions(mask: Mask) -> Iterator[Region]:
     from scipy import ndimage
 
     require_mask(mask)
-
     nowhere = (slice(0, 0),) * mask.geometry.ndim
     if mask.array.dtype == np.bool_:
         for channel, (value, label) in enumerate(mask.labels.items()):

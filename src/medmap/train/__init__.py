@@ -17,7 +17,7 @@ from medmap.bundle import COARSE
 from medmap.check import leakage
 from medmap.dataset import Dataset, with_splits
 from medmap.errors import ConfigError, DataError, InterruptedRun, NotFiniteError, UsageError
-from medmap.evaluate import POOR
+from medmap.evaluate import says_little_use
 from medmap.feed import Feed
 from medmap.fit import FitState, fit, keep_heap, start
 from medmap.networks import load_weights
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Clock", "Event", "Trained", "train"]
 
+# what stands in a run's folder before its first epoch
+BEGUN = ("run.yaml", "augmented.png", "log.csv", "tensorboard", "store", COARSE)
 CRAFTS: dict[str, Any] = {
     "classify": classified,
     "detect": detected,
@@ -96,10 +98,10 @@ def _empty_if_refused(folder: Path, resume: bool) -> Iterator[None]:
     try:
         yield
     except (ConfigError, DataError) as refused:
-        learned = any((folder / made).exists() for made in ("checkpoint", f"{COARSE}/bundle"))
+        learned = any((folder / made).exists() for made in ("checkpoint", f"{COARSE}/checkpoint", f"{COARSE}/bundle"))
         if not (resume or learned or isinstance(refused, NotFiniteError)):
-            for made in folder.iterdir():
-                shutil.rmtree(made) if made.is_dir() else made.unlink()
+            for made in (folder / name for name in BEGUN):
+                shutil.rmtree(made) if made.is_dir() else made.unlink(missing_ok=True)
         raise
 
 
@@ -192,7 +194,7 @@ def _coarse_first(run: Run, dataset: Dataset, output: Path, how: tuple[Listener,
         return done
 
     def told(event: Event) -> None:
-        if event.text.startswith(POOR):  # it is rough by design, and judged by where it says to look
+        if says_little_use(event.text):  # it is rough by design, and judged by where it says to look
             event = replace(event, kind="line")
         listen(event if event.kind in ("warning", "leakage") else replace(event, text=f"coarse: {event.text}"))
 
