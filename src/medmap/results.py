@@ -295,12 +295,15 @@ class Mask:
             )  # fmt: skip
         if image.time_s is not None:
             raise ReadError("a mask has no times", got=f"{len(image.time_s)} times", remedy=other)
+        whole = bool(np.isfinite(array).all() and (array == np.rint(array)).all())
         if len(image.channels) > 1:
-            if any(np.count_nonzero(np.unique(array[..., n])) > 1 for n in range(array.shape[-1])):
-                raise ReadError("a mask's channels hold 0 and one other value each", got=array.dtype, remedy=other)
+            if not whole or any(np.count_nonzero(np.unique(array[..., n])) > 1 for n in range(array.shape[-1])):
+                raise ReadError(
+                    "a mask's channels hold whole numbers, 0 and one other value each", got=array.dtype, remedy=other
+                )
             named = {number: Label(name) for number, name in enumerate(image.channels, start=1)}
             return cls(array > 0, image.geometry, named if labels is None else labels)
-        if not (np.isfinite(array).all() and (array == np.rint(array)).all()):
+        if not whole:
             raise ReadError("a mask holds whole numbers", got=array.dtype, remedy=other)
         values = np.unique(array)
         if values[0] < 0 or values[-1] > np.iinfo(np.uint16).max:
